@@ -1,0 +1,182 @@
+"""The error tree.
+
+    ImpastoError                      anything impasto raises on purpose
+    ├── ConfigError                   a setting is unknown or has a bad value: the start stops
+    ├── WireError                     ends as an HTTP answer; carries status, error_type, retryable
+    │   ├── RequestError              shape (a): {"detail": "<text>", "error_type": "<type>"}
+    │   └── ModelError                shape (b): {"detail": [{"loc", "msg", "type", …}]}
+    ├── StoreError                    an illegal move or a broken database
+    ├── WeightsError                  weights that are missing, incomplete or of the wrong shape
+    └── RunnerLost                    the process that held the work is gone
+
+The docstring of a class is its default message. `api/problems.py` turns WireErrors into bytes, nobody else does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+
+class ImpastoError(Exception):
+    """Something went wrong in impasto."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)) or type(self).__name__)
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class ConfigError(ImpastoError):
+    """A setting is unknown or has a value that is not allowed."""
+
+
+class StoreError(ImpastoError):
+    """The request store refused an operation."""
+
+
+class WeightsError(ImpastoError):
+    """The model's weights could not be loaded."""
+
+
+class RunnerLost(ImpastoError):
+    """The runner that held the work is gone."""
+
+
+# ---------------------------------------------------------------- what ends as an HTTP answer
+
+
+class WireError(ImpastoError):
+    """The request could not be served."""
+
+    status: ClassVar[int] = 500
+    error_type: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def body(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class RequestError(WireError):
+    """The request could not be served."""
+
+    def body(self) -> dict[str, Any]:
+        return {"detail": self.message, "error_type": self.error_type}
+
+
+class InternalError(RequestError):
+    """Internal Server Error"""
+
+
+class BadRequest(RequestError):
+    """The request is not understood."""
+
+    status = 400
+    error_type = "bad_request"
+
+
+class StillInProgress(BadRequest):
+    """Request is still in progress"""
+
+
+class Unauthorized(RequestError):
+    """Authorization header is required"""
+
+    status = 401
+    error_type = "auth_error"
+
+
+class Forbidden(RequestError):
+    """The key does not allow this."""
+
+    status = 403
+    error_type = "auth_error"
+
+
+class NotFound(RequestError):
+    """Not Found"""
+
+    status = 404
+    error_type = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """Method Not Allowed"""
+
+    status = 405
+    error_type = "bad_request"
+
+
+class PayloadTooLarge(RequestError):
+    """The request body is larger than this server accepts."""
+
+    status = 413
+    error_type = "bad_request"
+
+
+class ClientCancelled(RequestError):
+    """Request cancelled by the client."""
+
+    status = 499
+    error_type = "client_cancelled"
+
+
+class QueueFull(RequestError):
+    """The queue is full; try again soon."""
+
+    status = 429
+    error_type = "concurrent_requests_limit"
+    retryable = True
+
+
+class RequestTimeout(RequestError):
+    """The request did not start within the time its caller allowed."""
+
+    status = 504
+    error_type = "request_timeout"
+
+
+class RunnerDisconnected(RequestError):
+    """The runner went away while it worked on the request, too often to try again."""
+
+    status = 503
+    error_type = "runner_disconnected"
+    retryable = True
+
+
+class ServiceUnavailable(RequestError):
+    """The server cannot take the request now."""
+
+    status = 503
+    error_type = "runner_scheduling_failure"
+    retryable = True
+
+
+DOCS_URL = "https://docs.fal.ai/errors#"
+
+
+class ModelError(WireError):
+    """The input was refused by the model.
+
+    `items` are pydantic-style: `loc` (strings only: Vercel's ai-sdk drops the whole list at an integer), `msg`, `type`.
+    """
+
+    status = 422
+    error_type = "validation_error"
+
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        super().__init__("; ".join(f"{'.'.join(item['loc'])}: {item['msg']}" for item in items))
+        self.items = items
+
+    @classmethod
+    def at(cls, field: str, message: str, type_: str = "value_error", **ctx: Any) -> ModelError:
+        """One item at input field `field`; `ctx` holds the bound that was missed (`le=4`)."""
+        item: dict[str, Any] = {"loc": ["body", field], "msg": message, "type": type_, "url": DOCS_URL + type_}
+        if ctx:
+            item["ctx"] = ctx
+        return cls([item])
+
+    def body(self) -> dict[str, Any]:
+        return {"detail": self.items}

@@ -1,0 +1,185 @@
+"""One frozen settings tree. `impasto.toml` < `IMPASTO_*` environment < command-line flags.
+
+Built once in `cli.py` and passed down; nobody else reads the environment. Every field carries the sentence that
+`--help`, `docs/settings.md` and the error message use.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from impasto.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(Section):
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback requires API keys.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    public_url: str | None = Field(
+        None, description="Base of every URL in answers, e.g. https://draw.example.org; default: what the client used."
+    )
+    max_body_mb: int = Field(
+        30, ge=1, le=1024, description="Largest JSON request body, in MiB; bigger ones are answered 413."
+    )
+    max_upload_mb: int = Field(100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
+    drain_seconds: float = Field(30.0, ge=0, description="How long a stop waits for running pictures.")
+    cors: bool = Field(True, description="Answer browsers of any origin, as fal does.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+
+
+class AuthSettings(Section):
+    mode: Literal["auto", "keys", "open"] = Field(
+        "auto",
+        description="auto: any key passes on a loopback address, elsewhere a created one is needed; keys: always; open: never.",
+    )
+
+
+class ModelSettings(Section):
+    name: str = Field(
+        "impasto-mini", description="Model to serve: a name of the model table, or a path to a checkpoint."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the runner; 0: all cores.")
+    pipeline: Literal["flux", "fake"] = Field(
+        "flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
+    )
+
+
+class QueueSettings(Section):
+    lease_seconds: float = Field(15.0, gt=0, description="A runner silent for so long has lost its work.")
+    beat_seconds: float = Field(3.0, gt=0, description="How often a runner renews its leases.")
+    max_attempts: int = Field(10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
+    max_crashes: int = Field(3, ge=1, le=100, description="Attempts that may take their runner with them.")
+    slots: int = Field(2, ge=1, le=64, description="Requests a runner works on at a time.")
+    retention_hours: float = Field(168.0, gt=0, description="How long results and their files are kept.")
+
+
+class SafetySettings(Section):
+    enabled: bool = Field(True, description="Classify every picture; has_nsfw_concepts tells the outcome.")
+    on_flagged: Literal["black", "error"] = Field(
+        "black",
+        description="A flagged picture becomes black (200), or the request fails (422 content_policy_violation).",
+    )
+    thresholds: tuple[float, float, float, float, float, float] = Field(
+        (0.30, 0.50, 0.65, 0.80, 0.90, 0.97),
+        description="Classifier score from which a picture is flagged, for safety_tolerance 1 to 6.",
+    )
+
+
+class Settings(Section):
+    """The whole tree. `data` is the one folder that impasto writes to."""
+
+    data: Path = Field(Path("impasto-data"), description="Folder of the database, the files and the keys.")
+    server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
+    model: ModelSettings = ModelSettings()
+    queue: QueueSettings = QueueSettings()
+    safety: SafetySettings = SafetySettings()
+
+    @property
+    def loopback(self) -> bool:
+        return self.server.host in {"127.0.0.1", "localhost", "::1"} or self.server.host.startswith("127.")
+
+    @property
+    def keys_required(self) -> bool:
+        return self.auth.mode == "keys" or (self.auth.mode == "auto" and not self.loopback)
+
+
+PREFIX = "IMPASTO_"
+
+
+def load(
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings tree of `file` (default: ./impasto.toml when it is there), environment and flags, the last one winning.
+
+    Environment: IMPASTO_DATA, IMPASTO_SERVER_PORT (section and field joined by "_"). `flags`: {"server.port": 8001}; None values
+    are left out. Raises `ConfigError` that names source, key and what is allowed.
+    """
+    environment = os.environ if environment is None else environment
+    tree: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    path = file or (Path("impasto.toml") if Path("impasto.toml").exists() else None)
+    if path is not None:
+        for key, value in _read_toml(path):
+            _put(tree, key, value)
+            origin[key] = str(path)
+    for name, value in environment.items():
+        if name.startswith(PREFIX) and name != PREFIX + "CONFIG":
+            key = _environment_keys().get(name)
+            if key is None:
+                raise ConfigError(
+                    f"environment: {name} is not a setting. Known: {', '.join(sorted(_environment_keys()))}"
+                )
+            _put(tree, key, value.split(",") if key == "safety.thresholds" else value)
+            origin[key] = f"environment {name}"
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(tree, key, value)
+            origin[key] = f"flag for {key}"
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item, origin) for item in error.errors())) from None
+
+
+def describe() -> list[tuple[str, str, Any]]:
+    """(key, sentence, default) of every setting, in order: the rows of the docs and of `impasto doctor`."""
+    rows: list[tuple[str, str, Any]] = []
+    for name, info in Settings.model_fields.items():
+        if isinstance(info.default, Section):
+            section = type(info.default)
+            rows += [(f"{name}.{k}", f.description or "", f.default) for k, f in section.model_fields.items()]
+        else:
+            rows.append((name, info.description or "", info.default))
+    return rows
+
+
+def _environment_keys() -> dict[str, str]:
+    return {PREFIX + key.replace(".", "_").upper(): key for key, _, _ in describe()}
+
+
+def _read_toml(path: Path) -> list[tuple[str, Any]]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name another file or remove --config.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML ({error}).") from None
+    known = [key for key, _, _ in describe()]
+    pairs: list[tuple[str, Any]] = []
+    for name, value in document.items():
+        nested = [(f"{name}.{k}", v) for k, v in value.items()] if isinstance(value, dict) else [(name, value)]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        pairs += nested
+    for key, _ in pairs:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}. Known: {', '.join(known)}")
+    return pairs
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[last] = value
+
+
+def _explain(item: Any, origin: Mapping[str, str]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    known = {k: (sentence, default) for k, sentence, default in describe()}
+    while key and key not in known and "." in key:
+        key = key.rpartition(".")[0]
+    sentence, default = known.get(key, ("", None))
+    return f"{origin.get(key, 'settings')}: {key} = {item['input']!r}: {item['msg']}. {sentence} Default: {default!r}."

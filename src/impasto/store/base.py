@@ -1,0 +1,112 @@
+"""The store's verbs. One protocol, one test suite, one dialect a file (`sqlite`; `postgres` comes later).
+
+Every verb that moves a request is one transaction with all its side rows (reliability 5.5, T1 to T11): the transition
+records, notifies and schedules; nobody else touches the tables. Returning means: durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewRequest, Outcome, Request, Result
+
+
+class Store(Protocol):
+    # ------------------------------------------------------------ requests: moves
+    async def submit(self, new: NewRequest) -> Request:
+        """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request."""
+        ...
+
+    async def claim(
+        self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
+    ) -> list[Request]:
+        """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1; normal before low, then FIFO."""
+        ...
+
+    async def renew(self, leases: dict[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
+        """T3. {request_id: lease} → (lost request ids: stop now, request ids whose cancel was asked)."""
+        ...
+
+    async def progress(self, request_id: str, lease: str, lines: Sequence[LogLine]) -> bool:
+        """Append log lines of the attempt that holds `lease`; False: the lease is not ours any more."""
+        ...
+
+    async def finish(
+        self,
+        request_id: str,
+        lease: str,
+        *,
+        outcome: Outcome,
+        result: Result,
+        files: Sequence[FileRecord] = (),
+        error: str | None = None,
+        error_type: str | None = None,
+        inference_time: float | None = None,
+        input_: dict[str, object] | None = None,
+    ) -> bool:
+        """T4. IN_PROGRESS → COMPLETED if `lease` still holds; True again for the same lease (T4'); else False: dropped."""
+        ...
+
+    async def requeue(
+        self, request_id: str, lease: str, *, crashed: bool, drain: bool = False, reason: str
+    ) -> Request | None:
+        """T5, T6, T10. Back to IN_QUEUE with back-off, or COMPLETED(ERROR 503) when attempts are used up; None: lease lost."""
+        ...
+
+    async def cancel(self, request_id: str) -> CancelResult:
+        """T7 (queued: COMPLETED, 499) or T8 (running: the runner is told; it ends within a step)."""
+        ...
+
+    async def sweep(self) -> int:
+        """T5, T6, T9, T11: leases that ran out, start deadlines missed, rows past their retention. → how many moved."""
+        ...
+
+    async def recover(self) -> int:
+        """At start of an embedded server: requeue what the former process left IN_PROGRESS (no attempt counted)."""
+        ...
+
+    # ------------------------------------------------------------ requests: reads (cheap, synchronous)
+    def get(self, request_id: str) -> Request | None: ...
+
+    def result(self, request_id: str) -> Result | None: ...
+
+    def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]: ...
+
+    def position(self, request: Request) -> int:
+        """How many requests wait before this one, in claim order of its endpoint. 0 = next."""
+        ...
+
+    def queued(self, endpoint: str | None = None) -> int: ...
+
+    # ------------------------------------------------------------ waking up
+    async def changed(self, request_id: str, *, since: int, timeout: float) -> int:
+        """Wait until the request's change counter passes `since` or `timeout` seconds are over; → the counter now."""
+        ...
+
+    def version(self, request_id: str) -> int:
+        """The request's change counter (0 before its first change in this process)."""
+        ...
+
+    async def work_available(self, *, timeout: float) -> None:
+        """Wait for the doorbell: something was submitted or requeued, or a cancel was asked."""
+        ...
+
+    # ------------------------------------------------------------ files and keys
+    async def add_file(self, file: FileRecord) -> None: ...
+
+    def file(self, token: str) -> FileRecord | None: ...
+
+    async def create_key(self, *, alias: str, scopes: Sequence[str]) -> tuple[Key, str]:
+        """→ (record, "key_id:secret"). The secret is shown this once; only its keyed hash is kept."""
+        ...
+
+    def authenticate(self, key_id: str, secret: str) -> Key | None:
+        """The live key, compared in constant time; None: unknown or revoked."""
+        ...
+
+    def keys(self) -> list[Key]: ...
+
+    async def revoke_key(self, key_id: str) -> bool: ...
+
+    async def close(self) -> None: ...

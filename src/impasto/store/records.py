@@ -1,0 +1,129 @@
+"""What the store keeps: plain frozen records and the status machine they go through.
+
+    IN_QUEUE ──claim──▶ IN_PROGRESS ──finish/cancel──▶ COMPLETED (absorbing; outcome OK | ERROR | CANCELLED | TIMEOUT)
+        ▲                   │
+        └──────requeue──────┘   runner lost, lease over, drain
+
+There is no FAILED and no CANCELLED status: fal's clients know three words only (protocol section 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    IN_QUEUE = "IN_QUEUE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+
+
+class Outcome(StrEnum):
+    OK = "OK"
+    ERROR = "ERROR"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+
+
+class CancelResult(StrEnum):
+    """The words of the cancel answer (protocol section 3.5)."""
+
+    CANCELLATION_REQUESTED = "CANCELLATION_REQUESTED"
+    ALREADY_COMPLETED = "ALREADY_COMPLETED"
+    NOT_FOUND = "NOT_FOUND"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRequest:
+    """What `submit` takes. `input` is the caller's JSON, unvalidated: the queue answers 422 at the result."""
+
+    request_id: str
+    endpoint: str
+    input: dict[str, Any]
+    seed: int  # fixed at admission, so that another attempt draws the same picture
+    base_url: str  # scheme://host the client used; result and file URLs are built on it
+    key_id: str = ""  # "" = the open mode of a loopback server
+    priority: int = 0  # 0 normal, 1 low
+    webhook_url: str | None = None
+    no_retry: bool = False
+    store_io: bool = True
+    start_timeout: float | None = None  # seconds the caller is ready to wait for the start
+    idempotency_key: str | None = None
+    max_attempts: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One stored request. Times are unix seconds (UTC)."""
+
+    request_id: str
+    endpoint: str
+    input: dict[str, Any]
+    seed: int
+    base_url: str
+    key_id: str
+    priority: int
+    status: Status
+    outcome: Outcome | None
+    http_status: int | None  # of the result; None until COMPLETED
+    error: str | None  # one line for the status answer
+    error_type: str | None
+    webhook_url: str | None
+    no_retry: bool
+    store_io: bool
+    attempt: int  # 1 for the first
+    crash_count: int  # attempts that took their runner with them
+    max_attempts: int
+    lease: str | None
+    runner_id: str | None
+    cancel_requested: bool
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    inference_time: float | None  # seconds, of the attempt that completed
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The one stored answer of a request; immutable once visible."""
+
+    http_status: int
+    payload: Any  # JSON: the model's output, or the error body
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    timestamp: str  # ISO 8601, UTC, no zone suffix, as fal prints it
+    message: str
+    level: str = "INFO"  # STDERR STDOUT ERROR INFO WARN DEBUG
+    source: str = "USER"
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One served file; the bytes lie in `files.blobs` under `token`."""
+
+    token: str  # path below /files/, unguessable
+    media_type: str
+    size: int  # bytes
+    file_name: str | None = None
+    request_id: str | None = None  # None: an upload
+    key_id: str = ""
+    created_at: float = 0.0
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An API key as the store knows it: never the secret, only its hash."""
+
+    key_id: str
+    alias: str
+    scopes: tuple[str, ...]  # "API", "ADMIN"
+    created_at: float
+    last_used_at: float | None = None
+    revoked_at: float | None = None
