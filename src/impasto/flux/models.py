@@ -1,0 +1,281 @@
+"""The table of models: name → architecture, defaults, files, licence.
+
+This file imports neither torch nor anything of ours, so that the server process and the command line can read it.
+What comes in: a model name. What goes out: a frozen `ModelSpec`, from which `pipeline` builds the modules.
+Numbers of FLUX.1 are those of black-forest-labs/flux, `src/flux/util.py`, and of the published files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Guidance: TypeAlias = Literal["distilled", "cfg", "none"]
+"""How a model follows `guidance_scale`: through an embedded scale, through two passes (with and without the prompt),
+not at all.
+"""
+
+TextEncoderKind: TypeAlias = Literal["minilm", "t5+clip"]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerParams:
+    """Shape of a FLUX transformer. Field names are those of BFL's `FluxParams`."""
+
+    in_channels: int
+    out_channels: int
+    vec_in_dim: int
+    context_in_dim: int
+    hidden_size: int
+    mlp_ratio: float
+    num_heads: int
+    depth: int
+    depth_single_blocks: int
+    axes_dim: tuple[int, ...]
+    theta: int
+    qkv_bias: bool
+    guidance_embed: bool
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be divisible by num_heads {self.num_heads}")
+        if sum(self.axes_dim) != self.head_dim:
+            raise ValueError(f"axes_dim {self.axes_dim} must sum to the head dimension {self.head_dim}")
+        if any(dim % 2 for dim in self.axes_dim):
+            raise ValueError(f"axes_dim {self.axes_dim} must be even: rope rotates pairs of channels")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def mlp_hidden_size(self) -> int:
+        return int(self.hidden_size * self.mlp_ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderParams:
+    """Shape of a FLUX autoencoder, and the affine map between its latents and the transformer's.
+
+    `norm_groups` is 32 in every published FLUX (4 channels a group at the widest picture); a narrower autoencoder
+    takes fewer groups, since one channel a group would be instance normalisation and lose the brightness.
+    """
+
+    in_channels: int
+    ch: int
+    out_ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    z_channels: int
+    scale_factor: float
+    shift_factor: float
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if self.ch % self.norm_groups:
+            raise ValueError(f"ch {self.ch} must be divisible by norm_groups {self.norm_groups}")
+
+    @property
+    def downscale(self) -> int:
+        """Pixels a side that one latent covers: 8 for four levels."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How the schedule leans towards noise with the token count: mu runs linearly from (256, base) to (4096,
+    maximum).
+    """
+
+    base: float = 0.5
+    maximum: float = 1.15
+
+    def mu(self, tokens: int) -> float:
+        slope = (self.maximum - self.base) / (4096 - 256)
+        return self.base + slope * (tokens - 256)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeSize:
+    """The size at which a model draws, for the size that a caller asks.
+
+    `longest` None: the asked size itself, rounded up to `multiple` (FLUX.1). Otherwise the longest side is drawn at
+    `longest` pixels; when that leaves the shortest under `shortest`, the picture grows until it is not, up to `limit`
+    a side. Extreme ratios end at `limit` x `shortest`, and the pipeline crops. `upscale` is the factor of the
+    upscaler behind it.
+    """
+
+    multiple: int = 16
+    longest: int | None = None
+    shortest: int = 64
+    limit: int = 160
+    upscale: int = 1
+
+    def native(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels asked by the caller → (height, width) in pixels drawn, both multiples of
+        `multiple`.
+        """
+        if height < 1 or width < 1:
+            raise ValueError(f"an image needs at least one pixel a side, not {width}x{height}")
+        if self.longest is None:
+            return self._up(height), self._up(width)
+        ratio = max(height, width) / min(height, width)
+        short = self._up(max(self.longest / ratio, self.shortest))
+        long = (
+            self.longest if ratio <= self.longest / self.shortest else min(self._up(self.shortest * ratio), self.limit)
+        )
+        return (short, long) if height <= width else (long, short)
+
+    def _up(self, side: float) -> int:
+        # The tolerance keeps 1024/768 from asking for one more row of latents than 4:3 needs.
+        return self.multiple * math.ceil(side / self.multiple - 1e-6)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a checkpoint. `sha256` is None where the publisher's own sum is not part of our sources."""
+
+    name: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """All that is known of a model before its weights are read.
+
+    `memory` is an estimate in bytes of weights plus working set at the dtype the model is usually run in. `embedded`
+    models come with the package; the others are looked for in the user's folder.
+    """
+
+    name: str
+    version: str
+    transformer: TransformerParams
+    autoencoder: AutoencoderParams
+    text_encoder: TextEncoderKind
+    max_text_tokens: int
+    default_steps: int
+    default_guidance: float
+    guidance: Guidance
+    shift: Shift | None
+    native_size: NativeSize
+    files: tuple[ModelFile, ...]
+    licence: str
+    memory: int
+    embedded: bool = False
+
+
+_FLUX1_AUTOENCODER = AutoencoderParams(
+    in_channels=3,
+    ch=128,
+    out_ch=3,
+    ch_mult=(1, 2, 4, 4),
+    num_res_blocks=2,
+    z_channels=16,
+    scale_factor=0.3611,
+    shift_factor=0.1159,
+)
+
+
+def _flux1_transformer(*, guidance_embed: bool) -> TransformerParams:
+    return TransformerParams(
+        in_channels=64,
+        out_channels=64,
+        vec_in_dim=768,
+        context_in_dim=4096,
+        hidden_size=3072,
+        mlp_ratio=4.0,
+        num_heads=24,
+        depth=19,
+        depth_single_blocks=38,
+        axes_dim=(16, 56, 56),
+        theta=10_000,
+        qkv_bias=True,
+        guidance_embed=guidance_embed,
+    )
+
+
+IMPASTO_MINI = ModelSpec(
+    name="impasto-mini",
+    version="1",
+    transformer=TransformerParams(
+        in_channels=64,
+        out_channels=64,
+        vec_in_dim=384,
+        context_in_dim=384,
+        hidden_size=256,
+        mlp_ratio=4.0,
+        num_heads=4,
+        depth=2,
+        depth_single_blocks=6,
+        axes_dim=(8, 28, 28),
+        theta=10_000,
+        qkv_bias=True,
+        guidance_embed=False,
+    ),
+    # scale_factor and shift_factor are measured by the training; the checkpoint's config.json overrides these.
+    autoencoder=AutoencoderParams(
+        in_channels=3,
+        ch=32,
+        out_ch=3,
+        ch_mult=(1, 2, 4, 4),
+        num_res_blocks=1,
+        z_channels=16,
+        scale_factor=1.0,
+        shift_factor=0.0,
+        norm_groups=8,
+    ),
+    text_encoder="minilm",
+    max_text_tokens=32,
+    default_steps=20,
+    default_guidance=3.5,
+    guidance="cfg",
+    shift=Shift(),
+    native_size=NativeSize(longest=128, upscale=4),
+    files=(
+        ModelFile("transformer.safetensors"),
+        ModelFile("autoencoder.safetensors"),
+        ModelFile("text_encoder.safetensors"),
+        ModelFile("upscaler.safetensors"),
+        ModelFile("tokenizer.json"),
+    ),
+    licence="Apache-2.0",
+    memory=400 * 2**20,
+    embedded=True,
+)
+
+FLUX1_DEV = ModelSpec(
+    name="flux.1-dev",
+    version="1",
+    transformer=_flux1_transformer(guidance_embed=True),
+    autoencoder=_FLUX1_AUTOENCODER,
+    text_encoder="t5+clip",
+    max_text_tokens=512,
+    default_steps=28,
+    default_guidance=3.5,
+    guidance="distilled",
+    shift=Shift(),
+    native_size=NativeSize(),
+    files=(ModelFile("flux1-dev.safetensors"), ModelFile("ae.safetensors")),
+    licence="FLUX.1 [dev] Non-Commercial License",
+    memory=36 * 2**30,
+)
+
+FLUX1_SCHNELL = ModelSpec(
+    name="flux.1-schnell",
+    version="1",
+    transformer=_flux1_transformer(guidance_embed=False),
+    autoencoder=_FLUX1_AUTOENCODER,
+    text_encoder="t5+clip",
+    max_text_tokens=256,
+    default_steps=4,
+    default_guidance=0.0,
+    guidance="none",
+    shift=None,
+    native_size=NativeSize(),
+    files=(ModelFile("flux1-schnell.safetensors"), ModelFile("ae.safetensors")),
+    licence="Apache-2.0",
+    memory=36 * 2**30,
+)
+
+MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (IMPASTO_MINI, FLUX1_DEV, FLUX1_SCHNELL)}
