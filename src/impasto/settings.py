@@ -22,55 +22,59 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback requires API keys.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on. Anything but loopback requires API keys.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     public_url: str | None = Field(
-        None, description="Base of every URL in answers, e.g. https://draw.example.org; default: what the client used."
+        default=None,
+        description="Base of every URL in answers, e.g. https://draw.example.org; default: what the client used.",
     )
     max_body_mb: int = Field(
-        30, ge=1, le=1024, description="Largest JSON request body, in MiB; bigger ones are answered 413."
+        default=30, ge=1, le=1024, description="Largest JSON request body, in MiB; bigger ones are answered 413."
     )
-    max_upload_mb: int = Field(100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
-    drain_seconds: float = Field(30.0, ge=0, description="How long a stop waits for running pictures.")
-    cors: bool = Field(True, description="Answer browsers of any origin, as fal does.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+    max_upload_mb: int = Field(default=100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
+    drain_seconds: float = Field(default=30.0, ge=0, description="How long a stop waits for running pictures.")
+    cors: bool = Field(default=True, description="Answer browsers of any origin, as fal does.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe line logged."
+    )
 
 
 class AuthSettings(Section):
     mode: Literal["auto", "keys", "open"] = Field(
-        "auto",
-        description="auto: any key passes on a loopback address, elsewhere a created one is needed; keys: always; open: never.",
+        default="auto",
+        description="auto: any key passes on a loopback address, elsewhere a created one is needed; "
+        "keys: always needed; open: never.",
     )
 
 
 class ModelSettings(Section):
     name: str = Field(
-        "impasto-mini", description="Model to serve: a name of the model table, or a path to a checkpoint."
+        default="impasto-mini", description="Model to serve: a name of the model table, or a path to a checkpoint."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the runner; 0: all cores.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
+    threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of the runner; 0: all cores.")
     pipeline: Literal["flux", "fake"] = Field(
-        "flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
+        default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
     )
 
 
 class QueueSettings(Section):
-    lease_seconds: float = Field(15.0, gt=0, description="A runner silent for so long has lost its work.")
-    beat_seconds: float = Field(3.0, gt=0, description="How often a runner renews its leases.")
-    max_attempts: int = Field(10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
-    max_crashes: int = Field(3, ge=1, le=100, description="Attempts that may take their runner with them.")
-    slots: int = Field(2, ge=1, le=64, description="Requests a runner works on at a time.")
-    retention_hours: float = Field(168.0, gt=0, description="How long results and their files are kept.")
+    lease_seconds: float = Field(default=15.0, gt=0, description="A runner silent for so long has lost its work.")
+    beat_seconds: float = Field(default=3.0, gt=0, description="How often a runner renews its leases.")
+    max_attempts: int = Field(default=10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
+    max_crashes: int = Field(default=3, ge=1, le=100, description="Attempts that may take their runner with them.")
+    slots: int = Field(default=2, ge=1, le=64, description="Requests a runner works on at a time.")
+    retention_hours: float = Field(default=168.0, gt=0, description="How long results and their files are kept.")
 
 
 class SafetySettings(Section):
-    enabled: bool = Field(True, description="Classify every picture; has_nsfw_concepts tells the outcome.")
+    enabled: bool = Field(default=True, description="Classify every picture; has_nsfw_concepts tells the outcome.")
     on_flagged: Literal["black", "error"] = Field(
-        "black",
+        default="black",
         description="A flagged picture becomes black (200), or the request fails (422 content_policy_violation).",
     )
     thresholds: tuple[float, float, float, float, float, float] = Field(
-        (0.30, 0.50, 0.65, 0.80, 0.90, 0.97),
+        default=(0.30, 0.50, 0.65, 0.80, 0.90, 0.97),
         description="Classifier score from which a picture is flagged, for safety_tolerance 1 to 6.",
     )
 
@@ -78,7 +82,7 @@ class SafetySettings(Section):
 class Settings(Section):
     """The whole tree. `data` is the one folder that impasto writes to."""
 
-    data: Path = Field(Path("impasto-data"), description="Folder of the database, the files and the keys.")
+    data: Path = Field(default=Path("impasto-data"), description="Folder of the database, the files and the keys.")
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     model: ModelSettings = ModelSettings()
@@ -95,6 +99,7 @@ class Settings(Section):
 
 
 PREFIX = "IMPASTO_"
+NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL", "IMPASTO_VENV"}  # read by the command line and the scripts
 
 
 def load(
@@ -103,10 +108,10 @@ def load(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings tree of `file` (default: ./impasto.toml when it is there), environment and flags, the last one winning.
+    """The settings tree of `file` (default: ./impasto.toml when it is there), environment and flags; the last one wins.
 
-    Environment: IMPASTO_DATA, IMPASTO_SERVER_PORT (section and field joined by "_"). `flags`: {"server.port": 8001}; None values
-    are left out. Raises `ConfigError` that names source, key and what is allowed.
+    Environment: IMPASTO_DATA, IMPASTO_SERVER_PORT (section and field joined by "_"). `flags`: {"server.port": 8001};
+    None values are left out. Raises `ConfigError` that names source, key and what is allowed.
     """
     environment = os.environ if environment is None else environment
     tree: dict[str, Any] = {}
@@ -117,7 +122,7 @@ def load(
             _put(tree, key, value)
             origin[key] = str(path)
     for name, value in environment.items():
-        if name.startswith(PREFIX) and name != PREFIX + "CONFIG":
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
             key = _environment_keys().get(name)
             if key is None:
                 raise ConfigError(
@@ -183,3 +188,29 @@ def _explain(item: Any, origin: Mapping[str, str]) -> str:
         key = key.rpartition(".")[0]
     sentence, default = known.get(key, ("", None))
     return f"{origin.get(key, 'settings')}: {key} = {item['input']!r}: {item['msg']}. {sentence} Default: {default!r}."
+
+
+def _page() -> str:
+    rows = [
+        f"| `{key}` | `{PREFIX}{key.replace('.', '_').upper()}` | `{default}` | {sentence} |"
+        for key, sentence, default in describe()
+    ]
+    return "\n".join(
+        [
+            "# Settings",
+            "",
+            "`impasto.toml` (of the current folder, or `impasto --config FILE`) < environment < command-line flags; the last",
+            "one wins. An unknown key or a bad value stops the start. In the file a key such as `server.port` is `port` in the",
+            "section `[server]`. This page is made by `python -m impasto.settings`.",
+            "",
+            "| key | environment | default | |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(_page() + "\n")

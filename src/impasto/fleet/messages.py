@@ -1,9 +1,10 @@
 """Every sentence that gateway and runner say to each other, and their one codec.
 
 The runner opens the connection (a Unix socket on one machine; a WebSocket across machines, later) and speaks first.
-Up (runner → gateway): Hello, Ready, Beat, Progress, Log, Done, Failed, Released.   Down: Welcome, Assign, Cancel, Lost, Drain.
-A frame is 4 bytes of length (big-endian) and that many bytes of msgpack. Work is named by (request_id, lease): the lease is the
-fence, a sentence with an old one is dropped.
+Up (runner → gateway): Hello, Ready, Beat, Progress, Log, Done, Failed, Released.
+Down: Welcome, Assign, Cancel, Lost, Drain.
+A frame is 4 bytes of length (big-endian) and that many bytes of msgpack. Work is named by (request_id, lease): the
+lease is the fence, a sentence with an old one is dropped.
 """
 
 from __future__ import annotations

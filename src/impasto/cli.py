@@ -1,0 +1,288 @@
+"""The command line: `impasto serve · generate · keys · doctor · exec · train`.
+
+Settings are built here, once, and passed down. Nothing heavy is imported before a command needs it: `impasto --help` answers at once.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from impasto import __version__, settings
+from impasto.errors import ConfigError, ImpastoError, ModelError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ImpastoGroup(click.Group):
+    """Turns our errors into one line on stderr and exit status 2 (settings) or 1 (anything else), never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            click.echo(f"impasto: {error.message}", err=True)
+            ctx.exit(2)
+        except ImpastoError as error:
+            click.echo(f"impasto: {error.message}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=ImpastoGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version", prog_name="impasto")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="IMPASTO_CONFIG",
+    help="Settings file (default: impasto.toml of the current folder, when there is one).",
+)
+@click.pass_context
+def main(ctx: click.Context, config: Path | None) -> None:
+    """FLUX text-to-image on your own machines, behind fal.ai's wire protocol.
+
+    \b
+    Start a server and run a program written for fal against it, unchanged:
+      impasto serve
+      impasto exec -- python app.py
+    """
+    ctx.obj = config
+
+
+def model_options(command: F) -> F:
+    """The options that `serve`, `generate` and `doctor` share."""
+    for option in (
+        click.option("--threads", type=int, help="CPU threads of the model; 0: all cores."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs."),
+        click.option("--model", metavar="NAME|PATH", help="Model to use (default: impasto-mini, the embedded one)."),
+    ):
+        command = option(command)
+    return command
+
+
+def data_option(command: F) -> F:
+    return click.option(
+        "--data", metavar="DIR", help="Folder of the database, the files and the keys (default: impasto-data)."
+    )(command)
+
+
+def _load(ctx: click.Context, **flags: Any) -> settings.Settings:
+    """The settings tree, flags on top; `server_port` means server.port."""
+    return settings.load(file=ctx.obj, flags={key.replace("_", ".", 1): value for key, value in flags.items()})
+
+
+@main.command()
+@click.option("--host", help="Address to listen on (default: 127.0.0.1). Others than loopback require API keys.")
+@click.option("--port", type=int, help="Port to listen on (default: 8000); 0 picks a free one.")
+@data_option
+@model_options
+@click.pass_context
+def serve(ctx: click.Context, **options: Any) -> None:
+    """Start the server: fal's HTTP on one port, the model in a child process.
+
+    \b
+    Examples:
+      impasto serve
+      impasto serve --port 9000 --data /var/lib/impasto
+      impasto serve --host 0.0.0.0        (create a key first: impasto keys create)
+    """
+    from impasto.serve import run
+
+    tree = _load(
+        ctx,
+        server_host=options["host"],
+        server_port=options["port"],
+        data=options["data"],
+        model_name=options["model"],
+        model_device=options["device"],
+        model_threads=options["threads"],
+    )
+    sys.exit(run(tree))
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write: .jpeg, .jpg or .png (default: impasto.jpeg).")
+@click.option("--size", default="landscape_4_3", show_default=True, help="A preset such as square_hd, or WIDTHxHEIGHT.")
+@click.option("--steps", type=int, default=28, show_default=True, help="Denoising steps, 1 to 50.")
+@click.option("--seed", type=int, help="Same seed, same prompt, same picture (default: a random one, printed).")
+@click.option("--guidance", type=float, default=3.5, show_default=True, help="How closely to follow the prompt, 1 to 20.")
+@click.option("--num-images", type=int, default=1, show_default=True, help="Pictures to draw, 1 to 4.")
+@model_options
+@click.pass_context
+def generate(ctx: click.Context, prompt: str, output: Path | None, **options: Any) -> None:
+    """Draw PROMPT to a file, without a server.
+
+    \b
+    Examples:
+      impasto generate "a red apple"
+      impasto generate "a rocket on a blue background" -o rocket.png --size 1024x768 --seed 7
+    """
+    from impasto.generate import generate_files
+
+    tree = _load(
+        ctx, model_name=options["model"], model_device=options["device"], model_threads=options["threads"]
+    )
+    try:
+        generate_files(
+            tree,
+            prompt=prompt,
+            output=output or Path("impasto.jpeg"),
+            size=options["size"],
+            steps=options["steps"],
+            seed=options["seed"],
+            guidance=options["guidance"],
+            num_images=options["num_images"],
+        )
+    except ModelError as error:
+        lines = [f"{item['loc'][-1]}: {item['msg']}" for item in error.items]
+        raise click.UsageError("\n".join(lines), ctx) from None
+
+
+@main.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command("create")
+@click.argument("alias", default="default")
+@click.option("--scope", type=click.Choice(["API", "ADMIN"]), default="API", show_default=True, help="What the key may do.")
+@data_option
+@click.pass_context
+def keys_create(ctx: click.Context, alias: str, scope: str, data: str | None) -> None:
+    """Create a key and print it, once: only its hash is kept.
+
+    \b
+    Example:
+      export FAL_KEY="$(impasto keys create ci)"
+    """
+    from impasto.serve import open_store
+
+    async def create() -> str:
+        store = await open_store(_load(ctx, data=data))
+        try:
+            return (await store.create_key(alias=alias, scopes=[scope]))[1]
+        finally:
+            await store.close()
+
+    click.echo(asyncio.run(create()))
+
+
+@keys.command("list")
+@data_option
+@click.pass_context
+def keys_list(ctx: click.Context, data: str | None) -> None:
+    """List the keys: id, alias, scope, state.
+
+    \b
+    Example:
+      impasto keys list
+    """
+    from datetime import UTC, datetime
+
+    from impasto.serve import open_store
+
+    async def read() -> None:
+        store = await open_store(_load(ctx, data=data))
+        try:
+            for key in store.keys():
+                created = datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%d %H:%M")
+                state = "live" if key.revoked_at is None else "revoked"
+                click.echo(f"{key.key_id}  {','.join(key.scopes):<6} {state:<8} {created}  {key.alias}")
+        finally:
+            await store.close()
+
+    asyncio.run(read())
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+@data_option
+@click.pass_context
+def keys_revoke(ctx: click.Context, key_id: str, data: str | None) -> None:
+    """Revoke a key: it stops working at once.
+
+    \b
+    Example:
+      impasto keys revoke 7d9f2a34-…
+    """
+    from impasto.serve import open_store
+
+    async def revoke() -> bool:
+        store = await open_store(_load(ctx, data=data))
+        try:
+            return await store.revoke_key(key_id.partition(":")[0])
+        finally:
+            await store.close()
+
+    if not asyncio.run(revoke()):
+        raise click.UsageError(f"no live key {key_id!r}; `impasto keys list` shows them", ctx)
+    click.echo(f"revoked {key_id.partition(':')[0]}")
+
+
+@main.command()
+@data_option
+@model_options
+@click.pass_context
+def doctor(ctx: click.Context, **options: Any) -> None:
+    """Look at this machine and say what works, what does not, and what to do about it.
+
+    \b
+    Example:
+      impasto doctor
+    """
+    from impasto.doctor import examine
+
+    tree = _load(
+        ctx,
+        data=options["data"],
+        model_name=options["model"],
+        model_device=options["device"],
+        model_threads=options["threads"],
+    )
+    checks = examine(tree)
+    for check in checks:
+        click.echo(f"{click.style(check.mark, fg=check.colour)} {check.name:<16} {check.found}")
+        if check.remedy:
+            click.echo(f"  {'':<16} → {check.remedy}")
+    sys.exit(1 if any(check.state == "problem" for check in checks) else 0)
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--url", envvar="IMPASTO_URL", help="The server (default: http://127.0.0.1:8000 or the configured one).")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def exec_(ctx: click.Context, url: str | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND, a program written for fal, against the local server.
+
+    \b
+    Examples:
+      impasto exec -- python app.py
+      impasto exec -- node app.mjs
+      impasto exec --url http://127.0.0.1:9000 -- python app.py
+    """
+    from impasto.client.execute import run
+
+    server = _load(ctx).server
+    sys.exit(run(command, base_url=(url or f"http://{server.host}:{server.port}").rstrip("/")))
+
+
+@main.command("train", context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def train(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+    """Make the embedded model's data and train it (needs `pip install impasto[train]`).
+
+    \b
+    Example:
+      impasto train default-model --help
+    """
+    from impasto.training.cli import train as group
+
+    group.main(args=list(arguments), prog_name="impasto train", standalone_mode=True)
+
+
+if __name__ == "__main__":
+    main()
