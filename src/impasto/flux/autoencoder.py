@@ -182,7 +182,7 @@ class Autoencoder(nn.Module):
 
     def channels_last(self) -> Autoencoder:
         """Lays the convolutions' weights out channels_last, in place; inputs then follow by themselves."""
-        return self.to(memory_format=torch.channels_last)
+        return self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in torch's stub
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior, before shift and scale; each [B, z, H/8, W/8]. For training."""

@@ -21,13 +21,14 @@ PATCH = 2
 def sample_seed(seed: int, index: int) -> int:
     """The seed of sample `index` of a request with `seed`.
 
-    Sample 0 keeps the request's own seed, so it starts from the noise that `torch.manual_seed(seed)` would give. The
-    others are hashed, not counted up: with seed + index, requests with neighbouring seeds would share pictures.
+    `seed` is 0 <= seed < 2**64. Sample 0 keeps the request's own seed, so it starts from the noise that
+    `torch.manual_seed(seed)` would give. The others are hashed, not counted up: with seed + index, requests with
+    neighbouring seeds would share pictures.
     """
     if index == 0:
-        return seed % 2**63
+        return seed
     digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return int.from_bytes(digest, "little")
 
 
 def noise(seed: int, index: int, height: int, width: int, channels: int) -> Tensor:

@@ -134,7 +134,9 @@ class NativeSize:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file of a checkpoint. `sha256` is None where the publisher's own sum is not part of our sources."""
+    """One file of a checkpoint. `sha256` is None for embedded files: their sums stand in the checkpoint's
+    config.json.
+    """
 
     name: str
     sha256: str | None = None
@@ -175,6 +177,8 @@ _FLUX1_AUTOENCODER = AutoencoderParams(
     scale_factor=0.3611,
     shift_factor=0.1159,
 )
+
+_FLUX1_AE = ModelFile("ae.safetensors", "afc8e28272cd15db3919bacdb6918ce9c1ed22e96cb12c4d5ed0fba823529e38")
 
 
 def _flux1_transformer(*, guidance_embed: bool) -> TransformerParams:
@@ -256,7 +260,10 @@ FLUX1_DEV = ModelSpec(
     guidance="distilled",
     shift=Shift(),
     native_size=NativeSize(),
-    files=(ModelFile("flux1-dev.safetensors"), ModelFile("ae.safetensors")),
+    files=(
+        ModelFile("flux1-dev.safetensors", "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7"),
+        _FLUX1_AE,
+    ),
     licence="FLUX.1 [dev] Non-Commercial License",
     memory=36 * 2**30,
 )
@@ -273,7 +280,10 @@ FLUX1_SCHNELL = ModelSpec(
     guidance="none",
     shift=None,
     native_size=NativeSize(),
-    files=(ModelFile("flux1-schnell.safetensors"), ModelFile("ae.safetensors")),
+    files=(
+        ModelFile("flux1-schnell.safetensors", "9403429e0052277ac2a87ad800adece5481eecefd9ed334e1f348723621d2a0a"),
+        _FLUX1_AE,
+    ),
     licence="Apache-2.0",
     memory=36 * 2**30,
 )

@@ -12,7 +12,9 @@ computes them once a request, for all steps; `forward` does all four, for traini
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -223,9 +225,11 @@ class Flux(nn.Module):
         """Every block's modulation for conditioning vectors [..., B, D]. A third of FLUX's weights are read here, so
         it pays to call it once for all steps.
         """
+        doubles = cast("Iterable[DoubleStreamBlock]", self.double_blocks)
+        singles = cast("Iterable[SingleStreamBlock]", self.single_blocks)
         return Modulations(
-            double=tuple((block.img_mod(vec), block.txt_mod(vec)) for block in self.double_blocks),
-            single=tuple(block.modulation(vec) for block in self.single_blocks),
+            double=tuple((block.img_mod(vec), block.txt_mod(vec)) for block in doubles),
+            single=tuple(block.modulation(vec) for block in singles),
             final=self.final_layer.adaLN_modulation(vec).unsqueeze(-2),
         )
 
