@@ -10,12 +10,25 @@ from pydantic import BaseModel
 
 from impasto.engine.job import Job, JobResult
 
+NAMESPACES = frozenset({"workflows", "comfy"})  # a first segment that stands before owner/alias
+
+
+def split_id(endpoint_id: str) -> tuple[str, str]:
+    """(app, sub-path): ("fal-ai/flux-pro", "v1.1/redux"); a namespace belongs to the app."""
+    parts = endpoint_id.split("/")
+    length = 3 if parts[0] in NAMESPACES else 2
+    return "/".join(parts[:length]), "/".join(parts[length:])
+
 
 class ToJob(Protocol):
+    """A validated `Input` → the job. `seed` counts only when the input has none; `model` is the name that is loaded."""
+
     def __call__(self, input_: Any, *, request_id: str, seed: int, model: str) -> Job: ...
 
 
 class ToOutput(Protocol):
+    """The wire output of a finished job. `urls`: one a picture; not looked at when the input asked for `sync_mode`."""
+
     def __call__(self, input_: Any, result: JobResult, urls: Sequence[str]) -> dict[str, Any]: ...
 
 
@@ -31,9 +44,10 @@ class Endpoint:
     Output: type[BaseModel]
     to_job: ToJob
     to_output: ToOutput
+    example: dict[str, Any]  # an input that validates; docs, schema and the playground show it
     category: str = "text-to-image"
 
     @property
     def app(self) -> str:
         """owner/alias: what status, result and cancel URLs carry."""
-        return "/".join(self.id.split("/")[:2])
+        return split_id(self.id)[0]

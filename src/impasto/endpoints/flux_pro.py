@@ -1,0 +1,172 @@
+"""`fal-ai/flux-pro` and its siblings that draw from text: Input ↔ Job ↔ Output.
+
+In: the caller's JSON (validated by `validation.validate`). Out: a `Job` for a runner; the output JSON of its pictures.
+The nine input fields, their order, defaults and sentences are the documented page's; bounds are in `fields`.
+A prompt may be empty (it draws what the model draws unasked, as fal does) and has at most 10,000 characters.
+Custom sizes: 64 to 2048 pixels a side, rounded to the nearest multiple of 16; `images[]` tells the true size.
+"""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.fields import (
+    Guidance,
+    NumImages,
+    OutputFormat,
+    Prompt,
+    SafetyChecker,
+    SafetyTolerance,
+    Seed,
+    Size,
+    Steps,
+    SyncMode,
+    WireInput,
+    pixels,
+)
+from impasto.engine.job import Job, JobResult
+
+STEPS = 28
+GUIDANCE = 3.5
+
+EXAMPLE: dict[str, Any] = {
+    "prompt": "Extreme close-up of a single tiger eye, direct frontal view. Detailed iris and pupil. Sharp focus on "
+    "eye texture and color. Natural lighting to capture authentic eye shine and depth. The word "
+    '"FLUX" is painted over it in big, white brush strokes with visible texture.',
+    "image_size": "landscape_4_3",
+    "num_inference_steps": STEPS,
+    "guidance_scale": GUIDANCE,
+    "num_images": 1,
+    "safety_tolerance": "2",
+    "output_format": "jpeg",
+}
+PLUS_EXAMPLE: dict[str, Any] = {
+    "prompt": EXAMPLE["prompt"],
+    "image_size": "landscape_4_3",
+    "num_images": 1,
+    "enable_safety_checker": True,
+    "safety_tolerance": "2",
+    "output_format": "jpeg",
+}
+
+
+class FluxProTextToImageInput(WireInput):
+    prompt: Prompt = Field(examples=[EXAMPLE["prompt"]])
+    image_size: Size = "landscape_4_3"
+    num_inference_steps: Steps = STEPS
+    seed: Seed = None
+    guidance_scale: Guidance = GUIDANCE
+    sync_mode: SyncMode = False
+    num_images: NumImages = 1
+    safety_tolerance: SafetyTolerance = "2"
+    output_format: OutputFormat = "jpeg"
+
+
+class FluxProPlusTextToImageInput(WireInput):
+    prompt: Prompt = Field(examples=[EXAMPLE["prompt"]])
+    image_size: Size = "landscape_4_3"
+    seed: Seed = None
+    sync_mode: SyncMode = False
+    num_images: NumImages = 1
+    enable_safety_checker: SafetyChecker = True
+    safety_tolerance: SafetyTolerance = "2"
+    output_format: OutputFormat = "jpeg"
+
+
+class Image(BaseModel):
+    url: str
+    width: int
+    height: int
+    content_type: str = "image/jpeg"
+
+
+class FluxProTextToImageOutput(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"images": [{"url": "", "content_type": "image/jpeg"}], "prompt": ""}]}
+    )
+
+    images: list[Image] = Field(description="The generated image files info.")
+    timings: dict[str, float]
+    seed: int = Field(
+        description="Seed of the generated Image. It will be the same value of the one passed in the input or the "
+        "randomly generated that was used in case none was passed."
+    )
+    has_nsfw_concepts: list[bool] = Field(description="Whether the generated images contain NSFW concepts.")
+    prompt: str = Field(description="The prompt used for generating the image.")
+
+
+TextToImage = FluxProTextToImageInput | FluxProPlusTextToImageInput
+
+
+def to_job(input_: TextToImage, *, request_id: str, seed: int, model: str) -> Job:
+    """Everything decided: pixels for presets, the caller's seed before `seed`, defaults for fields the input lacks."""
+    width, height = pixels(input_.image_size)
+    full = isinstance(input_, FluxProTextToImageInput)
+    return Job(
+        request_id=request_id,
+        model=model,
+        prompt=input_.prompt,
+        width=width,
+        height=height,
+        steps=input_.num_inference_steps if full else STEPS,
+        guidance=input_.guidance_scale if full else GUIDANCE,
+        seed=seed if input_.seed is None else input_.seed,
+        num_images=input_.num_images,
+        format=input_.output_format,
+        safety_tolerance=int(input_.safety_tolerance),
+        safety_checker=True if full else input_.enable_safety_checker,
+    )
+
+
+def to_output(input_: TextToImage, result: JobResult, urls: Sequence[str]) -> dict[str, Any]:
+    """The output in the page's order. With `sync_mode` the pictures themselves are the URLs (data URIs)."""
+    if input_.sync_mode:
+        urls = [f"data:{p.media_type};base64,{b64encode(p.data).decode('ascii')}" for p in result.pictures]
+    return {
+        "images": [
+            {"url": url, "width": picture.width, "height": picture.height, "content_type": picture.media_type}
+            for url, picture in zip(urls, result.pictures, strict=True)
+        ],
+        "timings": dict(result.timings),
+        "seed": result.seed,
+        "has_nsfw_concepts": [picture.nsfw for picture in result.pictures],
+        "prompt": input_.prompt,
+    }
+
+
+FLUX_PRO = Endpoint(
+    id="fal-ai/flux-pro",
+    title="FLUX.1 [pro] Text to Image",
+    description="FLUX.1 [pro], next generation text-to-image model.",
+    model="flux-pro",
+    Input=FluxProTextToImageInput,
+    Output=FluxProTextToImageOutput,
+    to_job=to_job,
+    to_output=to_output,
+    example=EXAMPLE,
+)
+FLUX_PRO_NEW = Endpoint(
+    id="fal-ai/flux-pro/new",
+    title="FLUX.1 [pro] new",
+    description="The same as fal-ai/flux-pro under its later id.",
+    model="flux-pro",
+    Input=FluxProTextToImageInput,
+    Output=FluxProTextToImageOutput,
+    to_job=to_job,
+    to_output=to_output,
+    example=EXAMPLE,
+)
+FLUX_PRO_V1_1 = Endpoint(
+    id="fal-ai/flux-pro/v1.1",
+    title="FLUX1.1 [pro]",
+    description="Text to image with the number of steps and the guidance chosen by the server.",
+    model="flux-pro-1.1",
+    Input=FluxProPlusTextToImageInput,
+    Output=FluxProTextToImageOutput,
+    to_job=to_job,
+    to_output=to_output,
+    example=PLUS_EXAMPLE,
+)
