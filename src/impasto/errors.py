@@ -7,6 +7,7 @@
     │   └── ModelError                shape (b): {"detail": [{"loc", "msg", "type", …}]}
     ├── StoreError                    an illegal move or a broken database
     ├── WeightsError                  weights that are missing, incomplete or of the wrong shape
+    │   └── ModelUnavailable          a model that this installation cannot load
     └── RunnerLost                    the process that held the work is gone
 
 The docstring of a class is its default message. `api/problems.py` turns WireErrors into bytes, nobody else does.
@@ -41,6 +42,10 @@ class WeightsError(ImpastoError):
     """The model's weights could not be loaded."""
 
 
+class ModelUnavailable(WeightsError):
+    """This installation cannot load the model."""
+
+
 class RunnerLost(ImpastoError):
     """The runner that held the work is gone."""
 
@@ -58,16 +63,26 @@ class WireError(ImpastoError):
     def body(self) -> dict[str, Any]:
         raise NotImplementedError
 
+    def headers(self) -> dict[str, str]:
+        """What the answer carries besides the body; also kept with a stored result."""
+        return {"X-Fal-Error-Type": self.error_type, "X-Fal-Retryable": str(self.retryable).lower()}
+
 
 class RequestError(WireError):
     """The request could not be served."""
 
+    detail_only: ClassVar[bool] = False  # fal names the type of these in the header only
+
     def body(self) -> dict[str, Any]:
+        if self.detail_only:
+            return {"detail": self.message}
         return {"detail": self.message, "error_type": self.error_type}
 
 
 class InternalError(RequestError):
     """Internal Server Error"""
+
+    detail_only = True
 
 
 class BadRequest(RequestError):
@@ -80,12 +95,15 @@ class BadRequest(RequestError):
 class StillInProgress(BadRequest):
     """Request is still in progress"""
 
+    detail_only = True
+
 
 class Unauthorized(RequestError):
     """Authorization header is required"""
 
     status = 401
     error_type = "auth_error"
+    detail_only = True
 
 
 class Forbidden(RequestError):
@@ -93,6 +111,7 @@ class Forbidden(RequestError):
 
     status = 403
     error_type = "auth_error"
+    detail_only = True
 
 
 class NotFound(RequestError):
@@ -100,12 +119,42 @@ class NotFound(RequestError):
 
     status = 404
     error_type = "not_found"
+    detail_only = True
+
+
+class PathNotFound(NotFound):
+    """The application has no such path."""
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"X-Fal-Billable-Units": "0"}
+
+
+class UnknownRequest(NotFound):
+    """No request of this caller has that id."""
+
+    def body(self) -> dict[str, Any]:
+        return {"status": "NOT_FOUND"}
 
 
 class MethodNotAllowed(RequestError):
     """Method Not Allowed"""
 
     status = 405
+    error_type = "bad_request"
+    detail_only = True
+
+
+class PreconditionFailed(RequestError):
+    """The proxy does not serve this target."""
+
+    status = 412
+    error_type = "bad_request"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body has to be JSON."""
+
+    status = 415
     error_type = "bad_request"
 
 
@@ -130,12 +179,18 @@ class QueueFull(RequestError):
     error_type = "concurrent_requests_limit"
     retryable = True
 
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"X-Fal-Needs-Retry": "1"}
+
 
 class RequestTimeout(RequestError):
     """The request did not start within the time its caller allowed."""
 
     status = 504
     error_type = "request_timeout"
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"X-Fal-Request-Timeout-Type": "user"}
 
 
 class RunnerDisconnected(RequestError):
@@ -180,3 +235,6 @@ class ModelError(WireError):
 
     def body(self) -> dict[str, Any]:
         return {"detail": self.items}
+
+    def headers(self) -> dict[str, str]:
+        return {"X-Fal-Retryable": str(self.retryable).lower(), "X-Fal-Billable-Units": "0"}
