@@ -16,6 +16,9 @@ Guidance: TypeAlias = Literal["distilled", "cfg", "none"]
 not at all.
 """
 
+Role: TypeAlias = Literal["transformer", "autoencoder", "text_encoder", "tokenizer", "upscaler"]
+"""What a file of a checkpoint is for."""
+
 TextEncoderKind: TypeAlias = Literal["minilm", "t5+clip"]
 
 
@@ -138,6 +141,7 @@ class ModelFile:
     config.json.
     """
 
+    role: Role
     name: str
     sha256: str | None = None
 
@@ -178,7 +182,9 @@ _FLUX1_AUTOENCODER = AutoencoderParams(
     shift_factor=0.1159,
 )
 
-_FLUX1_AE = ModelFile("ae.safetensors", "afc8e28272cd15db3919bacdb6918ce9c1ed22e96cb12c4d5ed0fba823529e38")
+_FLUX1_AE = ModelFile(
+    "autoencoder", "ae.safetensors", "afc8e28272cd15db3919bacdb6918ce9c1ed22e96cb12c4d5ed0fba823529e38"
+)
 
 
 def _flux1_transformer(*, guidance_embed: bool) -> TransformerParams:
@@ -237,11 +243,11 @@ IMPASTO_MINI = ModelSpec(
     shift=Shift(),
     native_size=NativeSize(longest=128, upscale=4),
     files=(
-        ModelFile("transformer.safetensors"),
-        ModelFile("autoencoder.safetensors"),
-        ModelFile("text_encoder.safetensors"),
-        ModelFile("upscaler.safetensors"),
-        ModelFile("tokenizer.json"),
+        ModelFile("transformer", "transformer.safetensors"),
+        ModelFile("autoencoder", "autoencoder.safetensors"),
+        ModelFile("text_encoder", "text_encoder.safetensors"),
+        ModelFile("upscaler", "upscaler.safetensors"),
+        ModelFile("tokenizer", "tokenizer.json"),
     ),
     licence="Apache-2.0",
     memory=400 * 2**20,
@@ -261,7 +267,9 @@ FLUX1_DEV = ModelSpec(
     shift=Shift(),
     native_size=NativeSize(),
     files=(
-        ModelFile("flux1-dev.safetensors", "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7"),
+        ModelFile(
+            "transformer", "flux1-dev.safetensors", "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7"
+        ),
         _FLUX1_AE,
     ),
     licence="FLUX.1 [dev] Non-Commercial License",
@@ -281,7 +289,11 @@ FLUX1_SCHNELL = ModelSpec(
     shift=None,
     native_size=NativeSize(),
     files=(
-        ModelFile("flux1-schnell.safetensors", "9403429e0052277ac2a87ad800adece5481eecefd9ed334e1f348723621d2a0a"),
+        ModelFile(
+            "transformer",
+            "flux1-schnell.safetensors",
+            "9403429e0052277ac2a87ad800adece5481eecefd9ed334e1f348723621d2a0a",
+        ),
         _FLUX1_AE,
     ),
     licence="Apache-2.0",

@@ -8,36 +8,27 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """`transformer` and `autoencoder`: dtypes of weights and activations; `reason`: one sentence for logs and
-    `impasto doctor`.
-    """
-
-    transformer: torch.dtype
-    autoencoder: torch.dtype
-    reason: str
+_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
+_KNOWN = _BF16 | {"avx2", "avx512f"}
 
 
-def choose(device: torch.device) -> Precision:
-    """The precision for `device`: bf16 on CUDA from Ampere on, bf16 on CPUs that multiply it in hardware, else
-    float32.
-    """
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Precision(torch.bfloat16, torch.bfloat16, "bf16: this GPU computes it natively")
-        return Precision(torch.float32, torch.float32, "float32: this GPU emulates bf16")
-    found = sorted(cpu_features() & {"amx_bf16", "avx512_bf16"})
-    if found:
-        return Precision(torch.bfloat16, torch.bfloat16, f"bf16: this processor has {' and '.join(found)}")
-    return Precision(torch.float32, torch.float32, "float32: this processor has neither amx_bf16 nor avx512_bf16")
+def choose_device(name: str) -> torch.device:
+    """ "auto" → the GPU when there is one, else the CPU; other names as torch knows them."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def choose_dtype(device: torch.device | str) -> torch.dtype:
+    """bf16 where `device` multiplies it natively (CUDA from Ampere on; CPUs with AMX or AVX-512 BF16), else float32."""
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if _BF16 & cpu_features() else torch.float32
 
 
 def cores() -> int:
@@ -47,16 +38,14 @@ def cores() -> int:
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """The processor's feature flags, lower case, as Linux spells them; empty where they cannot be read."""
-    features = {
-        name
-        for name, probe in (("amx_bf16", "_is_amx_tile_supported"), ("avx512_bf16", "_is_avx512_bf16_supported"))
-        if getattr(torch.cpu, probe, bool)()
-    }
+    """Which of avx2, avx512f, avx512_bf16 and amx_bf16 the processor has, under Linux's names."""
+    features: set[str] = set()
     cpuinfo = Path("/proc/cpuinfo")
     if platform.machine() in {"x86_64", "AMD64"} and cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("flags"):
-                features.update(line.partition(":")[2].lower().split())
-                break
-    return frozenset(features)
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        features.update(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+    # torch asks the processor itself where there is no such file; not every torch release has both questions.
+    for name, probe in (("amx_bf16", "_is_amx_tile_supported"), ("avx512_bf16", "_is_avx512_bf16_supported")):
+        if getattr(torch.cpu, probe, bool)():
+            features.add(name)
+    return frozenset(features & _KNOWN)

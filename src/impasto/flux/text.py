@@ -70,9 +70,10 @@ class MiniLMTextEncoder:
             intermediate_size=1536,
             max_position_embeddings=512,
         )
+        target = weights.Target(torch.device(device), torch.float32)
         source = folder / "text_encoder.safetensors"
         model = weights.build(
-            lambda: BertModel(config, add_pooling_layer=False), weights.read(source), name=str(source), device=device
+            lambda: BertModel(config, add_pooling_layer=False), weights.read(source), name=str(source), target=target
         )
         # The meta device left these two without values; they are counters, not weights, so no file holds them.
         for name, values in (

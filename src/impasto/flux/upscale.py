@@ -14,7 +14,9 @@ FACTOR = 4
 
 
 class Upscaler(nn.Module):
-    """Pixels [B, 3, H, W] in 0..1 → [B, 3, 4 H, 4 W], about 0..1, not clamped."""
+    """Pixels [B, 3, H, W] in 0..1 → [B, 3, 4 H, 4 W], about 0..1, not clamped. The picture itself stays in x's dtype,
+    float32, so that a body in bf16 rounds only the detail it adds.
+    """
 
     def __init__(self, features: int = 64, layers: int = 16) -> None:
         super().__init__()
@@ -25,7 +27,7 @@ class Upscaler(nn.Module):
         self.body = nn.ModuleList(body)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x
+        h = x.to(next(self.parameters()).dtype)
         for layer in self.body:
             h = layer(h)
-        return F.pixel_shuffle(h, FACTOR) + F.interpolate(x, scale_factor=float(FACTOR), mode="nearest")
+        return F.pixel_shuffle(h.to(x.dtype), FACTOR) + F.interpolate(x, scale_factor=float(FACTOR), mode="nearest")

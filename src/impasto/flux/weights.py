@@ -1,17 +1,17 @@
 """Weights on disk → modules.
 
-What comes in: safetensors files (nothing else: a pickle can run code), in one of two dialects, BFL's single files or
-a diffusers folder. What goes out: modules with exactly those weights. A module is built on the meta device, so it
+What comes in: a model's name or folder. What goes out: modules with exactly the weights found there. Only safetensors
+are read (a pickle can run code), in either dialect of keys (see `keys`). A module is built on the meta device, so it
 takes no memory until its tensors arrive; loading is strict, and what does not fit is reported whole, not at the first
-key. The table between the two dialects is at the end, and runs both ways.
+key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,10 +19,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from impasto.errors import WeightsError
-from impasto.flux.models import AutoencoderParams, TransformerParams
+from impasto.errors import ModelUnavailable, WeightsError
+from impasto.flux import keys
+from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.models import MODELS, ModelSpec, Role
+from impasto.flux.transformer import Flux
+from impasto.flux.upscale import Upscaler
 
 M = TypeVar("M", bound=nn.Module)
+
+EMBEDDED = Path(__file__).parent.parent / "weights"
+"""Where the models that come with the package lie, a folder each."""
 
 _LISTED = 8
 """Keys that a report names of each kind; the rest is counted."""
@@ -38,7 +45,7 @@ def read(path: Path) -> dict[str, Tensor]:
     for file in _files(path):
         try:
             with safe_open(file, framework="pt") as opened:
-                tensors.update({key: opened.get_tensor(key) for key in opened.keys()})  # noqa: SIM118 - not a mapping
+                tensors.update({key: opened.get_tensor(key) for key in opened.keys()})  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{file}: not a complete safetensors file ({error}). Fetch it again.") from None
     return tensors
@@ -57,30 +64,135 @@ def read_config(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", config)
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model and where its files lie. `sums`: SHA-256 of files, as its config.json states them."""
+
+    spec: ModelSpec
+    folder: Path
+    sums: Mapping[str, str]
+
+    def path(self, role: Role) -> Path:
+        """The file of that role. Raises ModelUnavailable when it is not there, or the model has none."""
+        for file in self.spec.files:
+            if file.role == role and (self.folder / file.name).is_file():
+                return self.folder / file.name
+        needed = ", ".join(file.name for file in self.spec.files)
+        raise ModelUnavailable(f"{self.spec.name}: no {role} in {self.folder}. Needed there: {needed}.")
+
+    def verify(self) -> int:
+        """Compares every file with its sum; returns the bytes read. Raises WeightsError naming the first that
+        differs.
+        """
+        size = 0
+        for file in self.spec.files:
+            path = self.path(file.role)
+            size += path.stat().st_size
+            found, expected = sha256(path), self.sums.get(file.name)
+            if expected is None:
+                raise WeightsError(f"{path}: config.json states no sha256 for it.")
+            if found != expected:
+                raise WeightsError(f"{path}: SHA-256 is {found}, must be {expected}. Fetch it again.")
+        return size
+
+
+def locate(model: str | Path) -> Checkpoint:
+    """Finds a model: by a name of the table, when it is embedded, or by the path of a checkpoint's folder.
+
+    A folder tells what it is by the `name` in its config.json, or by a file that only one model of the table has.
+    Raises ModelUnavailable that says what would help.
+    """
+    spec = MODELS.get(str(model))
+    if spec is not None and not spec.embedded:
+        files = ", ".join(file.name for file in spec.files)
+        raise ModelUnavailable(f"{spec.name} does not come with impasto: name the folder that holds {files}.")
+    folder = EMBEDDED / spec.name if spec is not None else Path(model)
+    if not folder.is_dir():
+        raise ModelUnavailable(f"{model}: neither a folder nor a model of the table ({', '.join(MODELS)}).")
+    if (folder / "config.json").is_file():
+        return _configured(folder)
+    for candidate in MODELS.values():
+        if not candidate.embedded and (folder / candidate.files[0].name).is_file():
+            sums = {file.name: file.sha256 for file in candidate.files if file.sha256}
+            return Checkpoint(candidate, folder, sums)
+    raise ModelUnavailable(f"{folder}: holds neither a config.json nor the files of a known model.")
+
+
+def _configured(folder: Path) -> Checkpoint:
+    config = read_config(folder / "config.json")
+    spec = MODELS.get(str(config.get("name")))
+    if spec is None:
+        raise ModelUnavailable(f"{folder / 'config.json'}: name must be one of {', '.join(MODELS)}.")
+    try:
+        measured = config["autoencoder"]
+        autoencoder = replace(
+            spec.autoencoder,
+            scale_factor=float(measured["scale_factor"]),
+            shift_factor=float(measured["shift_factor"]),
+        )
+        spec = replace(spec, version=str(config["version"]), autoencoder=autoencoder)
+        sums = {str(name): str(value) for name, value in config["sha256"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        needed = "version, autoencoder.scale_factor, autoencoder.shift_factor, sha256"
+        raise WeightsError(f"{folder / 'config.json'}: needs {needed} ({error!r}).") from None
+    return Checkpoint(spec, folder, sums)
+
+
+def verify(model: str | Path) -> str:
+    """One sentence for `impasto doctor`: which model, how many files, that their sums match. Raises WeightsError."""
+    checkpoint = locate(model)
+    size = checkpoint.verify()
+    spec = checkpoint.spec
+    return f"{spec.name} {spec.version}: {len(checkpoint.sums)} files, {size / 1e6:.0f} MB, checked by SHA-256"
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256, in lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def build(
-    module: Callable[[], M],
-    tensors: Mapping[str, Tensor],
-    *,
-    name: str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> M:
-    """The module that `module()` makes, filled with `tensors`, on `device` in `dtype`, in evaluation mode, without
-    gradients.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where weights go, and what they become on the way."""
 
-    `name` names the weights in errors. Raises WeightsError with a full report when a key is missing, unexpected, or
-    misshapen.
+    device: torch.device
+    dtype: torch.dtype
+
+
+CPU = Target(torch.device("cpu"), torch.float32)
+
+
+def load_transformer(checkpoint: Checkpoint, target: Target) -> Flux:
+    """The checkpoint's transformer, from either dialect of keys. Raises WeightsError."""
+    path, params = checkpoint.path("transformer"), checkpoint.spec.transformer
+    tensors = keys.from_diffusers(read(path), keys.transformer_rows(params))
+    return build(lambda: Flux(params), tensors, name=str(path), target=target)
+
+
+def load_autoencoder(checkpoint: Checkpoint, target: Target) -> Autoencoder:
+    """The checkpoint's autoencoder, from either dialect of keys. Raises WeightsError."""
+    path, params = checkpoint.path("autoencoder"), checkpoint.spec.autoencoder
+    tensors = keys.from_diffusers(read(path), keys.autoencoder_rows(params))
+    return build(lambda: Autoencoder(params), tensors, name=str(path), target=target)
+
+
+def load_upscaler(checkpoint: Checkpoint, target: Target) -> Upscaler:
+    """The upscaler that the checkpoint brings along. Raises WeightsError."""
+    path = checkpoint.path("upscaler")
+    return build(Upscaler, read(path), name=str(path), target=target)
+
+
+def build(module: Callable[[], M], tensors: Mapping[str, Tensor], *, name: str, target: Target = CPU) -> M:
+    """The module that `module()` makes, filled with `tensors`, in evaluation mode, without gradients.
+
+    `name` names the weights in errors. Raises WeightsError with a full report
+    when a key is missing, unexpected, or misshapen.
     """
     with torch.device("meta"):
         built = module()
     check(built, tensors, name=name)
-    placed = {key: tensor.to(device=device, dtype=dtype, copy=True) for key, tensor in tensors.items()}
+    placed = {key: tensor.to(device=target.device, dtype=target.dtype, copy=True) for key, tensor in tensors.items()}
     built.load_state_dict(placed, strict=True, assign=True)
     return built.requires_grad_(False).eval()
 
@@ -124,125 +236,3 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise WeightsError(f"{path}: holds no .safetensors file.")
     return files
-
-
-# ---------------------------------------------------------------- the two dialects of keys
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One tensor of BFL's dialect and the diffusers tensors it is made of.
-
-    `sizes`: rows of each part along dimension 0, for splitting a fused linear. `swap`: the halves are exchanged (BFL
-    keeps shift, scale where diffusers keeps scale, shift). `conv`: BFL's 1x1 convolution is a linear in diffusers.
-    """
-
-    bfl: str
-    diffusers: tuple[str, ...]
-    sizes: tuple[int, ...] = ()
-    swap: bool = False
-    conv: bool = False
-
-    def join(self, parts: list[Tensor]) -> Tensor:
-        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        whole = torch.cat(whole.chunk(2)[::-1]) if self.swap else whole
-        return whole[..., None, None] if self.conv and whole.ndim == 2 else whole
-
-    def split(self, whole: Tensor) -> list[Tensor]:
-        whole = whole[..., 0, 0] if self.conv and whole.ndim == 4 else whole
-        whole = torch.cat(whole.chunk(2)[::-1]) if self.swap else whole
-        return list(whole.split(self.sizes)) if self.sizes else [whole]
-
-
-def from_diffusers(tensors: Mapping[str, Tensor], rows: Iterable[Row]) -> dict[str, Tensor]:
-    """Renames and fuses a diffusers state dict into BFL's dialect. Keys that the table does not know pass unchanged,
-    so that the strict check names them.
-    """
-    rest, out = dict(tensors), dict[str, Tensor]()
-    for row in rows:
-        if all(key in rest for key in row.diffusers):
-            out[row.bfl] = row.join([rest.pop(key) for key in row.diffusers])
-    return out | rest
-
-
-def to_diffusers(tensors: Mapping[str, Tensor], rows: Iterable[Row]) -> dict[str, Tensor]:
-    """The inverse of `from_diffusers`."""
-    rest, out = dict(tensors), dict[str, Tensor]()
-    for row in rows:
-        if row.bfl in rest:
-            out.update(zip(row.diffusers, row.split(rest.pop(row.bfl)), strict=True))
-    return out | rest
-
-
-def transformer_rows(params: TransformerParams) -> Iterator[Row]:
-    """BFL's `flux1-*.safetensors` ↔ diffusers' `FluxTransformer2DModel`."""
-    d, m = params.hidden_size, params.mlp_hidden_size
-    yield from _linear("img_in", "x_embedder")
-    yield from _linear("txt_in", "context_embedder")
-    embedders = {"time_in": "timestep_embedder", "vector_in": "text_embedder", "guidance_in": "guidance_embedder"}
-    for ours, theirs in embedders.items():
-        yield from _linear(f"{ours}.in_layer", f"time_text_embed.{theirs}.linear_1")
-        yield from _linear(f"{ours}.out_layer", f"time_text_embed.{theirs}.linear_2")
-    for i in range(params.depth):
-        a, b = f"double_blocks.{i}", f"transformer_blocks.{i}"
-        for ours, context, query, qkv, proj in (
-            ("img", "", "", "to_{}", "to_out.0"),
-            ("txt", "_context", "added_", "add_{}_proj", "to_add_out"),
-        ):
-            yield from _linear(f"{a}.{ours}_mod.lin", f"{b}.norm1{context}.linear")
-            parts = tuple(f"{b}.attn.{qkv.format(letter)}" for letter in "qkv")
-            yield from _linear(f"{a}.{ours}_attn.qkv", *parts, sizes=(d, d, d))
-            yield Row(f"{a}.{ours}_attn.norm.query_norm.scale", (f"{b}.attn.norm_{query}q.weight",))
-            yield Row(f"{a}.{ours}_attn.norm.key_norm.scale", (f"{b}.attn.norm_{query}k.weight",))
-            yield from _linear(f"{a}.{ours}_attn.proj", f"{b}.attn.{proj}")
-            yield from _linear(f"{a}.{ours}_mlp.0", f"{b}.ff{context}.net.0.proj")
-            yield from _linear(f"{a}.{ours}_mlp.2", f"{b}.ff{context}.net.2")
-    for i in range(params.depth_single_blocks):
-        a, b = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
-        yield from _linear(f"{a}.modulation.lin", f"{b}.norm.linear")
-        parts = (*(f"{b}.attn.to_{letter}" for letter in "qkv"), f"{b}.proj_mlp")
-        yield from _linear(f"{a}.linear1", *parts, sizes=(d, d, d, m))
-        yield Row(f"{a}.norm.query_norm.scale", (f"{b}.attn.norm_q.weight",))
-        yield Row(f"{a}.norm.key_norm.scale", (f"{b}.attn.norm_k.weight",))
-        yield from _linear(f"{a}.linear2", f"{b}.proj_out")
-    yield from _linear("final_layer.linear", "proj_out")
-    yield from _linear("final_layer.adaLN_modulation.1", "norm_out.linear", swap=True)
-
-
-def autoencoder_rows(params: AutoencoderParams) -> Iterator[Row]:
-    """BFL's `ae.safetensors` ↔ diffusers' `AutoencoderKL`."""
-    levels = len(params.ch_mult)
-    for half in ("encoder", "decoder"):
-        yield from _linear(f"{half}.conv_in", f"{half}.conv_in")
-        yield from _linear(f"{half}.conv_out", f"{half}.conv_out")
-        yield from _linear(f"{half}.norm_out", f"{half}.conv_norm_out")
-        yield from _resnet(f"{half}.mid.block_1", f"{half}.mid_block.resnets.0")
-        yield from _resnet(f"{half}.mid.block_2", f"{half}.mid_block.resnets.1")
-        a, b = f"{half}.mid.attn_1", f"{half}.mid_block.attentions.0"
-        yield from _linear(f"{a}.norm", f"{b}.group_norm")
-        for letter in "qkv":
-            yield from _linear(f"{a}.{letter}", f"{b}.to_{letter}", conv=True)
-        yield from _linear(f"{a}.proj_out", f"{b}.to_out.0", conv=True)
-    for level in range(levels):
-        # diffusers numbers the decoder's levels in the order of computation, BFL from the finest.
-        down = f"encoder.down.{level}", f"encoder.down_blocks.{level}"
-        up = f"decoder.up.{level}", f"decoder.up_blocks.{levels - 1 - level}"
-        for j in range(params.num_res_blocks):
-            yield from _resnet(f"{down[0]}.block.{j}", f"{down[1]}.resnets.{j}")
-        for j in range(params.num_res_blocks + 1):
-            yield from _resnet(f"{up[0]}.block.{j}", f"{up[1]}.resnets.{j}")
-        yield from _linear(f"{down[0]}.downsample.conv", f"{down[1]}.downsamplers.0.conv")
-        yield from _linear(f"{up[0]}.upsample.conv", f"{up[1]}.upsamplers.0.conv")
-
-
-def _resnet(bfl: str, diffusers: str) -> Iterator[Row]:
-    for layer in ("norm1", "conv1", "norm2", "conv2"):
-        yield from _linear(f"{bfl}.{layer}", f"{diffusers}.{layer}")
-    yield from _linear(f"{bfl}.nin_shortcut", f"{diffusers}.conv_shortcut")
-
-
-def _linear(
-    bfl: str, *diffusers: str, sizes: tuple[int, ...] = (), swap: bool = False, conv: bool = False
-) -> Iterator[Row]:
-    for leaf in ("weight", "bias"):
-        yield Row(f"{bfl}.{leaf}", tuple(f"{key}.{leaf}" for key in diffusers), sizes=sizes, swap=swap, conv=conv)

@@ -11,6 +11,7 @@ float16, where `flux.pipeline` looks for them.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from impasto.errors import WeightsError
 from impasto.flux import weights
+from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.text import LAYERS
 from impasto.flux.upscale import Upscaler
 
@@ -70,6 +72,19 @@ def upscaler(source: Path) -> dict[str, Tensor]:
     with torch.device("meta"):
         weights.check(Upscaler(), tensors, name=name)
     return {key: tensor.half() for key, tensor in tensors.items()}
+
+
+def write_config(folder: Path, *, version: str, scale_factor: float, shift_factor: float) -> None:
+    """Writes the embedded checkpoint's config.json: what the training measured, and the sum of every file beside it."""
+    names = [file.name for file in IMPASTO_MINI.files]
+    config = {
+        "name": IMPASTO_MINI.name,
+        "version": version,
+        "license": IMPASTO_MINI.licence,
+        "autoencoder": {"scale_factor": scale_factor, "shift_factor": shift_factor},
+        "sha256": {name: weights.sha256(folder / name) for name in names},
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _layers(param: str) -> Iterator[tuple[str, dict[int, int]]]:
