@@ -1,0 +1,255 @@
+"""The loop: jobs in, pictures out, one step at a time. START READING THE ENGINE HERE.
+
+In (any thread): submit, cancel, drop, drain. They are put in an inbox that the loop empties before every step.
+Out (the loop's thread): calls on a Sink: log, progress, and exactly one of done, failed, released for every job that
+was not dropped. The scheduler says whose step is next, a Drawing makes it, the finisher's own thread classifies and
+compresses the pixels meanwhile. Whatever goes wrong ends one job, never the loop.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from impasto.engine import failure
+from impasto.engine.drawing import Drawing, Finished, Finisher
+from impasto.engine.failure import Failure
+from impasto.engine.job import Job, JobResult
+from impasto.engine.pipeline import Pipeline, Step
+from impasto.engine.scheduler import Scheduler
+
+log = logging.getLogger("impasto.engine")
+
+
+class Sink(Protocol):
+    """Who hears of it. Called from the engine's thread; must return at once."""
+
+    def log(self, job: Job, lease: str, message: str, *, level: str = "INFO") -> None:
+        """A line for the caller's `logs`."""
+        ...
+
+    def progress(self, job: Job, lease: str, *, image: int, step: int, steps: int) -> None:
+        """Picture `image` (1-based) has made `step` of `steps`."""
+        ...
+
+    def done(self, job: Job, lease: str, result: JobResult) -> None: ...
+
+    def failed(self, job: Job, lease: str, failure: Failure) -> None: ...
+
+    def released(self, job: Job, lease: str) -> None:
+        """Handed back unfinished; somebody else draws it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    job: Job
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Remove:
+    lease: str
+    silent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Drain:
+    deadline: float  # monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    lease: str
+    index: int
+    future: Future[Finished]
+
+
+_Command = _Submit | _Remove | _Drain | _Finished
+
+
+class Engine:
+    """One pipeline and the thread that owns it. Work is named by its lease: a request may come back with a new one."""
+
+    def __init__(
+        self, *, pipeline: Pipeline, finisher: Finisher, sink: Sink, scheduler: Scheduler | None = None
+    ) -> None:
+        self._pipeline = pipeline
+        self._finisher = finisher
+        self._sink = sink
+        self._scheduler = scheduler or Scheduler()
+        self._drawings: dict[str, Drawing] = {}
+        self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._deadline: float | None = None  # of a drain
+        self._turn_started: float | None = None
+        self._after = ThreadPoolExecutor(max_workers=1, thread_name_prefix="impasto-finisher")
+        self._thread = threading.Thread(target=self._loop, name="impasto-engine", daemon=True)
+
+    # ------------------------------------------------------------ any thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job, lease: str) -> None:
+        self._inbox.put(_Submit(job, lease))
+
+    def cancel(self, lease: str) -> None:
+        """Ends in failed(499) before the next step; nothing happens when the work is over already."""
+        self._inbox.put(_Remove(lease, silent=False))
+
+    def drop(self, lease: str) -> None:
+        """As cancel, without a word: the work is somebody else's."""
+        self._inbox.put(_Remove(lease, silent=True))
+
+    def drain(self, seconds: float) -> None:
+        """Finish for `seconds`, release what is left, end the thread. Later submits are released at once."""
+        self._inbox.put(_Drain(time.monotonic() + seconds))
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the thread to end; → whether it has."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def stalled_for(self) -> float:
+        """Seconds that the current step has taken so far; 0 between steps."""
+        started = self._turn_started
+        return 0.0 if started is None else time.monotonic() - started
+
+    # ------------------------------------------------------------ the engine's thread
+
+    def _loop(self) -> None:
+        while self._deadline is None or (self._drawings and time.monotonic() < self._deadline):
+            turn = None if self._obey() else self._scheduler.next()
+            if turn is not None:
+                lease, index = turn
+                self._turn_started = time.monotonic()
+                self._guarded(lease, partial(self._step, lease, index))
+                self._turn_started = None
+        self._obey()
+        for drawing in list(self._drawings.values()):
+            self._forget(drawing.lease)
+            self._sink.released(drawing.job, drawing.lease)
+        self._after.shutdown(wait=True, cancel_futures=True)
+
+    def _obey(self) -> bool:
+        """Carry out what lies in the inbox; wait for something when there is no step to make. → whether it waited."""
+        waits = not len(self._scheduler) and not (self._deadline is not None and not self._drawings)
+        timeout = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+        try:
+            command = self._inbox.get(block=waits, timeout=timeout)
+            while True:
+                self._carry_out(command)
+                command = self._inbox.get_nowait()
+        except queue.Empty:
+            return waits
+
+    def _carry_out(self, command: _Command) -> None:
+        match command:
+            case _Submit(job, lease) if self._deadline is not None:
+                self._sink.released(job, lease)
+            case _Submit(job, lease):
+                self._drawings[lease] = Drawing(job, lease, self._pipeline)
+                self._scheduler.add(
+                    lease,
+                    samples=job.num_images,
+                    steps=job.steps,
+                    cost=job.width * job.height,
+                    priority=job.priority,
+                )
+            case _Remove(lease, silent):
+                drawing = self._forget(lease)
+                if drawing is not None and not silent:
+                    self._fail(drawing, failure.cancelled())
+            case _Drain(deadline):
+                self._deadline = deadline
+            case _Finished(lease, index, future):
+                self._guarded(lease, partial(self._finish, lease, index, future))
+
+    def _guarded(self, lease: str, action: Callable[[], None]) -> None:
+        """The one place where anything is caught: the job fails, the loop goes on."""
+        try:
+            action()
+            return
+        except Exception as error:
+            drawing = self._forget(lease)
+            if drawing is None:
+                return
+            if self._pipeline.is_out_of_memory(error):
+                verdict = failure.out_of_memory(drawing.job, alone=not self._drawings)
+            else:
+                verdict = failure.explain(error)
+            if verdict.status >= 500:
+                log.exception("Request %s failed", drawing.job.request_id)
+        # Only here: inside the except block the traceback's frames still hold the tensors.
+        self._fail(drawing, verdict)
+        del drawing
+        self._pipeline.free_memory()
+
+    def _step(self, lease: str, index: int) -> None:
+        drawing = self._drawings[lease]
+        job = drawing.job
+        if drawing.started is None:
+            self._sink.log(job, lease, _opening(job))
+            for warning in drawing.begin().warnings:
+                self._sink.log(job, lease, warning, level="WARN")
+        step = drawing.step(index)
+        if step is not None:
+            self._sink.progress(job, lease, image=index + 1, step=step.number, steps=step.total)
+            if _is_tenth(step):
+                self._sink.log(job, lease, f"{_image(job, index)}step {step.number}/{step.total}")
+        if step is None or step.number >= step.total:
+            self._scheduler.end(lease, index)
+            pixels = drawing.decode(index)
+            future = self._after.submit(self._finisher, job, pixels)
+            future.add_done_callback(lambda done: self._inbox.put(_Finished(lease, index, done)))
+
+    def _finish(self, lease: str, index: int, future: Future[Finished]) -> None:
+        drawing = self._drawings.get(lease)
+        if drawing is None:
+            return  # cancelled while the picture was compressed
+        finished = future.result()
+        drawing.add(index, finished)
+        self._log_verdict(drawing, index, finished)
+        if drawing.complete:
+            result = drawing.result()
+            self._forget(lease)
+            self._sink.log(drawing.job, lease, f"Done in {result.timings['inference']:.1f} s")
+            self._sink.done(drawing.job, lease, result)
+
+    def _log_verdict(self, drawing: Drawing, index: int, finished: Finished) -> None:
+        job, picture = drawing.job, finished.picture
+        if picture.nsfw:
+            message = f"{_image(job, index)}safety score {picture.nsfw_score:.2f}: flagged, the picture is black"
+            self._sink.log(job, drawing.lease, message, level="WARN")
+        elif finished.judged:
+            self._sink.log(job, drawing.lease, f"{_image(job, index)}safety score {picture.nsfw_score:.2f}: passed")
+
+    def _fail(self, drawing: Drawing, verdict: Failure) -> None:
+        level = "INFO" if verdict.status == 499 else "ERROR"
+        self._sink.log(drawing.job, drawing.lease, verdict.message, level=level)
+        self._sink.failed(drawing.job, drawing.lease, verdict)
+
+    def _forget(self, lease: str) -> Drawing | None:
+        self._scheduler.remove(lease)
+        return self._drawings.pop(lease, None)
+
+
+def _opening(job: Job) -> str:
+    images = "1 image" if job.num_images == 1 else f"{job.num_images} images"
+    return f"Drawing {images} of {job.width}x{job.height} in {job.steps} steps, seed {job.seed}"
+
+
+def _image(job: Job, index: int) -> str:
+    """Names the picture where there are several."""
+    return "" if job.num_images == 1 else f"image {index + 1}/{job.num_images}: "
+
+
+def _is_tenth(step: Step) -> bool:
+    """Whether this step passed another tenth of the way: about ten lines a picture, however many steps."""
+    return step.number * 10 // step.total > (step.number - 1) * 10 // step.total

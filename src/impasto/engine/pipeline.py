@@ -1,0 +1,68 @@
+"""What the engine needs of a model: encode, denoise step by step, decode. Second implementation: `engine.fake`.
+
+Everything between the three calls (conditioning, latents) is the pipeline's own and opaque to the engine.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from impasto.engine.job import Job
+
+Pixels = NDArray[np.uint8]
+"""[H, W, 3], RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What a prompt became. `value` is the pipeline's own; `warnings` are sentences for the caller."""
+
+    value: Any
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A sample after step `number` (from 1) of `total`. `latents` is the pipeline's own; the last one is decoded."""
+
+    number: int
+    total: int
+    latents: Any
+
+
+class Pipeline(Protocol):
+    """A loaded model. Used by one thread at a time; samples of several jobs may be in the making at once."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that jobs may ask for, the default first."""
+        ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    def encode(self, job: Job) -> Conditioning:
+        """Read the prompt, once a job."""
+        ...
+
+    def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
+        """Sample `index` of the job, a yield a step. Depends on (job, index) only, never on what else is drawn."""
+        ...
+
+    def decode(self, job: Job, latents: Any) -> Pixels:
+        """[job.height, job.width, 3]."""
+        ...
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether `error` says that the device's memory was full."""
+        ...
+
+    def free_memory(self) -> None:
+        """Give back what can be given back, after an error."""
+        ...

@@ -1,0 +1,81 @@
+"""What the operator reads: one line an event on stderr, with the request it belongs to and without any key.
+
+In: records of the standard `logging` module. Out: lines such as
+
+    12:31:07 INFO  [5f0c…e2] runner-1 took it (attempt 1)
+
+`configure` is called once by each process; `request_id` is set by whoever works on a request. Imports nothing of ours.
+"""
+
+import logging
+import re
+import sys
+from contextvars import ContextVar
+from typing import ClassVar, TextIO
+
+request_id: ContextVar[str] = ContextVar("impasto_request_id", default="")
+"""Id of the request that the current task works on; "" outside of any."""
+
+HIDDEN = "***"
+_SECRETS = (
+    # key_id:secret, wherever it stands
+    (re.compile(r"\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):[\w-]{8,}", re.IGNORECASE), r"\1:" + HIDDEN),
+    # Authorization: Key abc, Bearer abc; a word without digit or colon is prose ("Key created")
+    (re.compile(r"\b(key|bearer|basic)(\s+)(?=[^\s\"']*[\d:])[^\s\"']{8,}", re.IGNORECASE), r"\1\2" + HIDDEN),
+    # fal_key=abc, "token": "abc"
+    (
+        re.compile(r"\b(\w*(?:token|secret|password|api_?key|fal_?key))(\"?\s*[=:]\s*\"?)[^\s\"'&,}]+", re.IGNORECASE),
+        r"\1\2" + HIDDEN,
+    ),
+)
+
+
+def redact(text: str) -> str:
+    """`text` with every API key, bearer token and password replaced by `***`."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+class LineFormatter(logging.Formatter):
+    """Time, level, request id and message, redacted; colours only where somebody looks."""
+
+    _COLOURS: ClassVar[dict[str, str]] = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m"}
+
+    def __init__(self, *, colour: bool = False) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(prefix)s%(message)s", datefmt="%H:%M:%S")
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        current = request_id.get()
+        record.prefix = f"[{current}] " if current else ""
+        line = redact(super().format(record))
+        paint = self._COLOURS.get(record.levelname) if self._colour else None
+        return f"{paint}{line}\x1b[0m" if paint else line
+
+
+class PlainFormatter(logging.Formatter):
+    """`LEVEL message`, for a process whose stderr another one reads (`fleet.local` adds time and name)."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def configure(level: str = "info", *, stream: TextIO | None = None, plain: bool = False) -> None:
+    """Send our log lines to `stream` (default: stderr) from `level` on: debug | info | warning | error.
+
+    Calling it again replaces the former set-up. Other libraries' lines pass from warning on.
+    """
+    target = stream or sys.stderr
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(PlainFormatter() if plain else LineFormatter(colour=target.isatty()))
+    root = logging.getLogger()
+    for former in [h for h in root.handlers if getattr(h, "impasto", False)]:
+        root.removeHandler(former)
+    handler.impasto = True  # pyright: ignore[reportAttributeAccessIssue]
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("impasto").setLevel(level.upper())
