@@ -1,0 +1,123 @@
+"""The variables that make a program written for fal talk to our server: a dict to lay over the program's environment.
+
+Two methods. `shim` rewrites fal's addresses inside Python and Node.js programs, over plain HTTP; `connect` leads every
+program that knows HTTPS_PROXY, with fal's real host names, by way of `impasto.client.connect`. What is set already is
+kept: PYTHONPATH, NODE_OPTIONS, NO_PROXY and certificates are extended, FAL_KEY stays.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from impasto.client.ca import DOMAINS, Authority
+from impasto.client.connect import is_fal
+from impasto.errors import ConfigError
+
+SHIMS = Path(__file__).parent / "shims"
+PYTHON_SHIM = SHIMS / "python"
+NODE_SHIM = SHIMS / "node" / "shim.cjs"
+NODE_CONNECT = SHIMS / "node" / "connect.cjs"
+
+LOCAL_KEY = "local:local"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def environment(base_url: str, *, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The variables of method `shim` that lead a program, run with `inherited` else, to the server at `base_url`.
+
+    `base_url`: http(s)://HOST[:PORT][/PREFIX]. Raises `ConfigError` for anything else.
+    """
+    url = urlsplit(base_url)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+        raise ConfigError(f"server URL {base_url!r}: must be http://HOST[:PORT] or https://HOST[:PORT].")
+    return {
+        **_credentials(inherited),
+        "FAL_BASE_URL": base_url.rstrip("/"),
+        "PYTHONPATH": _prepended(str(PYTHON_SHIM), inherited.get("PYTHONPATH", "")),
+        "NODE_OPTIONS": _node_options(NODE_SHIM, inherited),
+        # Where a corporate proxy is set, libraries choose it by the address the program names: fal's.
+        **_no_proxy(inherited, (*LOOPBACK, url.hostname, *DOMAINS)),
+    }
+
+
+def connect_environment(
+    *, proxy: str, tls_address: str, authority: Authority, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """The variables of method `connect`: `proxy` is the listener's URL, `tls_address` the HOST:PORT of its TLS side."""
+    roots = authority.bundle(*_roots(inherited.get("SSL_CERT_FILE")))
+    variables = {
+        **_credentials(inherited),
+        "HTTPS_PROXY": proxy,
+        "https_proxy": proxy,
+        **_no_proxy(inherited, LOOPBACK),
+        "SSL_CERT_FILE": str(roots),
+        "REQUESTS_CA_BUNDLE": str(authority.bundle(*_roots(inherited.get("REQUESTS_CA_BUNDLE")))),
+        "NODE_EXTRA_CA_CERTS": str(authority.bundle(*_given(inherited.get("NODE_EXTRA_CA_CERTS")))),
+        "DENO_CERT": str(authority.bundle(*_given(inherited.get("DENO_CERT")))),
+        "FAL_TLS_ADDRESS": tls_address,
+        "NODE_OPTIONS": _node_options(NODE_CONNECT, inherited),
+    }
+    if "CURL_CA_BUNDLE" in inherited:
+        variables["CURL_CA_BUNDLE"] = str(authority.bundle(*_given(inherited["CURL_CA_BUNDLE"])))
+    return variables
+
+
+def upstream_proxy(inherited: Mapping[str, str]) -> str | None:
+    """The proxy that the program's own https traffic goes by way of, by the usual variables, or None."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        if inherited.get(name):
+            value = inherited[name]
+            return value if "://" in value else f"http://{value}"
+    return None
+
+
+def _credentials(inherited: Mapping[str, str]) -> dict[str, str]:
+    """A key where the program has none: fal-client and litellm raise without one, before any request."""
+    variables: dict[str, str] = {}
+    if not inherited.get("FAL_KEY") and not (inherited.get("FAL_KEY_ID") and inherited.get("FAL_KEY_SECRET")):
+        variables["FAL_KEY"] = LOCAL_KEY
+    if not inherited.get("FAL_AI_API_KEY"):
+        variables["FAL_AI_API_KEY"] = variables.get("FAL_KEY") or inherited.get("FAL_KEY") or LOCAL_KEY
+    if inherited.get("FAL_FORCE_AUTH_BY_USER") == "1":
+        variables["FAL_FORCE_AUTH_BY_USER"] = "0"  # it would ask fal's login service for a token
+    return variables
+
+
+def _prepended(entry: str, value: str) -> str:
+    """`entry` in front of the path list `value`, once."""
+    rest = [other for other in value.split(os.pathsep) if value and other != entry]
+    return os.pathsep.join([entry, *rest])
+
+
+def _node_options(script: Path, inherited: Mapping[str, str]) -> str:
+    value = inherited.get("NODE_OPTIONS", "")
+    # NODE_OPTIONS splits at blanks; quotes keep a path together, and backslashes and quotes in them need a backslash.
+    quoted = re.sub(r'(["\\])', r"\\\1", str(script))
+    option = f'--require "{quoted}"'
+    return value if option in value else f"{option} {value}".rstrip()
+
+
+def _no_proxy(inherited: Mapping[str, str], hosts: tuple[str, ...]) -> dict[str, str]:
+    value = inherited.get("no_proxy") or inherited.get("NO_PROXY") or ""
+    entries = [entry.strip() for entry in value.split(",") if entry.strip()]
+    if not any(is_fal(host) for host in hosts):  # fal's hosts must go by way of our proxy
+        entries = [entry for entry in entries if entry != "*" and not is_fal(entry.lstrip("*.").partition(":")[0])]
+    joined = ",".join(dict.fromkeys([*entries, *hosts]))
+    return {"NO_PROXY": joined, "no_proxy": joined}
+
+
+def _given(value: str | None) -> list[Path]:
+    return [Path(value)] if value else []
+
+
+def _roots(value: str | None) -> list[Path]:
+    """The program's own choice of roots, else what it would trust by default: certifi's and the system's."""
+    if value:
+        return [Path(value)]
+    import certifi
+
+    system = ssl.get_default_verify_paths().cafile
+    return [Path(certifi.where()), *([Path(system)] if system else [])]

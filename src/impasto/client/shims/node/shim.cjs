@@ -1,0 +1,119 @@
+// Sends what a Node.js program says to fal to the server at $FAL_BASE_URL. Loaded by `node --require`, before the program.
+// Only fal's hosts are touched: global fetch and WebSocket, and https.request/get (axios, got, ws and the like stand on
+// those). Another way to them, such as the undici package, fails instead of reaching fal.
+//
+//   FAL_BASE_URL=http://127.0.0.1:8000   https://queue.fal.run/x  ->  http://127.0.0.1:8000/queue/x
+//                                        https://v3.fal.media/x   ->  http://127.0.0.1:8000/x
+//
+// CommonJS and --require instead of --import: it loads in every Node, in worker threads too, and leaves the way in which
+// Node treats the program's own main file as it is.
+"use strict";
+
+const FAL = /(^|\.)(fal\.run|fal\.ai|fal\.media|falrun\.com)\.?$/i;
+const base = process.env.FAL_BASE_URL ? new URL(process.env.FAL_BASE_URL) : null;
+
+function reroute(address) {
+  let url;
+  try {
+    url = new URL(address);
+  } catch {
+    return null; // relative or malformed: the original function words that error best
+  }
+  if (!FAL.test(url.hostname) || !/^(https?|wss?):$/.test(url.protocol)) return null;
+  const scheme = url.protocol.startsWith("ws") ? base.protocol.replace("http", "ws") : base.protocol;
+  const queue = /^queue\./i.test(url.hostname) ? "/queue" : "";
+  return `${scheme}//${base.host}${base.pathname.replace(/\/+$/, "")}${queue}${url.pathname}${url.search}`;
+}
+
+function replaceGlobal(name, make) {
+  const before = Object.getOwnPropertyDescriptor(globalThis, name);
+  if (!before || !before.configurable) return;
+  const read = () => ("value" in before ? before.value : before.get.call(globalThis));
+  let made;
+  const set = (value) =>
+    Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: before.enumerable });
+  Object.defineProperty(globalThis, name, {
+    // Node loads these on first use; a getter keeps it so.
+    get: () => (made ??= make(read())),
+    set,
+    configurable: true,
+    enumerable: before.enumerable,
+  });
+}
+
+function wrapFetch(original) {
+  return function fetch(input, init) {
+    const isRequest = typeof Request !== "undefined" && input instanceof Request;
+    const target = reroute(isRequest ? input.url : String(input));
+    if (target === null) return original(input, init);
+    return original(isRequest ? new Request(target, input) : target, init);
+  };
+}
+
+function wrapWebSocket(Original) {
+  return class WebSocket extends Original {
+    constructor(address, protocols) {
+      super(reroute(String(address)) ?? address, protocols);
+    }
+  };
+}
+
+// https.request(url[, options][, callback]) or https.request(options[, callback])
+function httpsArguments(args) {
+  const [first, second] = args;
+  const callback = args.find((argument) => typeof argument === "function");
+  if (typeof first === "string" || first instanceof URL) {
+    return { address: String(first), options: typeof second === "object" && second ? second : {}, callback };
+  }
+  const options = first ?? {};
+  const host = options.hostname ?? String(options.host ?? "").replace(/:\d+$/, "");
+  return { address: `https://${host}${options.path ?? "/"}`, options, callback };
+}
+
+function wrapHttps(https, http, name) {
+  const original = https[name];
+  https[name] = function (...args) {
+    const { address, options, callback } = httpsArguments(args);
+    const target = reroute(address);
+    if (target === null) return original.apply(this, args);
+    const url = new URL(target);
+    const {
+      agent, createConnection, defaultPort, host, hostname, href, origin, path, port, protocol, servername, socketPath, ...rest
+    } = options;
+    if (rest.headers && !Array.isArray(rest.headers)) {
+      rest.headers = Object.fromEntries(Object.entries(rest.headers).filter(([key]) => key.toLowerCase() !== "host"));
+    }
+    const module = url.protocol === "https:" ? { request: originals.request, get: originals.get } : http;
+    return module[name](
+      { ...rest, protocol: url.protocol, hostname: url.hostname.replace(/^\[|\]$/g, ""), port: url.port || undefined, path: url.pathname + url.search },
+      callback,
+    );
+  };
+}
+
+function refuseTls(tls) {
+  const original = tls.connect;
+  tls.connect = function (options, ...rest) {
+    const name = options !== null && typeof options === "object" && !options.socket && (options.servername || options.host);
+    if (!name || !FAL.test(name)) return original.call(this, options, ...rest);
+    const text =
+      `impasto: this program's way to ${name} is not one that the shim leads to ${base.origin}; ` +
+      "run it with `impasto exec --method connect`";
+    const lookup = (_host, _options, callback) => process.nextTick(callback, new Error(text));
+    return original.call(this, { ...options, lookup }, ...rest);
+  };
+}
+
+const originals = {};
+
+if (base) {
+  replaceGlobal("fetch", wrapFetch);
+  replaceGlobal("WebSocket", wrapWebSocket);
+  const http = require("node:http");
+  const https = require("node:https");
+  Object.assign(originals, { request: https.request, get: https.get });
+  wrapHttps(https, http, "request");
+  wrapHttps(https, http, "get");
+  refuseTls(require("node:tls"));
+  require("node:module").syncBuiltinESMExports();
+}
