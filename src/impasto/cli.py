@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -104,11 +104,18 @@ def serve(ctx: click.Context, **options: Any) -> None:
 
 @main.command()
 @click.argument("prompt")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write: .jpeg, .jpg or .png (default: impasto.jpeg).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write: .jpeg, .jpg or .png (default: impasto.jpeg).",
+)
 @click.option("--size", default="landscape_4_3", show_default=True, help="A preset such as square_hd, or WIDTHxHEIGHT.")
 @click.option("--steps", type=int, default=28, show_default=True, help="Denoising steps, 1 to 50.")
 @click.option("--seed", type=int, help="Same seed, same prompt, same picture (default: a random one, printed).")
-@click.option("--guidance", type=float, default=3.5, show_default=True, help="How closely to follow the prompt, 1 to 20.")
+@click.option(
+    "--guidance", type=float, default=3.5, show_default=True, help="How closely to follow the prompt, 1 to 20."
+)
 @click.option("--num-images", type=int, default=1, show_default=True, help="Pictures to draw, 1 to 4.")
 @model_options
 @click.pass_context
@@ -122,9 +129,7 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
     """
     from impasto.generate import generate_files
 
-    tree = _load(
-        ctx, model_name=options["model"], model_device=options["device"], model_threads=options["threads"]
-    )
+    tree = _load(ctx, model_name=options["model"], model_device=options["device"], model_threads=options["threads"])
     try:
         generate_files(
             tree,
@@ -148,7 +153,9 @@ def keys() -> None:
 
 @keys.command("create")
 @click.argument("alias", default="default")
-@click.option("--scope", type=click.Choice(["API", "ADMIN"]), default="API", show_default=True, help="What the key may do.")
+@click.option(
+    "--scope", type=click.Choice(["API", "ADMIN"]), default="API", show_default=True, help="What the key may do."
+)
 @data_option
 @click.pass_context
 def keys_create(ctx: click.Context, alias: str, scope: str, data: str | None) -> None:
@@ -252,9 +259,19 @@ def doctor(ctx: click.Context, **options: Any) -> None:
 
 @main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--url", envvar="IMPASTO_URL", help="The server (default: http://127.0.0.1:8000 or the configured one).")
+@click.option(
+    "--method",
+    type=click.Choice(["shim", "connect"]),
+    default="shim",
+    show_default=True,
+    help="shim: inside Python and Node.js programs; connect: an HTTPS proxy, for any language.",
+)
+@data_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
-def exec_(ctx: click.Context, url: str | None, command: tuple[str, ...]) -> None:
+def exec_(
+    ctx: click.Context, url: str | None, method: Literal["shim", "connect"], data: str | None, command: tuple[str, ...]
+) -> None:
     """Run COMMAND, a program written for fal, against the local server.
 
     \b
@@ -262,14 +279,17 @@ def exec_(ctx: click.Context, url: str | None, command: tuple[str, ...]) -> None
       impasto exec -- python app.py
       impasto exec -- node app.mjs
       impasto exec --url http://127.0.0.1:9000 -- python app.py
+      impasto exec --method connect -- ./app        (a program in another language)
     """
     from impasto.client.execute import run
 
-    server = _load(ctx).server
-    sys.exit(run(command, base_url=(url or f"http://{server.host}:{server.port}").rstrip("/")))
+    tree = _load(ctx, data=data)
+    sys.exit(run(command, base_url=(url or tree.local_url).rstrip("/"), method=method, data=tree.data))
 
 
-@main.command("train", context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@main.command(
+    "train", context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def train(ctx: click.Context, arguments: tuple[str, ...]) -> None:

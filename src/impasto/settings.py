@@ -94,6 +94,12 @@ class Settings(Section):
         return self.server.host in {"127.0.0.1", "localhost", "::1"} or self.server.host.startswith("127.")
 
     @property
+    def local_url(self) -> str:
+        """How a program on this machine reaches the server that these settings start."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.server.host, self.server.host)
+        return f"http://[{host}]:{self.server.port}" if ":" in host else f"http://{host}:{self.server.port}"
+
+    @property
     def keys_required(self) -> bool:
         return self.auth.mode == "keys" or (self.auth.mode == "auto" and not self.loopback)
 
@@ -199,9 +205,9 @@ def _page() -> str:
         [
             "# Settings",
             "",
-            "`impasto.toml` (of the current folder, or `impasto --config FILE`) < environment < command-line flags; the last",
-            "one wins. An unknown key or a bad value stops the start. In the file a key such as `server.port` is `port` in the",
-            "section `[server]`. This page is made by `python -m impasto.settings`.",
+            "`impasto.toml` (of the current folder, or `impasto --config FILE`) < environment < command-line flags; the",
+            "last one wins. An unknown key or a bad value stops the start. In the file a key such as `server.port` is",
+            "`port` in the section `[server]`. This page is made by `python -m impasto.settings`.",
             "",
             "| key | environment | default | |",
             "|---|---|---|---|",

