@@ -1,0 +1,111 @@
+"""Sprites: one RGBA picture a (concept, style), rendered once from the icon packages and kept in one file."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import resvg_py
+from PIL import Image
+
+from impasto.training.concepts import CONCEPTS, Concept
+from impasto.training.sources import SOURCES, Source, SourceError, unpacked
+
+SIDE = 128
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class SpriteKey:
+    """Which sprite: a concept's name and a style."""
+
+    concept: str
+    style: str
+
+
+class Sprites(Mapping[SpriteKey, Pixels]):
+    """Read-only table of sprites: SpriteKey to RGBA (128, 128, 4) uint8, the object filling the longer side."""
+
+    def __init__(self, pixels: Mapping[SpriteKey, Pixels]) -> None:
+        self._pixels = dict(pixels)
+
+    def __getitem__(self, key: SpriteKey) -> Pixels:
+        return self._pixels[key]
+
+    def __iter__(self):
+        return iter(self._pixels)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def save(self, path: Path) -> None:
+        """Write all sprites into one compressed numpy archive, keyed `concept|style`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **{f"{key.concept}|{key.style}": value for key, value in self._pixels.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Sprites":
+        """Read what `save` wrote; raises FileNotFoundError when the data step has not been run."""
+        with np.load(path) as archive:
+            return cls({SpriteKey(*name.split("|")): archive[name] for name in archive.files})
+
+
+def render(cache: Path, concepts: tuple[Concept, ...] = CONCEPTS, sources: tuple[Source, ...] = SOURCES) -> Sprites:
+    """Render every (concept, style) from the unpacked packages; raises SourceError when an icon is missing."""
+    pixels: dict[SpriteKey, Pixels] = {}
+    for source in sources:
+        reader = icon_reader(unpacked(source, cache), source)
+        for concept in concepts:
+            pixels[SpriteKey(concept.name, source.style)] = fit(reader(concept.codepoint))
+    return Sprites(pixels)
+
+
+def icon_reader(folder: Path, source: Source):
+    """A function from code point to RGBA picture for one unpacked package (webp files, or iconify's SVG bodies)."""
+    if (folder / "icons.json").is_file():
+        icons = json.loads((folder / "icons.json").read_text("utf-8"))
+        names: dict[str, str] = json.loads((folder / "chars.json").read_text("utf-8"))
+
+        def from_svg(codepoint: str) -> Image.Image:
+            name = names.get(codepoint) or names.get(f"{codepoint}-fe0f")
+            icon = icons["icons"].get(name) if name is not None else None
+            if icon is None:
+                raise SourceError(f"{source.package} has no icon for code point {codepoint}")
+            width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+            return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=256, height=256))))
+
+        return from_svg
+
+    def from_file(codepoint: str) -> Image.Image:
+        for name in (codepoint, f"{codepoint}-fe0f"):
+            path = folder / "assets" / f"{name}.webp"
+            if path.is_file():
+                return Image.open(path)
+        raise SourceError(f"{source.package} has no icon for code point {codepoint}")
+
+    return from_file
+
+
+def fit(picture: Image.Image, side: int = SIDE) -> Pixels:
+    """Crop to the visible part and fit it, centred, into a square of `side` pixels; premultiplied while resizing."""
+    rgba = picture.convert("RGBA")
+    box = rgba.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
+    if box is None:
+        raise SourceError("an icon is wholly transparent")
+    cropped = rgba.crop(box).convert("RGBa")
+    scale = side / max(cropped.size)
+    size = (max(1, round(cropped.width * scale)), max(1, round(cropped.height * scale)))
+    small = cropped.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    canvas = Image.new("RGBA", (side, side))
+    canvas.paste(small, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return np.asarray(canvas, dtype=np.uint8)
