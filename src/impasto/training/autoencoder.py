@@ -1,0 +1,163 @@
+"""Making the autoencoder: a closed-form encoder (`pca`), and a decoder trained on it.
+
+What comes in: sprites and a recipe. What goes out: a checkpoint that a later call resumes, and its quality. The
+encoder is done in a second, so the latents never change again: the transformer can be trained while the decoder still
+improves. Small crops come first, because a step costs a quarter and the convolutions do not mind; whole pictures
+follow.
+"""
+
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from impasto.flux.autoencoder import Autoencoder, Decoder
+from impasto.flux.models import AutoencoderParams
+from impasto.training.clock import Deadline
+from impasto.training.compose import Mix, draw, paint
+from impasto.training.optimise import Average, load_state, rate, save_state
+from impasto.training.pca import BLOCK, BlockPCA, fit, write
+from impasto.training.sprites import Sprites
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderRecipe:
+    """What one run of the autoencoder's training needs to know; `crop_share` of the run uses crops of `crop` pixels."""
+
+    params: AutoencoderParams
+    batch: int = 16
+    crop: int = 64
+    crop_share: float = 0.6
+    rate: float = 1e-3
+    decay_share: float = 0.4
+    gradient_weight: float = 0.5
+    noise: float = 0.05
+    whitening: float = 0.5
+    average: float = 0.998
+    seed: int = 7
+    bf16: bool = True
+    mix: Mix = field(default_factory=Mix)
+
+
+def pixels_of(batch: list[np.ndarray]) -> Tensor:
+    """uint8 pictures (H, W, 3) of one size to a tensor [B, 3, H, W] in -1..1, channels last."""
+    stacked = torch.from_numpy(np.stack(batch))
+    return (stacked.permute(0, 3, 1, 2).float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
+
+
+def training_batch(recipe: AutoencoderRecipe, sprites: Sprites, step: int, *, crops: bool) -> Tensor:
+    """The batch of a step, a function of the recipe's seed and the step alone, so that a resumed run sees the same."""
+    rng = np.random.default_rng((recipe.seed, step))
+    count = recipe.batch if crops else max(1, recipe.batch // 4)
+    width, height = (128, 128) if rng.random() < 0.5 else (128, 96)
+    pictures: list[np.ndarray] = []
+    for _ in range(count):
+        picture = paint(draw(rng, recipe.mix), sprites, width=width, height=height)
+        if crops:
+            top = BLOCK * int(rng.integers((height - recipe.crop) // BLOCK + 1))
+            left = BLOCK * int(rng.integers((width - recipe.crop) // BLOCK + 1))
+            picture = picture[top : top + recipe.crop, left : left + recipe.crop]
+        pictures.append(picture)
+    return pixels_of(pictures)
+
+
+def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
+
+
+def block_transform(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path) -> BlockPCA:
+    """The run's block transform: fitted once, then read from the folder, so that the latents never move."""
+    path = folder / "pca.safetensors"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        fit_encoder(recipe, sprites).save(path)
+    return BlockPCA.load(path)
+
+
+def reconstruction_loss(decoder: Decoder, latents: Tensor, pixels: Tensor, gradient_weight: float) -> Tensor:
+    """L1 of pixels, plus the weighted L1 of their differences along both axes."""
+    rebuilt = decoder(latents).float()
+    loss = F.l1_loss(rebuilt, pixels)
+    for ours, theirs in zip(_slopes(rebuilt), _slopes(pixels), strict=True):
+        loss = loss + gradient_weight * F.l1_loss(ours, theirs)
+    return loss
+
+
+def sample_pixels(sprites: Sprites, mix: Mix, count: int, seed: int) -> Tensor:
+    """Composites of one seed: [count, 3, 96, 128] in -1..1."""
+    rng = np.random.default_rng(seed)
+    return pixels_of([paint(draw(rng, mix), sprites, width=128, height=96) for _ in range(count)])
+
+
+HELD_OUT = 987_654_321
+"""A seed that training never draws."""
+
+
+def fit_encoder(recipe: AutoencoderRecipe, sprites: Sprites, count: int = 1000) -> BlockPCA:
+    """The block transform fitted to composites of the recipe's mix."""
+    pixels = sample_pixels(sprites, recipe.mix, count, recipe.seed)
+    return fit(pixels, recipe.params.z_channels, whitening=recipe.whitening)
+
+
+@torch.no_grad()
+def psnr(autoencoder: Autoencoder, pixels: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of the reconstruction, peak 255, mean over pictures."""
+    return decibels(autoencoder.decoder(autoencoder.moments(pixels)[0]).float(), pixels)
+
+
+def decibels(rebuilt: Tensor, pixels: Tensor) -> float:
+    """Peak signal-to-noise ratio of two batches in -1..1, in dB, mean over pictures."""
+    error = (127.5 * (rebuilt.clamp(-1, 1) - pixels)).square().flatten(1).mean(1)
+    return float((10 * torch.log10(255.0**2 / error.clamp_min(1e-6))).mean())
+
+
+def train(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, deadline: Deadline) -> Path:
+    """Train the decoder until the deadline, resuming from `folder` when it holds a state; returns the checkpoint's
+    path.
+    """
+    torch.manual_seed(recipe.seed)
+    model = Autoencoder(recipe.params).channels_last()
+    pca = block_transform(recipe, sprites, folder)
+    write(model.encoder, recipe.params, pca)
+    decoder = model.decoder
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    average = Average(model, recipe.average)
+    checkpoint = folder / "autoencoder.pt"
+    step = load_state(checkpoint, model, optimiser, average)
+    judged = sample_pixels(sprites, recipe.mix, 24, HELD_OUT)
+    log.info("linear bound %.2f dB", decibels(pca.decode(pca.encode(judged)), judged))
+    noted, losses = time.monotonic(), list[float]()
+    while not deadline.over(step):
+        pixels = training_batch(recipe, sprites, step, crops=deadline.progress(step) < recipe.crop_share)
+        latents = pca.encode(pixels)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + step))
+        latents = latents + recipe.noise * noise
+        for group in optimiser.param_groups:
+            group["lr"] = rate(recipe.rate, step, deadline.progress(step), decay_share=recipe.decay_share)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            loss = reconstruction_loss(decoder, latents, pixels, recipe.gradient_weight)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        average.update(model, step)
+        losses.append(loss.item())
+        if time.monotonic() - noted > 60:
+            quality = psnr(average.module, judged)
+            log.info("decoder step %d loss %.4f psnr %.2f dB (average)", step, np.mean(losses), quality)
+            save_state(checkpoint, model, optimiser, average, step)
+            noted, losses = time.monotonic(), []
+    save_state(checkpoint, model, optimiser, average, step)
+    summary = {"steps": step, "psnr_db": psnr(average.module, judged)}
+    (folder / "autoencoder.json").write_text(json.dumps(summary, indent=2))
+    log.info("decoder done: %s", summary)
+    return checkpoint
