@@ -1,0 +1,83 @@
+"""Batched sampling for the sheets and metrics of a training run.
+
+The product's pipeline draws one sample at a time, for determinism; here many prompts share a batch, for speed. Noise,
+schedule and guidance are the pipeline's own.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from impasto.flux.latents import image_ids, noise, pack, text_ids, token_count, unpack
+from impasto.flux.models import Shift
+from impasto.flux.schedule import euler, sigmas
+from impasto.flux.transformer import Flux
+from impasto.training.sprites import Pixels
+
+
+@torch.no_grad()
+def sample(
+    model: Flux,
+    states: tuple[Tensor, Tensor],
+    empty: tuple[Tensor, Tensor],
+    *,
+    width: int,
+    height: int,
+    shift: Shift | None,
+    steps: int = 20,
+    guidance: float = 3.5,
+    seed: int = 1,
+    bf16: bool = True,
+) -> Tensor:
+    """Latents [B, 16, height/8, width/8] for prompts' states (txt [B, T, 384], vec [B, 384]), guided away from
+    `empty`.
+    """
+    txt, vec = states
+    count = len(txt)
+    txt2 = torch.cat([txt, empty[0].expand(count, -1, -1)]).float()
+    vec2 = torch.cat([vec, empty[1].expand(count, -1)]).float()
+    x = torch.cat([pack(noise(seed, i, height, width, 16)) for i in range(count)])
+    ids, txt_ids = image_ids(height, width), text_ids(txt.shape[1])
+    schedule = sigmas(steps, token_count(height, width), shift)
+    for here, there in pairwise(schedule):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            both = model(torch.cat([x, x]), ids, txt2, txt_ids, torch.full((2 * count,), here), vec2).float()
+        with_text, without = both.chunk(2)
+        x = euler(x, without + guidance * (with_text - without), sigma=here, sigma_next=there)
+    return unpack(x, height, width)
+
+
+def to_pixels(decoded: Tensor) -> list[Pixels]:
+    """Decoded pictures [B, 3, H, W], about -1..1, to uint8 (H, W, 3) each."""
+    clipped = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return list(clipped.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def sheet(pictures: Sequence[Pixels], captions: Sequence[str], *, columns: int = 6, factor: int = 1) -> Image.Image:
+    """Pictures of one size in a grid, each with its caption under it."""
+    height, width = pictures[0].shape[0] * factor, pictures[0].shape[1] * factor
+    band = 26
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (width + 4), rows * (height + band)), "white")
+    pen = ImageDraw.Draw(page)
+    for i, (picture, text) in enumerate(zip(pictures, captions, strict=True)):
+        left, top = (i % columns) * (width + 4), (i // columns) * (height + band)
+        page.paste(
+            Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.BICUBIC),
+            (left, top),
+        )
+        pen.multiline_text((left + 2, top + height + 1), _wrap(text, width // 6), fill="black", font_size=10, spacing=1)
+    return page
+
+
+def _wrap(text: str, columns: int) -> str:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > columns:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines[:2])

@@ -1,0 +1,158 @@
+"""Training of the transformer: rectified flow on cached latents.
+
+What comes in: buckets and a recipe. What goes out: a checkpoint that a later call resumes, with the moving average
+that is shipped. Every random number is a function of the recipe's seed and the step, so a resumed run is the unbroken
+run.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from impasto.flux.latents import image_ids, text_ids
+from impasto.flux.models import Shift, TransformerParams
+from impasto.flux.transformer import Flux
+from impasto.training.clock import Deadline
+from impasto.training.dataset import Bucket
+from impasto.training.optimise import Average, load_state, make_optimiser, rate, save_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerRecipe:
+    """What one run of the transformer's training needs to know."""
+
+    params: TransformerParams
+    shift: Shift | None
+    batch: int = 64
+    optimiser: Literal["adamw", "muon"] = "muon"
+    rate: float = 1e-3
+    decay_share: float = 0.33
+    dropout: float = 0.1
+    average: float = 0.999
+    seed: int = 11
+    bf16: bool = True
+    compile: bool = False
+
+
+def times(count: int, tokens: int, shift: Shift | None, generator: torch.Generator) -> Tensor:
+    """Logit-normal times in 0..1, [count], leaned towards noise as the sampler's schedule is (Esser et al. 2024)."""
+    mu = 0.0 if shift is None else shift.mu(tokens)
+    return torch.sigmoid(torch.randn(count, generator=generator) + mu)
+
+
+def flow_batch(
+    bucket: Bucket, recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], step: int
+) -> tuple[Tensor, ...]:
+    """The batch of a step: (noisy tokens, target velocity, txt, vec, times). `empty` is the states of the empty
+    prompt.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    rows = torch.randint(len(bucket.tokens), (recipe.batch,), generator=generator)
+    clean = bucket.tokens[rows].float()
+    t = times(recipe.batch, clean.shape[1], recipe.shift, generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    captions = bucket.caption[rows]
+    txt, vec = bucket.txt[captions], bucket.vec[captions]
+    dropped = torch.rand(recipe.batch, generator=generator) < recipe.dropout
+    txt = torch.where(dropped[:, None, None], empty[0], txt)
+    vec = torch.where(dropped[:, None], empty[1], vec)
+    noisy = torch.lerp(clean, noise, t[:, None, None])
+    return noisy, noise - clean, txt, vec, t
+
+
+def flow_loss(model: Flux, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor) -> Tensor:
+    """Mean squared error of the velocity."""
+    noisy, velocity, txt, vec, t = batch
+    return (model(noisy, img_ids, txt, txt_ids, t, vec).float() - velocity).square().mean()
+
+
+@torch.no_grad()
+def initialise(model: Flux) -> None:
+    """Start every block as the identity: gates and the last layer at zero, linears at Xavier's scale (Peebles and Xie
+    2023).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                nn.init.zeros_(module.bias)
+    for embedder in (model.time_in, model.vector_in):
+        nn.init.normal_(embedder.in_layer.weight, std=0.02)
+        nn.init.normal_(embedder.out_layer.weight, std=0.02)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and (name.endswith(("mod.lin", "modulation.lin", "adaLN_modulation.1"))):
+            nn.init.zeros_(module.weight)
+    nn.init.zeros_(model.final_layer.linear.weight)
+
+
+def choose_bucket(buckets: Sequence[Bucket], seed: int, step: int) -> Bucket:
+    """The bucket of a step, by the shares."""
+    generator = torch.Generator().manual_seed(seed * 7_919 + step)
+    shares = torch.tensor([bucket.size.share for bucket in buckets])
+    return buckets[int(torch.multinomial(shares, 1, generator=generator))]
+
+
+def train(
+    recipe: TransformerRecipe,
+    buckets: Sequence[Bucket],
+    empty: tuple[Tensor, Tensor],
+    folder: Path,
+    deadline: Deadline,
+    *,
+    report: Callable[[Flux, int], None] | None = None,
+    report_minutes: float = 8.0,
+) -> Path:
+    """Train until the deadline, resuming from `folder` when it holds a state; returns the checkpoint's path.
+
+    `report` is called with the averaged model and the step every `report_minutes`, and at the end.
+    """
+    torch.manual_seed(recipe.seed)
+    model = Flux(recipe.params)
+    initialise(model)
+    average = Average(model, recipe.average)
+    optimiser = make_optimiser(model, recipe.optimiser, recipe.rate)
+    checkpoint = folder / "transformer.pt"
+    step = load_state(checkpoint, model, optimiser, average)
+    if recipe.compile:
+        for block in (*model.double_blocks, *model.single_blocks):
+            block.compile(dynamic=False)
+    ids = {bucket.size.name: image_ids(bucket.size.height, bucket.size.width) for bucket in buckets}
+    txt_ids = text_ids(buckets[0].txt.shape[1])
+    noted, reported, losses = time.monotonic(), time.monotonic(), list[float]()
+    while not deadline.over(step):
+        bucket = choose_bucket(buckets, recipe.seed, step)
+        batch = flow_batch(bucket, recipe, empty, step)
+        factor = rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share)
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            loss = flow_loss(model, batch, ids[bucket.size.name], txt_ids)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        average.update(model, step)
+        losses.append(loss.item())
+        now = time.monotonic()
+        if now - noted > 60:
+            speed = len(losses) * recipe.batch / (now - noted)
+            mean = sum(losses) / len(losses)
+            log.info("transformer step %d samples %d loss %.4f %.1f samples/s", step, step * recipe.batch, mean, speed)
+            save_state(checkpoint, model, optimiser, average, step)
+            noted, losses = now, []
+        if report is not None and now - reported > 60 * report_minutes:
+            report(average.module, step)
+            reported = time.monotonic()
+    save_state(checkpoint, model, optimiser, average, step)
+    if report is not None:
+        report(average.module, step)
+    return checkpoint
