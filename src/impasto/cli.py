@@ -194,7 +194,7 @@ def keys_list(ctx: click.Context, data: str | None) -> None:
     async def read() -> None:
         store = await open_store(_load(ctx, data=data))
         try:
-            for key in store.keys():
+            for key in store.keys():  # noqa: SIM118 - a store is no mapping
                 created = datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%d %H:%M")
                 state = "live" if key.revoked_at is None else "revoked"
                 click.echo(f"{key.key_id}  {','.join(key.scopes):<6} {state:<8} {created}  {key.alias}")
