@@ -16,6 +16,7 @@ The docstring of a class is its default message. `api/problems.py` turns WireErr
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -143,6 +144,13 @@ class MethodNotAllowed(RequestError):
     error_type = "bad_request"
     detail_only = True
 
+    def __init__(self, message: str | None = None, *, allowed: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Allow": ", ".join(self.allowed)}
+
 
 class PreconditionFailed(RequestError):
     """The proxy does not serve this target."""
@@ -170,6 +178,13 @@ class ClientCancelled(RequestError):
 
     status = 499
     error_type = "client_cancelled"
+
+
+class ClientDisconnected(RequestError):
+    """The client closed the connection before the answer was there."""
+
+    status = 499
+    error_type = "client_disconnected"
 
 
 class QueueFull(RequestError):
