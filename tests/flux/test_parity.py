@@ -225,7 +225,8 @@ def test_bf16_is_no_further_from_float32_than_diffusers_bf16(name: str) -> None:
     theirs = diffusers_transformer(params)
     inputs = replace(
         Inputs.make(params, height=96, width=128),
-        # diffusers rounds 1000 t to bf16 (875 becomes 876), an error of its own that would make the bound easy. These survive.
+        # diffusers rounds 1000 t to bf16 (875 becomes 876), an error of its own that would make the bound easy. These
+        # survive.
         timesteps=torch.tensor([0.512, 0.256]),
         guidance=torch.tensor([4.096, 8.192]),
     )
