@@ -226,14 +226,14 @@ IMPASTO_MINI = ModelSpec(
     # scale_factor and shift_factor are measured by the training; the checkpoint's config.json overrides these.
     autoencoder=AutoencoderParams(
         in_channels=3,
-        ch=32,
+        ch=16,
         out_ch=3,
-        ch_mult=(1, 2, 4, 4),
+        ch_mult=(1, 2, 4, 8),
         num_res_blocks=1,
         z_channels=16,
         scale_factor=1.0,
         shift_factor=0.0,
-        norm_groups=8,
+        norm_groups=2,
     ),
     text_encoder="minilm",
     max_text_tokens=32,
