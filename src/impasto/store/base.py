@@ -15,7 +15,10 @@ from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewReq
 class Store(Protocol):
     # ------------------------------------------------------------ requests: moves
     async def submit(self, new: NewRequest) -> Request:
-        """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request."""
+        """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request.
+
+        Raises `ModelError` (422) when that key came with another endpoint or input. It is known for 24 hours.
+        """
         ...
 
     async def claim(
@@ -45,13 +48,20 @@ class Store(Protocol):
         inference_time: float | None = None,
         input_: dict[str, object] | None = None,
     ) -> bool:
-        """T4. IN_PROGRESS → COMPLETED if `lease` still holds; True again for the same lease (T4'); else False: dropped."""
+        """T4. IN_PROGRESS → COMPLETED if `lease` still holds; True again for the same lease (T4'); else False: dropped.
+
+        `files` are served from the same instant on; without an `expires_at` they live as long as results do. `input_`
+        replaces the stored input (say, with data URIs turned into file URLs).
+        """
         ...
 
     async def requeue(
         self, request_id: str, lease: str, *, crashed: bool, drain: bool = False, reason: str
     ) -> Request | None:
-        """T5, T6, T10. Back to IN_QUEUE with back-off, or COMPLETED(ERROR 503) when attempts are used up; None: lease lost."""
+        """T5, T6, T10. Back to IN_QUEUE with back-off, or COMPLETED(ERROR 503): attempts used up; None: lease lost.
+
+        COMPLETED(CANCELLED 499) when its cancel was asked meanwhile. `drain`: the attempt does not count, no back-off.
+        """
         ...
 
     async def cancel(self, request_id: str) -> CancelResult:
@@ -95,7 +105,17 @@ class Store(Protocol):
     # ------------------------------------------------------------ files and keys
     async def add_file(self, file: FileRecord) -> None: ...
 
-    def file(self, token: str) -> FileRecord | None: ...
+    def file(self, token: str) -> FileRecord | None:
+        """The file, while it is served; None: unknown or past its retention."""
+        ...
+
+    def expired_files(self, *, limit: int = 500) -> list[FileRecord]:
+        """Files that `sweep` took out of service. Delete their bytes, then `forget_files`: a row outlives its bytes."""
+        ...
+
+    async def forget_files(self, tokens: Sequence[str]) -> int:
+        """Drop the rows of expired files whose bytes are gone; → how many. Files in service are left alone."""
+        ...
 
     async def create_key(self, *, alias: str, scopes: Sequence[str]) -> tuple[Key, str]:
         """→ (record, "key_id:secret"). The secret is shown this once; only its keyed hash is kept."""
@@ -108,5 +128,10 @@ class Store(Protocol):
     def keys(self) -> list[Key]: ...
 
     async def revoke_key(self, key_id: str) -> bool: ...
+
+    @property
+    def healthy(self) -> bool:
+        """False after a failed write to the disk: every verb raises `StoreError`, the process should end."""
+        ...
 
     async def close(self) -> None: ...

@@ -51,7 +51,7 @@ class NewRequest:
     store_io: bool = True
     start_timeout: float | None = None  # seconds the caller is ready to wait for the start
     idempotency_key: str | None = None
-    max_attempts: int = 10
+    max_attempts: int | None = None  # None: the server's setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,134 @@
+"""Blobs in a local folder: bytes in, an unguessable token out; the token is the path of the file's URL below /files/.
+
+    <folder>/b/<8 hex>/<random>.<ext>     <folder>/tmp/<random>     the hex digits are the hour it was written
+
+A blob whose `put` returned is on the disk. It is served only once the store has a row for its token, so a crash between
+the two leaves an orphan, which `orphans` lists. Everything here blocks: call it from a thread.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from impasto.errors import NotFound
+
+EXTENSIONS = {
+    "image/jpeg": "jpeg",
+    "image/png": "png",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/avif": "avif",
+    "text/plain": "txt",
+    "application/json": "json",
+    "application/zip": "zip",
+}
+OTHER_EXTENSION = "bin"
+RANDOM_BYTES = 16  # 128 bits: whoever knows the URL may fetch it, so nobody may guess it
+ORPHAN_SECONDS = 24 * 3600.0
+
+_TOKEN = re.compile(r"b/[0-9a-f]{8}/[A-Za-z0-9_-]{22}\.[a-z]{3,4}")
+
+
+class BlobStore:
+    """One folder. `clock`: unix seconds, names the hour folders and ages orphans."""
+
+    def __init__(self, folder: Path | str, *, clock: Callable[[], float] = time.time) -> None:
+        self._folder = Path(folder)
+        self._clock = clock
+        # Pictures lie here: for their owner only.
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in ("b", "tmp"):
+            (self._folder / name).mkdir(exist_ok=True, mode=0o700)
+
+    def put(self, data: bytes, *, media_type: str) -> str:
+        """Write `data`; → its token. File and folder are synced when this returns. Raises `OSError`."""
+        token = self._new_token(media_type)
+        target = self._folder / token
+        draft = self._folder / "tmp" / target.stem
+        new_hour = not target.parent.exists()
+        target.parent.mkdir(exist_ok=True, mode=0o700)
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # Taking the name first makes the rename create-only: a token never gets a second content.
+            target.open("xb").close()
+            draft.replace(target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+        if new_hour:
+            _sync_folder(target.parent.parent)
+        return token
+
+    def path(self, token: str) -> Path:
+        """Where the blob of `token` lies or would lie. Raises `NotFound`: nothing but a token becomes a path."""
+        if not _TOKEN.fullmatch(token):
+            raise NotFound
+        return self._folder / token
+
+    def open(self, token: str) -> BinaryIO:
+        """The blob, for reading; the caller closes it. Raises `NotFound`."""
+        try:
+            return self.path(token).open("rb")
+        except FileNotFoundError:
+            raise NotFound from None
+
+    def delete(self, token: str) -> bool:
+        """Delete the blob; False: it was gone already. Raises `NotFound` for what is not a token."""
+        path = self.path(token)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        if path.parent.name != self._hour():
+            with contextlib.suppress(OSError):  # not empty yet
+                path.parent.rmdir()
+        return True
+
+    def orphans(self, known: Callable[[str], bool], *, older_than: float = ORPHAN_SECONDS) -> Iterator[str]:
+        """Tokens of blobs written over `older_than` seconds ago that `known` has no row for: for `delete`."""
+        horizon = self._clock() - older_than
+        for path in sorted((self._folder / "b").glob("*/*")):
+            token = path.relative_to(self._folder).as_posix()
+            if _TOKEN.fullmatch(token) and _written(path) < horizon and not known(token):
+                yield token
+
+    def delete_drafts(self, *, older_than: float = ORPHAN_SECONDS) -> int:
+        """Delete what a killed process left half-written over `older_than` seconds ago; → how many."""
+        horizon = self._clock() - older_than
+        stale = [path for path in (self._folder / "tmp").iterdir() if _written(path) < horizon]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+    def _new_token(self, media_type: str) -> str:
+        extension = EXTENSIONS.get(media_type.partition(";")[0].strip().lower(), OTHER_EXTENSION)
+        return f"b/{self._hour()}/{secrets.token_urlsafe(RANDOM_BYTES)}.{extension}"
+
+    def _hour(self) -> str:
+        return f"{int(self._clock()) // 3600:08x}"
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")  # deleted meanwhile: nobody's orphan
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,369 @@
+"""Every transition of a request, T1 to T11 (reliability 5.5), each one function over an open transaction.
+
+    submit T1 · claim T2 · renew T3 · finish T4 · requeue T5 T6 T10 · cancel T7 T8 · sweep T5 T6 T9 T11 · recover
+
+A transition owns its side rows: log lines, result, files, webhook outbox, and the notice to whoever watches. The writer
+is the only one inside a transaction, so a row read here is still true when it is changed below.
+"""
+
+import heapq
+import random
+import sqlite3
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from impasto.errors import ClientCancelled, ModelError, RequestError, RequestTimeout, RunnerDisconnected, StoreError
+from impasto.store.records import CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
+from impasto.store.rows import clean, dump, request_of
+from impasto.store.writer import Transaction
+
+BACKOFF_SECONDS = 0.5  # of the first retry; doubled each time, ±20 %
+MAX_BACKOFF_SECONDS = 30.0
+CRASH_BACKOFF_SECONDS = 0.5  # at most, after the first crash: most often the request is innocent
+IDEMPOTENCY_SECONDS = 24 * 3600.0
+# X-Fal-Store-IO: 0 asks for nothing to be kept; the answer has to wait somewhere until it is fetched, so: ten minutes.
+UNSTORED_RESULT_SECONDS = 600.0
+MAX_LOG_LINES = 1_000
+MAX_LOG_BYTES = 256 * 1024
+LOG_FULL = "The log limit of a request (1,000 lines, 256 KB) is reached; later lines are dropped."
+SWEEP_LIMIT = 500  # rows of a kind in one sweep: a long write would hold up submits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moves:
+    """The rules, with the clocks they are read on."""
+
+    boot: str  # names this process's monotonic clock
+    clock: Callable[[], float]  # unix seconds
+    monotonic: Callable[[], float]
+    lease_seconds: float
+    max_attempts: int
+    max_crashes: int
+    retention_seconds: float
+
+    def submit(self, tx: Transaction, new: NewRequest, input_: str, idempotency_hash: bytes | None) -> Request:
+        now = self.clock()
+        if new.idempotency_key is not None:
+            known = tx.row("request_by_idempotency", key_id=new.key_id, idempotency_key=new.idempotency_key)
+            if known is not None and known["created_at"] > now - IDEMPOTENCY_SECONDS:
+                return _same_request(known, idempotency_hash)
+            if known is not None:
+                tx.run("request_forget_idempotency", request_id=known["request_id"])
+        row = tx.row(
+            "request_insert",
+            request_id=new.request_id,
+            endpoint=new.endpoint,
+            key_id=new.key_id,
+            priority=new.priority,
+            seed=str(new.seed),
+            base_url=new.base_url,
+            webhook_url=new.webhook_url,
+            no_retry=new.no_retry,
+            store_io=new.store_io,
+            idempotency_key=new.idempotency_key,
+            idempotency_hash=idempotency_hash,
+            max_attempts=self.max_attempts if new.max_attempts is None else new.max_attempts,
+            boot=self.boot,
+            start_deadline=None if new.start_timeout is None else now + new.start_timeout,
+            now=now,
+            input=input_,
+        )
+        tx.changed.append(new.request_id)
+        tx.rings.append(0)
+        return request_of(_there(row))
+
+    def claim(
+        self, tx: Transaction, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
+    ) -> list[Request]:
+        now, monotonic = self.clock(), self.monotonic()
+        heads = [
+            [(row["priority"], row["seq"], row["request_id"]) for row in rows]
+            for endpoint in dict.fromkeys(endpoints)
+            if (rows := tx.rows("queue_head", endpoint=endpoint, monotonic=monotonic, now=now, limit=limit))
+        ]
+        claimed: list[Request] = []
+        for _, _, request_id in list(heapq.merge(*heads))[: max(limit, 0)]:
+            row = tx.row(
+                "request_claim",
+                request_id=request_id,
+                lease=uuid.uuid4().hex,
+                lease_until=monotonic + lease_seconds,
+                boot=self.boot,
+                runner_id=runner_id,
+                now=now,
+            )
+            tx.changed.append(request_id)
+            claimed.append(request_of(_there(row)))
+        return claimed
+
+    def renew(self, tx: Transaction, leases: Mapping[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
+        until = self.monotonic() + lease_seconds
+        lost: list[str] = []
+        cancelled: list[str] = []
+        for request_id, lease in leases.items():
+            row = tx.row("request_renew", request_id=request_id, lease=lease, lease_until=until, boot=self.boot)
+            if row is None:
+                lost.append(request_id)
+            elif row["cancel_requested"]:
+                cancelled.append(request_id)
+        return lost, cancelled
+
+    def progress(self, tx: Transaction, request_id: str, lease: str, lines: Sequence[LogLine]) -> bool:
+        row = tx.row("request_held", request_id=request_id, lease=lease)
+        if row is None:
+            return False
+        self._log(tx, row, lines)
+        return True
+
+    def finish(
+        self,
+        tx: Transaction,
+        request_id: str,
+        lease: str,
+        *,
+        outcome: Outcome,
+        result: Result,
+        payload: str,
+        files: Sequence[FileRecord],
+        error: str | None,
+        error_type: str | None,
+        inference_time: float | None,
+        input_: str | None,
+    ) -> bool:
+        row = tx.row("request_held", request_id=request_id, lease=lease)
+        if row is None:
+            # T4': a runner whose Done was answered too late says it again, and must not delete its files.
+            return tx.row("result_by_lease", request_id=request_id, lease=lease) is not None
+        now = self.clock()
+        for file in files:
+            self.add_file(
+                tx, file, request_id=request_id, key_id=row["key_id"], expires_at=now + self.retention_seconds
+            )
+        self._complete(
+            tx,
+            row,
+            outcome=outcome,
+            result=result,
+            payload=payload,
+            error=error,
+            error_type=error_type,
+            inference_time=inference_time,
+            input_=input_,
+        )
+        return True
+
+    def requeue(
+        self, tx: Transaction, request_id: str, lease: str, *, crashed: bool, drain: bool, reason: str
+    ) -> Request | None:
+        row = tx.row("request_held", request_id=request_id, lease=lease)
+        if row is None:
+            return None
+        return self._release(tx, row, crashed=crashed, drain=drain, reason=reason)
+
+    def cancel(self, tx: Transaction, request_id: str) -> CancelResult:
+        row = tx.row("request_get", request_id=request_id)
+        if row is None:
+            return CancelResult.NOT_FOUND
+        if row["status"] == Status.COMPLETED:
+            return CancelResult.ALREADY_COMPLETED
+        if row["status"] == Status.IN_QUEUE:
+            self._complete_with(tx, row, Outcome.CANCELLED, ClientCancelled())
+        else:
+            tx.run("request_ask_cancel", request_id=request_id)
+            tx.changed.append(request_id)
+            tx.rings.append(0)
+        return CancelResult.CANCELLATION_REQUESTED
+
+    def sweep(self, tx: Transaction) -> int:
+        now, monotonic = self.clock(), self.monotonic()
+        tx.run("sweep_adopt_leases", boot=self.boot, lease_until=monotonic + self.lease_seconds)
+        tx.run("sweep_adopt_backoff", boot=self.boot)
+        silent = tx.rows("sweep_leases", monotonic=monotonic, limit=SWEEP_LIMIT)
+        for row in silent:
+            # Nobody knows whether a silent runner is dead; counting it as a crash keeps poison from going round.
+            self._release(tx, row, crashed=True, drain=False, reason="the runner fell silent")
+        late = tx.rows("sweep_deadlines", now=now, limit=SWEEP_LIMIT)
+        for row in late:
+            self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
+        gone = tx.rows("sweep_requests", now=now, limit=SWEEP_LIMIT)
+        tx.changed += [row["request_id"] for row in gone]
+        return len(silent) + len(late) + len(gone) + tx.run("sweep_files", now=now, limit=SWEEP_LIMIT)
+
+    def recover(self, tx: Transaction) -> int:
+        tx.run("sweep_adopt_backoff", boot=self.boot)
+        rows = tx.rows("requests_running")
+        for row in rows:
+            # A request whose caller forbade retries has had its one attempt.
+            self._release(tx, row, crashed=False, drain=not row["no_retry"], reason="the server was restarted")
+        return len(rows)
+
+    def add_file(
+        self,
+        tx: Transaction,
+        file: FileRecord,
+        *,
+        request_id: str | None = None,
+        key_id: str | None = None,
+        expires_at: float | None = None,
+    ) -> None:
+        tx.run(
+            "file_insert",
+            token=file.token,
+            media_type=file.media_type,
+            size=file.size,
+            file_name=None if file.file_name is None else clean(file.file_name),
+            request_id=file.request_id or request_id,
+            key_id=file.key_id or key_id or "",
+            created_at=file.created_at or self.clock(),
+            expires_at=expires_at if file.expires_at is None else file.expires_at,
+        )
+
+    # ------------------------------------------------------------ the pieces
+
+    def _release(self, tx: Transaction, row: sqlite3.Row, *, crashed: bool, drain: bool, reason: str) -> Request:
+        """T5, T6, T10: back to the queue, or the end when attempts, crashes or the caller's patience are used up."""
+        if row["cancel_requested"]:
+            return self._complete_with(tx, row, Outcome.CANCELLED, ClientCancelled())
+        crashes = row["crash_count"] + crashed
+        attempt: int = row["attempt"]
+        used_up = row["no_retry"] or attempt >= row["max_attempts"] or crashes >= self.max_crashes
+        if used_up and not drain:
+            self._note(tx, row, f"Attempt {attempt} ended: {reason}. It was the last one.", "ERROR")
+            return self._complete_with(tx, row, Outcome.ERROR, RunnerDisconnected())
+        self._note(tx, row, f"Attempt {attempt} ended: {reason}. Back in the queue.", "WARN")
+        delay = 0.0 if drain else _backoff(attempt, first_crash=crashed and crashes == 1)
+        moved = tx.row(
+            "request_requeue",
+            request_id=row["request_id"],
+            boot=self.boot,
+            not_before=self.monotonic() + delay if delay else 0,
+            attempt=attempt - 1 if drain else attempt,
+            crash_count=crashes,
+        )
+        tx.changed.append(row["request_id"])
+        tx.rings.append(delay)
+        return request_of(_there(moved))
+
+    def _complete_with(
+        self,
+        tx: Transaction,
+        row: sqlite3.Row,
+        outcome: Outcome,
+        error: RequestError,
+        headers: Mapping[str, str] | None = None,
+    ) -> Request:
+        """The end that no runner wrote: the stored result is the error's body."""
+        result = Result(error.status, error.body(), error.headers() | dict(headers or {}))
+        return self._complete(
+            tx,
+            row,
+            outcome=outcome,
+            result=result,
+            payload=dump(result.payload, "the error"),
+            error=error.message,
+            error_type=error.error_type,
+        )
+
+    def _complete(
+        self,
+        tx: Transaction,
+        row: sqlite3.Row,
+        *,
+        outcome: Outcome,
+        result: Result,
+        payload: str,
+        error: str | None,
+        error_type: str | None,
+        inference_time: float | None = None,
+        input_: str | None = None,
+    ) -> Request:
+        """The one door into COMPLETED: status, result and webhook outbox in one."""
+        now = self.clock()
+        kept = self.retention_seconds if row["store_io"] else min(UNSTORED_RESULT_SECONDS, self.retention_seconds)
+        request_id: str = row["request_id"]
+        done = tx.row(
+            "request_complete",
+            request_id=request_id,
+            outcome=outcome.value,
+            http_status=result.http_status,
+            error=None if error is None else clean(error),
+            error_type=error_type,
+            inference_time=inference_time,
+            now=now,
+            expires_at=now + kept,
+            input=input_,
+        )
+        tx.run(
+            "result_insert",
+            request_id=request_id,
+            lease=row["lease"],
+            http_status=result.http_status,
+            headers=dump(result.headers, "the result's headers"),
+            payload=payload,
+        )
+        if row["webhook_url"] is not None:
+            delivery_id = str(uuid.uuid4())
+            tx.run("delivery_insert", delivery_id=delivery_id, request_id=request_id, url=row["webhook_url"], now=now)
+        tx.changed.append(request_id)
+        return request_of(_there(done))
+
+    def _note(self, tx: Transaction, row: sqlite3.Row, message: str, level: str) -> None:
+        stamp = datetime.fromtimestamp(self.clock(), UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+        self._log(tx, row, [LogLine(stamp, message, level)])
+
+    def _log(self, tx: Transaction, row: sqlite3.Row, lines: Sequence[LogLine]) -> None:
+        """Append lines up to the cap; the line that does not fit is replaced by one that says so."""
+        count, size, full = row["log_lines"], row["log_bytes"], row["log_full"]
+        if full or not lines:
+            return
+        for line in lines:
+            message = clean(line.message)
+            length = len(message.encode()) + len(LOG_FULL)  # the notice must fit, too
+            full = count + 1 >= MAX_LOG_LINES or size + length > MAX_LOG_BYTES
+            if full:
+                message, line = LOG_FULL, LogLine(line.timestamp, LOG_FULL, "WARN")
+            count, size = count + 1, size + len(message.encode())
+            tx.run(
+                "log_insert",
+                request_id=row["request_id"],
+                n=count,
+                attempt=row["attempt"],
+                timestamp=clean(line.timestamp),
+                message=message,
+                level=clean(line.level),
+                source=clean(line.source),
+                labels=dump(line.labels, "the log labels"),
+            )
+            if full:
+                break
+        tx.run("request_count_logs", request_id=row["request_id"], log_lines=count, log_bytes=size, log_full=full)
+        tx.changed.append(row["request_id"])
+
+
+def _same_request(known: sqlite3.Row, idempotency_hash: bytes | None) -> Request:
+    if known["idempotency_hash"] != idempotency_hash:
+        raise ModelError(
+            [
+                {
+                    "loc": ["header", "Idempotency-Key"],
+                    "msg": "This idempotency key was used for another input within the last 24 hours. Use a new key.",
+                    "type": "value_error",
+                }
+            ]
+        )
+    return request_of(known)
+
+
+def _backoff(attempt: int, *, first_crash: bool) -> float:
+    """Seconds before attempt + 1; the spread keeps requests that failed together from coming back together."""
+    delay = min(BACKOFF_SECONDS * 2.0 ** (attempt - 1), MAX_BACKOFF_SECONDS) * random.uniform(0.8, 1.2)
+    return min(delay, CRASH_BACKOFF_SECONDS if first_crash else MAX_BACKOFF_SECONDS)
+
+
+def _there(row: Any) -> sqlite3.Row:
+    if row is None:
+        raise StoreError("an illegal move: the request is not in the status that it must come from")
+    return row

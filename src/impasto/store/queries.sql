@@ -1,0 +1,249 @@
+-- Every statement of the SQLite store: a name, a sentence, the statement. `queries.py` loads it; Python holds no SQL.
+
+-- ------------------------------------------------------------------------------------------------ connections
+
+-- name: writer_settings
+-- Durable commits (fsync of the log at each), readers that never wait, enforced references, erased rows overwritten.
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+PRAGMA secure_delete = ON;
+PRAGMA journal_size_limit = 67108864;
+
+-- name: reader_settings
+-- A connection that cannot change anything.
+PRAGMA query_only = ON;
+
+-- name: begin
+-- Take the write lock at once, so that a batch never fails half-way for want of it.
+BEGIN IMMEDIATE;
+
+-- name: commit
+-- Make a batch durable.
+COMMIT;
+
+-- name: rollback
+-- Forget a batch.
+ROLLBACK;
+
+-- name: savepoint
+-- Fence one operation of a batch from its neighbours.
+SAVEPOINT operation;
+
+-- name: release
+-- Keep an operation's work within the batch.
+RELEASE operation;
+
+-- name: rollback_operation
+-- Undo one operation and leave its neighbours alone.
+ROLLBACK TO operation;
+
+-- ------------------------------------------------------------------------------------------------ schema
+
+-- name: schema_version_create
+-- The table that tells which migrations this file has seen.
+CREATE TABLE IF NOT EXISTS schema_version (
+  version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at REAL NOT NULL
+) STRICT;
+
+-- name: schema_version_list
+-- The applied migrations, in order.
+SELECT version, name, checksum FROM schema_version ORDER BY version;
+
+-- name: schema_version_add
+-- Note a migration, in the transaction that applied it.
+INSERT INTO schema_version (version, name, checksum, applied_at) VALUES (:version, :name, :checksum, :now);
+
+-- ------------------------------------------------------------------------------------------------ requests: moves
+
+-- name: request_insert
+-- T1: a new request enters the queue.
+INSERT INTO requests (
+  request_id, endpoint, key_id, priority, seed, base_url, webhook_url, no_retry, store_io, idempotency_key,
+  idempotency_hash, max_attempts, boot, start_deadline, created_at, input
+) VALUES (
+  :request_id, :endpoint, :key_id, :priority, :seed, :base_url, :webhook_url, :no_retry, :store_io, :idempotency_key,
+  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input
+) RETURNING *;
+
+-- name: request_by_idempotency
+-- The request that already answers to this key of this caller.
+SELECT * FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency_key;
+
+-- name: request_forget_idempotency
+-- Free an idempotency key whose day is over.
+UPDATE requests SET idempotency_key = NULL WHERE request_id = :request_id;
+
+-- name: queue_head
+-- The next requests of one endpoint in claim order: normal before low, then first come first served; back-off is skipped.
+SELECT request_id, priority, seq FROM requests
+WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND not_before <= :monotonic
+  AND (start_deadline IS NULL OR start_deadline > :now)
+ORDER BY priority, seq LIMIT :limit;
+
+-- name: request_claim
+-- T2: a queued request goes to a runner under a fresh lease.
+UPDATE requests SET status = 'IN_PROGRESS', lease = :lease, lease_until = :lease_until, boot = :boot, not_before = 0,
+  runner_id = :runner_id, attempt = attempt + 1, started_at = :now
+WHERE request_id = :request_id AND status = 'IN_QUEUE' RETURNING *;
+
+-- name: request_renew
+-- T3: the holder of the lease is alive. The status is left out of the WHERE, so that only the id's index fits.
+UPDATE requests SET lease_until = :lease_until, boot = :boot WHERE request_id = :request_id AND lease = :lease
+RETURNING cancel_requested;
+
+-- name: request_held
+-- The request, if this lease still holds it.
+SELECT * FROM requests WHERE request_id = :request_id AND lease = :lease;
+
+-- name: request_complete
+-- T4, T6, T7, T9: the one way into COMPLETED; the input is replaced, kept, or erased when its caller asked for that.
+UPDATE requests SET status = 'COMPLETED', outcome = :outcome, http_status = :http_status, error = :error,
+  error_type = :error_type, inference_time = :inference_time, finished_at = :now, expires_at = :expires_at,
+  lease = NULL, lease_until = NULL, not_before = 0,
+  input = CASE WHEN store_io THEN coalesce(:input, input) ELSE '{}' END
+WHERE request_id = :request_id AND status <> 'COMPLETED' RETURNING *;
+
+-- name: result_insert
+-- The one stored answer, with the lease of the attempt that won.
+INSERT INTO results (request_id, lease, http_status, headers, payload)
+VALUES (:request_id, :lease, :http_status, :headers, :payload);
+
+-- name: result_by_lease
+-- Whether the stored result is the one that this lease wrote (T4': a runner that asks again hears yes).
+SELECT 1 FROM results WHERE request_id = :request_id AND lease = :lease;
+
+-- name: delivery_insert
+-- The outbox row of a webhook; due at once.
+INSERT INTO webhook_deliveries (delivery_id, request_id, url, next_at, created_at)
+VALUES (:delivery_id, :request_id, :url, :now, :now);
+
+-- name: request_requeue
+-- T5, T10: back to the queue, at its old place, not before its back-off is over.
+UPDATE requests SET status = 'IN_QUEUE', lease = NULL, lease_until = NULL, runner_id = NULL, boot = :boot,
+  not_before = :not_before, attempt = :attempt, crash_count = :crash_count
+WHERE request_id = :request_id AND status = 'IN_PROGRESS' RETURNING *;
+
+-- name: request_ask_cancel
+-- T8: tell the runner, at its next beat, that nobody wants this any more.
+UPDATE requests SET cancel_requested = 1 WHERE request_id = :request_id AND status = 'IN_PROGRESS';
+
+-- name: log_insert
+-- One log line of an attempt.
+INSERT INTO logs (request_id, n, attempt, timestamp, message, level, source, labels)
+VALUES (:request_id, :n, :attempt, :timestamp, :message, :level, :source, :labels);
+
+-- name: request_count_logs
+-- Keep the running totals that the log cap is measured by.
+UPDATE requests SET log_lines = :log_lines, log_bytes = :log_bytes, log_full = :log_full WHERE request_id = :request_id;
+
+-- ------------------------------------------------------------------------------------------------ requests: sweeping
+
+-- name: sweep_adopt_leases
+-- Leases granted by a former process: its clock means nothing here, so each gets one full term from now.
+UPDATE requests SET boot = :boot, lease_until = :lease_until WHERE status = 'IN_PROGRESS' AND boot <> :boot;
+
+-- name: sweep_adopt_backoff
+-- Back-offs granted by a former process end now.
+UPDATE requests SET boot = :boot, not_before = 0 WHERE status = 'IN_QUEUE' AND not_before > 0 AND boot <> :boot;
+
+-- name: sweep_leases
+-- Work whose runner has been silent for too long.
+SELECT * FROM requests WHERE status = 'IN_PROGRESS' AND lease_until <= :monotonic ORDER BY lease_until LIMIT :limit;
+
+-- name: sweep_deadlines
+-- Queued requests whose caller no longer waits for the start.
+SELECT * FROM requests
+WHERE status = 'IN_QUEUE' AND start_deadline IS NOT NULL AND start_deadline <= :now ORDER BY start_deadline LIMIT :limit;
+
+-- name: sweep_requests
+-- T11: forget requests past their retention; result, logs and outbox go with them.
+DELETE FROM requests WHERE seq IN (SELECT seq FROM requests WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)
+RETURNING request_id;
+
+-- name: sweep_files
+-- Stop serving files past their retention; their rows stay until their bytes are gone.
+UPDATE files SET deleting = 1
+WHERE token IN (SELECT token FROM files WHERE deleting = 0 AND expires_at <= :now ORDER BY expires_at LIMIT :limit);
+
+-- name: requests_running
+-- What the former process left in progress.
+SELECT * FROM requests WHERE status = 'IN_PROGRESS' ORDER BY seq;
+
+-- ------------------------------------------------------------------------------------------------ requests: reads
+
+-- name: request_get
+-- One request.
+SELECT * FROM requests WHERE request_id = :request_id;
+
+-- name: result_get
+-- The stored answer of a request.
+SELECT http_status, headers, payload FROM results WHERE request_id = :request_id;
+
+-- name: logs_after
+-- The log lines of a request after the first `after` ones.
+SELECT timestamp, message, level, source, labels FROM logs WHERE request_id = :request_id AND n > :after ORDER BY n;
+
+-- name: request_place
+-- Where a queued request stands in its endpoint's order.
+SELECT priority, seq FROM requests WHERE request_id = :request_id AND status = 'IN_QUEUE';
+
+-- name: queue_ahead
+-- How many wait before a place, counted up to a limit.
+SELECT count(*) FROM (
+  SELECT 1 FROM requests
+  WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND (priority, seq) < (:priority, :seq) LIMIT :limit
+);
+
+-- name: queue_order
+-- The whole queue of an endpoint, in claim order.
+SELECT priority, seq FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint ORDER BY priority, seq;
+
+-- name: queue_count
+-- How many requests of one endpoint wait.
+SELECT count(*) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint;
+
+-- name: queue_count_all
+-- How many requests wait.
+SELECT count(*) FROM requests WHERE status = 'IN_QUEUE';
+
+-- ------------------------------------------------------------------------------------------------ files
+
+-- name: file_insert
+-- A file that is served from now on.
+INSERT INTO files (token, media_type, size, file_name, request_id, key_id, created_at, expires_at)
+VALUES (:token, :media_type, :size, :file_name, :request_id, :key_id, :created_at, :expires_at);
+
+-- name: file_get
+-- A file that is still served.
+SELECT * FROM files WHERE token = :token AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: files_deleting
+-- Files whose bytes are to be deleted.
+SELECT * FROM files WHERE deleting = 1 ORDER BY token LIMIT :limit;
+
+-- name: file_delete
+-- Forget a file whose bytes are gone.
+DELETE FROM files WHERE token = :token AND deleting = 1;
+
+-- ------------------------------------------------------------------------------------------------ keys
+
+-- name: key_insert
+-- A new API key: its keyed hash, never its secret.
+INSERT INTO keys (key_id, alias, scopes, hash, created_at) VALUES (:key_id, :alias, :scopes, :hash, :now);
+
+-- name: key_get
+-- One key, revoked or not.
+SELECT * FROM keys WHERE key_id = :key_id;
+
+-- name: key_list
+-- All keys, oldest first.
+SELECT * FROM keys ORDER BY created_at, key_id;
+
+-- name: key_revoke
+-- End a key's life.
+UPDATE keys SET revoked_at = :now WHERE key_id = :key_id AND revoked_at IS NULL;
+
+-- name: key_touch
+-- Note that a key was used.
+UPDATE keys SET last_used_at = :now WHERE key_id = :key_id;

@@ -1,0 +1,328 @@
+"""The store over one SQLite file: durable (WAL, synchronous=FULL), one writer thread with group commit, no server.
+
+In: the verbs of `store.base`. Moves (`moves.py`) go to the writer (`writer.py`); reads are done here, on a connection
+of their own, in microseconds. Out: records. Several processes may open one file (a server, a command line beside it).
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any, Self
+
+from impasto.errors import StoreError
+from impasto.store.migrate import migrate
+from impasto.store.moves import Moves
+from impasto.store.positions import EXACT, Positions
+from impasto.store.queries import Query, load
+from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewRequest, Outcome, Request, Result
+from impasto.store.rows import clean, dump, file_of, key_of, log_of, request_of, result_of
+from impasto.store.secret import keyed_hash, load_pepper
+from impasto.store.watch import Watch
+from impasto.store.writer import Transaction, Writer
+
+MINIMUM_SQLITE = (3, 37)  # strict tables
+BUSY_SECONDS = 10.0  # how long to wait for another process's write
+TOUCH_SECONDS = 60.0  # a key's last_used_at is written at most so often: polls must not become writes
+
+
+class SqliteStore:
+    """One file, one writing thread. Made by `open`; implements `store.base.Store`."""
+
+    def __init__(
+        self,
+        *,
+        reader: sqlite3.Connection,
+        writer: Writer,
+        watch: Watch,
+        moves: Moves,
+        queries: dict[str, Query],
+        pepper: bytes,
+    ) -> None:
+        self._reader = reader
+        self._reading = threading.Lock()
+        self._writer = writer
+        self._watch = watch
+        self._moves = moves
+        self._queries = queries
+        self._pepper = pepper
+        self._positions = Positions(self._order)
+        self._touched: dict[str, float] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path | str,
+        *,
+        lease_seconds: float = 15.0,
+        max_attempts: int = 10,
+        max_crashes: int = 3,
+        retention_seconds: float = 168 * 3600.0,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
+    ) -> Self:
+        """Open the file, made and migrated as needed.
+
+        `clock`: unix seconds, for everything that outlives the process. `monotonic`: seconds, for leases and back-off,
+        so that a clock that is set does not end a lease; default: the machine's, or `clock` if that was given.
+        Raises `StoreError`: not a database, from a newer version, not writable, pepper lost.
+        """
+        queries = load("queries.sql")
+        path = Path(path)
+        connection, reader, pepper = await asyncio.to_thread(_connect, path, queries)
+        watch = Watch()
+        moves = Moves(
+            boot=uuid.uuid4().hex,
+            clock=clock,
+            monotonic=monotonic or (time.monotonic if clock is time.time else clock),
+            lease_seconds=lease_seconds,
+            max_attempts=max_attempts,
+            max_crashes=max_crashes,
+            retention_seconds=retention_seconds,
+        )
+        writer = Writer(connection, queries, watch)
+        return cls(reader=reader, writer=writer, watch=watch, moves=moves, queries=queries, pepper=pepper)
+
+    async def close(self) -> None:
+        """Finish the moves that wait, then let go of the file. Later moves raise `StoreError`. Safe to repeat."""
+        await self._writer.close()
+        with self._reading:
+            self._reader.close()
+
+    @property
+    def healthy(self) -> bool:
+        """False after a failed write to the disk: nothing more is accepted, the process should end."""
+        return self._writer.broken is None
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """commits and operations since `open`; their ratio tells how well commits are shared."""
+        return {"commits": self._writer.commits, "operations": self._writer.operations}
+
+    # ------------------------------------------------------------ requests: moves
+
+    async def submit(self, new: NewRequest) -> Request:
+        input_ = dump(new.input, "the input")
+        body_hash = None
+        if new.idempotency_key is not None:
+            body = json.dumps([new.endpoint, new.input], sort_keys=True)
+            body_hash = keyed_hash(self._pepper, body.encode())
+        return await self._writer.run(lambda tx: self._moves.submit(tx, new, input_, body_hash))
+
+    async def claim(
+        self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float | None = None
+    ) -> list[Request]:
+        seconds = self._lease(lease_seconds)
+        return await self._writer.run(
+            lambda tx: self._moves.claim(
+                tx, endpoints=endpoints, runner_id=runner_id, limit=limit, lease_seconds=seconds
+            )
+        )
+
+    async def renew(self, leases: dict[str, str], *, lease_seconds: float | None = None) -> tuple[list[str], list[str]]:
+        seconds, leases = self._lease(lease_seconds), dict(leases)
+        return await self._writer.run(lambda tx: self._moves.renew(tx, leases, lease_seconds=seconds))
+
+    async def progress(self, request_id: str, lease: str, lines: Sequence[LogLine]) -> bool:
+        return await self._writer.run(lambda tx: self._moves.progress(tx, request_id, lease, lines))
+
+    async def finish(
+        self,
+        request_id: str,
+        lease: str,
+        *,
+        outcome: Outcome,
+        result: Result,
+        files: Sequence[FileRecord] = (),
+        error: str | None = None,
+        error_type: str | None = None,
+        inference_time: float | None = None,
+        input_: dict[str, object] | None = None,
+    ) -> bool:
+        payload = dump(result.payload, "the result")
+        new_input = None if input_ is None else dump(input_, "the input")
+        return await self._writer.run(
+            lambda tx: self._moves.finish(
+                tx,
+                request_id,
+                lease,
+                outcome=outcome,
+                result=result,
+                payload=payload,
+                files=files,
+                error=error,
+                error_type=error_type,
+                inference_time=inference_time,
+                input_=new_input,
+            )
+        )
+
+    async def requeue(
+        self, request_id: str, lease: str, *, crashed: bool, drain: bool = False, reason: str
+    ) -> Request | None:
+        return await self._writer.run(
+            lambda tx: self._moves.requeue(tx, request_id, lease, crashed=crashed, drain=drain, reason=reason)
+        )
+
+    async def cancel(self, request_id: str) -> CancelResult:
+        return await self._writer.run(lambda tx: self._moves.cancel(tx, request_id))
+
+    async def sweep(self) -> int:
+        return await self._writer.run(self._moves.sweep)
+
+    async def recover(self) -> int:
+        return await self._writer.run(self._moves.recover)
+
+    # ------------------------------------------------------------ requests: reads
+
+    def get(self, request_id: str) -> Request | None:
+        row = self._row("request_get", request_id=request_id)
+        return None if row is None else request_of(row)
+
+    def result(self, request_id: str) -> Result | None:
+        row = self._row("result_get", request_id=request_id)
+        return None if row is None else result_of(row)
+
+    def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]:
+        return [log_of(row) for row in self._rows("logs_after", request_id=request_id, after=after)]
+
+    def position(self, request: Request) -> int:
+        place = self._row("request_place", request_id=request.request_id)
+        if place is None:
+            return 0
+        priority, seq = place
+        ahead = self._count("queue_ahead", endpoint=request.endpoint, priority=priority, seq=seq, limit=EXACT)
+        return ahead if ahead < EXACT else self._positions.ahead(request.endpoint, priority, seq)
+
+    def queued(self, endpoint: str | None = None) -> int:
+        return self._count("queue_count_all") if endpoint is None else self._count("queue_count", endpoint=endpoint)
+
+    # ------------------------------------------------------------ waking up
+
+    async def changed(self, request_id: str, *, since: int, timeout: float) -> int:
+        return await self._watch.changed(request_id, since=since, timeout=timeout)
+
+    def version(self, request_id: str) -> int:
+        return self._watch.version(request_id)
+
+    async def work_available(self, *, timeout: float) -> None:
+        await self._watch.work_available(timeout=timeout)
+
+    # ------------------------------------------------------------ files
+
+    async def add_file(self, file: FileRecord) -> None:
+        await self._writer.run(lambda tx: self._moves.add_file(tx, file))
+
+    def file(self, token: str) -> FileRecord | None:
+        row = self._row("file_get", token=token, now=self._moves.clock())
+        return None if row is None else file_of(row)
+
+    def expired_files(self, *, limit: int = 500) -> list[FileRecord]:
+        return [file_of(row) for row in self._rows("files_deleting", limit=limit)]
+
+    async def forget_files(self, tokens: Sequence[str]) -> int:
+        return await self._writer.run(lambda tx: sum(tx.run("file_delete", token=token) for token in tokens))
+
+    # ------------------------------------------------------------ keys
+
+    async def create_key(self, *, alias: str, scopes: Sequence[str]) -> tuple[Key, str]:
+        key_id, secret, now = str(uuid.uuid4()), secrets.token_hex(16), self._moves.clock()
+        key = Key(key_id=key_id, alias=clean(alias), scopes=tuple(scopes), created_at=now)
+        values = {
+            "alias": key.alias,
+            "scopes": dump(list(scopes), "the scopes"),
+            "hash": self._hash(secret),
+            "now": now,
+        }
+
+        def insert(tx: Transaction) -> None:
+            tx.run("key_insert", key_id=key_id, **values)
+
+        await self._writer.run(insert)
+        return key, f"{key_id}:{secret}"
+
+    def authenticate(self, key_id: str, secret: str) -> Key | None:
+        row = self._row("key_get", key_id=clean(key_id))
+        # A miss compares too, so that the time does not tell which key ids exist.
+        expected = bytes(32) if row is None else row["hash"]
+        matches = compare_digest(self._hash(secret), expected)
+        if row is None or not matches or row["revoked_at"] is not None:
+            return None
+        self._touch(row["key_id"])
+        return key_of(row)
+
+    def keys(self) -> list[Key]:
+        return [key_of(row) for row in self._rows("key_list")]
+
+    async def revoke_key(self, key_id: str) -> bool:
+        now = self._moves.clock()
+        return await self._writer.run(lambda tx: tx.run("key_revoke", key_id=key_id, now=now) > 0)
+
+    # ------------------------------------------------------------ the pieces
+
+    def _touch(self, key_id: str) -> None:
+        now = self._moves.clock()
+        if now - self._touched.get(key_id, -TOUCH_SECONDS) >= TOUCH_SECONDS:
+            self._touched[key_id] = now
+            self._writer.cast(lambda tx: tx.run("key_touch", key_id=key_id, now=now))
+
+    def _hash(self, secret: str) -> bytes:
+        return keyed_hash(self._pepper, secret.encode("utf-8", "surrogatepass"))
+
+    def _lease(self, seconds: float | None) -> float:
+        return self._moves.lease_seconds if seconds is None else seconds
+
+    def _order(self, endpoint: str) -> list[tuple[int, int]]:
+        return [(row[0], row[1]) for row in self._rows("queue_order", endpoint=endpoint)]
+
+    def _rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
+        try:
+            with self._reading:
+                return self._reader.execute(self._queries[query].sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the database cannot be read: {error}") from error
+
+    def _row(self, query: str, **values: Any) -> sqlite3.Row | None:
+        rows = self._rows(query, **values)
+        return rows[0] if rows else None
+
+    def _count(self, query: str, **values: Any) -> int:
+        return self._rows(query, **values)[0][0]
+
+
+def _connect(path: Path, queries: dict[str, Query]) -> tuple[sqlite3.Connection, sqlite3.Connection, bytes]:
+    """(writer, reader, pepper) of a file, migrated."""
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        raise StoreError(
+            f"this Python comes with SQLite {sqlite3.sqlite_version}; impasto needs 3.37 or newer. "
+            "Use a newer Python build, for example one of uv or python.org."
+        )
+    connections: list[sqlite3.Connection] = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Prompts lie in this file: for its owner only. SQLite gives the log beside it the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for settings in ("writer_settings", "reader_settings"):
+            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            connections.append(connection)
+            connection.row_factory = sqlite3.Row
+            for statement in queries[settings].sql.splitlines():
+                connection.execute(statement).fetchall()
+            if settings == "writer_settings":
+                migrate(connection, queries)
+        writer, reader = connections
+        has_keys = bool(writer.execute(queries["key_list"].sql).fetchall())
+        return writer, reader, load_pepper(path, needed=has_keys)
+    except BaseException as error:
+        for connection in connections:
+            connection.close()
+        if isinstance(error, sqlite3.Error | OSError):
+            raise StoreError(f"{path} cannot be used as the database: {error}") from error
+        raise

@@ -1,0 +1,190 @@
+"""The one thread that writes. Group commit: it takes every operation that waits, runs each inside its own savepoint of
+one transaction, commits (one fsync for all), and only then tells the awaiting tasks and the watch.
+
+In: operations, functions over a `Transaction`. Out: their values; nothing is told before it is durable.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from impasto.errors import StoreError
+from impasto.store.queries import Query
+from impasto.store.watch import Watch, wake
+
+T = TypeVar("T")
+
+MAX_BATCH = 512  # operations in one transaction: bounds how long the first one waits for the last one
+
+# What a failed transaction may be tried again after; anything else (an I/O error, a corrupt file) breaks the store,
+# because after a failed fsync nobody knows what is on the disk.
+_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM}
+
+
+class Transaction:
+    """An operation's hold on the database: named statements, and what the world must hear once they are durable."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, Query]) -> None:
+        self._connection = connection
+        self._queries = queries
+        self.changed: list[str] = []  # request ids
+        self.rings: list[float] = []  # seconds from now at which there is work to claim
+
+    def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
+        return self._connection.execute(self._queries[query].sql, values).fetchall()
+
+    def row(self, query: str, **values: Any) -> sqlite3.Row | None:
+        rows = self.rows(query, **values)
+        return rows[0] if rows else None
+
+    def run(self, query: str, **values: Any) -> int:
+        """→ how many rows were changed."""
+        return self._connection.execute(self._queries[query].sql, values).rowcount
+
+
+@dataclass(slots=True)
+class _Item:
+    operation: Callable[[Transaction], Any]
+    future: asyncio.Future[None] | None  # only a doorbell: value and error lie here
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Owns the writing connection. `run` may be awaited on any event loop, `cast` called from any thread."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, Query], watch: Watch) -> None:
+        self._connection = connection
+        self._queries = queries
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Item] = deque()
+        self._condition = threading.Condition()
+        self._closing = False
+        self.broken: str | None = None
+        self.commits = 0
+        self.operations = 0
+        self._thread = threading.Thread(target=self._work, name="impasto-store-writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, operation: Callable[[Transaction], T]) -> T:
+        """The operation's value, once it is durable. It runs to its end even if the awaiting task is cancelled.
+
+        Raises what the operation raised; `StoreError`: refused statement, failed commit, broken or closed store.
+        """
+        item = _Item(operation, asyncio.get_running_loop().create_future())
+        self._put(item)
+        assert item.future is not None
+        await item.future
+        if item.error is not None:
+            raise item.error
+        return item.value
+
+    def cast(self, operation: Callable[[Transaction], Any]) -> None:
+        """Run an operation some time soon; nobody waits for it, and its failure is nobody's."""
+        with contextlib.suppress(StoreError):
+            self._put(_Item(operation, None))
+
+    async def close(self) -> None:
+        """Finish what waits, then end the thread and close the connection."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _put(self, item: _Item) -> None:
+        with self._condition:
+            if self.broken is not None:
+                raise StoreError(f"the database is broken ({self.broken}): check the disk, then start again")
+            if self._closing:
+                raise StoreError("the store is closed")
+            self._waiting.append(item)
+            self._condition.notify()
+
+    def _work(self) -> None:
+        while batch := self._take():
+            told = self._commit(batch)
+            self._watch.notify(told.changed, ring=any(after <= 0 for after in told.rings))
+            for after in told.rings:
+                if after > 0:
+                    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody claims any more
+                        self._loop.call_soon_threadsafe(self._ring_later, after)
+            wake(item.future for item in batch if item.future is not None)
+            batch.clear()  # its operations may hold large results, and the next batch may be far away
+        self._connection.close()
+
+    def _ring_later(self, after: float) -> None:
+        self._loop.call_later(after, lambda: self._watch.notify((), ring=True))
+
+    def _take(self) -> list[_Item]:
+        """The next batch; empty: closing, and nothing waits."""
+        with self._condition:
+            while not self._waiting and not self._closing:
+                self._condition.wait()
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+
+    def _commit(self, batch: list[_Item]) -> Transaction:
+        """Run and commit a batch; → what to tell. Every item ends with its value or its error."""
+        told = Transaction(self._connection, self._queries)
+        try:
+            self._execute("begin")
+            for item in batch:
+                self._run_one(item, told)
+            self._execute("commit")
+            self.commits += 1
+            self.operations += len(batch)
+        except sqlite3.Error as error:
+            self._fail(batch, error)
+            return Transaction(self._connection, self._queries)
+        return told
+
+    def _run_one(self, item: _Item, told: Transaction) -> None:
+        transaction = Transaction(self._connection, self._queries)
+        self._execute("savepoint")
+        try:
+            item.value = item.operation(transaction)
+        except Exception as error:  # not swallowed: it is raised in the task that awaits the operation
+            if isinstance(error, sqlite3.Error) and (self._fatal(error) or not self._connection.in_transaction):
+                raise
+            self._execute("rollback_operation")
+            self._execute("release")
+            item.error = _explain(error)
+        else:
+            self._execute("release")
+            told.changed += transaction.changed
+            told.rings += transaction.rings
+
+    def _fail(self, batch: list[_Item], error: sqlite3.Error) -> None:
+        if self._fatal(error):
+            with self._condition:
+                self.broken = str(error)
+        try:
+            if self._connection.in_transaction:
+                self._execute("rollback")
+        except sqlite3.Error as second:
+            with self._condition:
+                self.broken = self.broken or str(second)
+        for item in batch:
+            item.value, item.error = None, _explain(error)
+
+    def _fatal(self, error: sqlite3.Error) -> bool:
+        code = getattr(error, "sqlite_errorcode", None)
+        if isinstance(error, sqlite3.OperationalError | sqlite3.InternalError) or type(error) is sqlite3.DatabaseError:
+            return code is not None and (code & 0xFF) not in _PASSING | {sqlite3.SQLITE_ERROR}
+        return False
+
+    def _execute(self, query: str) -> None:
+        self._connection.execute(self._queries[query].sql)
+
+
+def _explain(error: Exception) -> Exception:
+    if not isinstance(error, sqlite3.Error | ValueError | OverflowError):  # the last two: a value that no column holds
+        return error
+    explained = StoreError(f"the database refused the operation: {error}")
+    explained.__cause__ = error
+    return explained
