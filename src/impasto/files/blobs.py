@@ -45,10 +45,12 @@ class BlobStore:
         for name in ("b", "tmp"):
             (self._folder / name).mkdir(exist_ok=True, mode=0o700)
 
-    def put(self, data: bytes, *, media_type: str) -> str:
-        """Write `data`; → its token. File and folder are synced when this returns. Raises `OSError`."""
-        token = self._new_token(media_type)
-        target = self._folder / token
+    def put(self, data: bytes, *, media_type: str, token: str | None = None) -> str:
+        """Write `data`; → its token, `token` if one was promised (`new_token`). File and folder are synced when this
+        returns. Raises `OSError`: the disk refuses; `FileExistsError`: the token has its content already.
+        """
+        token = token or self.new_token(media_type)
+        target = self.path(token)
         draft = self._folder / "tmp" / target.stem
         new_hour = not target.parent.exists()
         target.parent.mkdir(exist_ok=True, mode=0o700)
@@ -109,7 +111,8 @@ class BlobStore:
             path.unlink(missing_ok=True)
         return len(stale)
 
-    def _new_token(self, media_type: str) -> str:
+    def new_token(self, media_type: str) -> str:
+        """The token of a blob to come: an upload URL is promised before its bytes are there."""
         extension = EXTENSIONS.get(media_type.partition(";")[0].strip().lower(), OTHER_EXTENSION)
         return f"b/{self._hour()}/{secrets.token_urlsafe(RANDOM_BYTES)}.{extension}"
 
