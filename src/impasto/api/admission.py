@@ -1,0 +1,132 @@
+"""A call → a stored request. The sync run and the queue admit alike; only what they answer differs.
+
+In: path, query, headers and JSON body of a POST. Out: a `Request` that is IN_QUEUE and durable. The input itself is not
+validated here: in the queue a bad input is answered 422 at the result, as fal does.
+"""
+
+import math
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from impasto.api.auth import EVERYBODY
+from impasto.api.gateway import Call
+from impasto.api.roles import app_of, endpoint_id
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.fields import MAX_SEED
+from impasto.endpoints.table import APPS, ENDPOINTS
+from impasto.errors import BadRequest, NotFound, PathNotFound, QueueFull
+from impasto.store.records import NewRequest, Request
+
+PRIORITIES = {"normal": 0, "low": 1}
+MIN_START_TIMEOUT = 0.1  # seconds; the platform's floor
+MAX_IDEMPOTENCY_KEY = 255  # characters
+
+
+def resolve(path: str) -> Endpoint:
+    """The endpoint that a path names. Raises `NotFound` with fal's words: unknown app, unknown path of a known one."""
+    id_ = endpoint_id(path)
+    if endpoint := ENDPOINTS.get(id_):
+        return endpoint
+    app = app_of(path)
+    if app in APPS:
+        raise PathNotFound(f"Path /{id_.removeprefix(app).lstrip('/')} not found")
+    if "/" not in id_:
+        raise NotFound(f"Path {path} not found")
+    raise NotFound(f'Application "{app.rpartition("/")[2]}" not found')
+
+
+async def admit(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> Request:
+    """Store the request; a repeated Idempotency-Key gets the first one back.
+
+    Raises `BadRequest` for a header or query value that makes no sense, `QueueFull` (429) past the caller's own
+    `fal_max_queue_length`, `ModelError` (422, from the store) when an Idempotency-Key comes with another input.
+    """
+    store = call.gateway.store
+    new = _new_request(call, endpoint, input_)
+    longest = _max_queue_length(call.request.query_params)
+    if longest is not None and store.queued(endpoint.id) > longest:
+        raise QueueFull(f"More than {longest} requests are waiting (fal_max_queue_length={longest}).")
+    request = await store.submit(new)
+    call.request_id = request.request_id
+    return request
+
+
+def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewRequest:
+    headers, query = call.request.headers, call.request.query_params
+    return NewRequest(
+        request_id=str(uuid4()),
+        endpoint=endpoint.id,
+        input=input_,
+        seed=_seed(input_),
+        base_url=call.address.file_base,
+        key_id=(call.caller or EVERYBODY).key_id,
+        priority=_priority(headers, query),
+        webhook_url=_webhook(query),
+        no_retry=headers.get("x-fal-no-retry", "").lower() in {"1", "true", "yes"},
+        store_io=headers.get("x-fal-store-io", "1").lower() not in {"0", "false", "no"},
+        start_timeout=start_timeout(headers),
+        idempotency_key=_idempotency_key(headers),
+        max_attempts=call.gateway.settings.queue.max_attempts,
+    )
+
+
+def _seed(input_: dict[str, Any]) -> int:
+    """The caller's seed, else one below 2**32, which every client can echo (JavaScript is exact up to 2**53)."""
+    given = input_.get("seed")
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= MAX_SEED:
+        return given
+    return secrets.randbelow(2**32)
+
+
+def start_timeout(headers: Mapping[str, str]) -> float | None:
+    """Seconds the caller is ready to wait for the start (X-Fal-Request-Timeout)."""
+    text = headers.get("x-fal-request-timeout")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise BadRequest(f"X-Fal-Request-Timeout is a positive number of seconds, not {text!r}.")
+    return max(seconds, MIN_START_TIMEOUT)
+
+
+def _priority(headers: Mapping[str, str], query: Mapping[str, str]) -> int:
+    word = headers.get("x-fal-queue-priority") or query.get("priority") or "normal"
+    if word.lower() not in PRIORITIES:
+        raise BadRequest(f"X-Fal-Queue-Priority is one of {', '.join(PRIORITIES)}, not {word!r}.")
+    return PRIORITIES[word.lower()]
+
+
+def _webhook(query: Mapping[str, str]) -> str | None:
+    url = query.get("fal_webhook")
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise BadRequest(f"fal_webhook is an absolute http or https URL, not {url!r}.")
+    return url
+
+
+def _max_queue_length(query: Mapping[str, str]) -> int | None:
+    text = query.get("fal_max_queue_length")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest(f"fal_max_queue_length is a whole number, not {text!r}.")
+    return int(text)
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str | None:
+    key = headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise BadRequest(f"Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters.")
+    return key

@@ -1,0 +1,124 @@
+"""The fal wire. START READING HERE: `create_app` and the route table below it.
+
+    bytes ─ cors ─ problems ─ roles ─ route table ─ door (auth, method) ─ handler ─ bytes
+            every  errors →   which   data          who asks             admission, queue, run, storage, ops, openapi
+            answer bytes, id  host
+
+In: the rooms behind it (store, blobs, dispatcher), already started: whoever calls `create_app` owns start and stop.
+Out: a Starlette app. The table holds every path of every role; `POST /{endpoint}` alone depends on the role.
+Paths arrive without `/queue` prefix and without a slash at the end, so nothing ever redirects.
+"""
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from impasto.api import openapi, ops, proxy, queue, storage
+from impasto.api.admission import resolve
+from impasto.api.auth import Access
+from impasto.api.cors import Cors
+from impasto.api.download import download
+from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
+from impasto.api.problems import Problems, install_phrases
+from impasto.api.roles import Addressing, Role
+from impasto.api.run import run
+from impasto.api.signing import load_secret
+from impasto.errors import MethodNotAllowed, NotFound
+from impasto.settings import Settings
+from impasto.store.base import Store
+
+SECRET_FILE = "upload.key"
+
+
+def create_app(
+    *, settings: Settings, store: Store, dispatcher: Fleet, blobs: Blobs, secret: bytes | None = None
+) -> Starlette:
+    """The ASGI app over rooms that are open already; it starts and stops nothing.
+
+    `secret` signs upload tokens; by default it lies in the data folder, so that a restart invalidates nothing.
+    """
+    install_phrases()
+    gateway = Gateway(
+        settings=settings,
+        store=store,
+        blobs=blobs,
+        dispatcher=dispatcher,
+        secret=secret or load_secret(settings.data / SECRET_FILE),
+    )
+    app = Starlette(
+        middleware=[
+            *([Middleware(Cors)] if settings.server.cors else []),
+            Middleware(Problems),
+            Middleware(Addressing, settings.server.public_url),
+        ]
+    )
+    app.router.redirect_slashes = False
+    app.router.routes = routes(gateway)
+    app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router)))
+    return app
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    """The route table, the busiest first. `{endpoint}` takes slashes: clients send the app or the whole endpoint id."""
+
+    def row(path: str, access: Access, **handlers: Handler) -> Route:
+        return Route(path, Door(gateway, access, handlers))
+
+    later = _not_served
+    return [
+        # ------------------------------------------------------------ the queue's requests
+        row("/{endpoint:path}/requests/{request_id}/status", Access.REQUEST, GET=queue.status),
+        row("/{endpoint:path}/requests/{request_id}", Access.REQUEST, GET=queue.result),
+        row("/{endpoint:path}/requests/{request_id}/response", Access.REQUEST, GET=queue.result),
+        row("/{endpoint:path}/requests/{request_id}/cancel", Access.REQUEST, PUT=queue.cancel),
+        row("/{endpoint:path}/requests/{request_id}/status/stream", Access.REQUEST, GET=later("The status stream")),
+        # ------------------------------------------------------------ files in and out
+        row("/storage/auth/token", Access.REST, POST=storage.auth_token),
+        row("/storage/upload/initiate", Access.REST, POST=storage.initiate),
+        row("/storage/upload/initiate-multipart", Access.REST, POST=storage.initiate),
+        row("/files/upload", Access.PUBLIC, POST=storage.upload),
+        row("/files/upload/multipart", Access.PUBLIC, POST=storage.start_multipart),
+        row("/files/{token:path}/multipart/{upload}/complete", Access.PUBLIC, POST=storage.complete_multipart),
+        row("/files/{token:path}/multipart/{upload}/{part:int}", Access.PUBLIC, PUT=storage.put_part),
+        row("/files/{token:path}/complete", Access.PUBLIC, POST=storage.complete_signed),
+        row("/files/{token:path}/{part:int}", Access.PUBLIC, PUT=storage.put_signed_part),
+        row("/files/{token:path}", Access.PUBLIC, GET=download, PUT=storage.put_signed),
+        # ------------------------------------------------------------ for people and machines around it
+        row("/", Access.PUBLIC, GET=ops.index),
+        row("/health", Access.PUBLIC, GET=ops.healthz),
+        row("/healthz", Access.PUBLIC, GET=ops.healthz),
+        row("/readyz", Access.PUBLIC, GET=ops.readyz),
+        row("/openapi.json", Access.PUBLIC, GET=openapi.of_run),
+        row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
+        # ------------------------------------------------------------ known, not served yet
+        row("/tokens", Access.REST, POST=later("Short-lived tokens")),
+        row("/tokens/realtime", Access.REST, POST=later("Short-lived tokens")),
+        row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
+        row("/{endpoint:path}/stream", Access.MODEL, POST=later("Streaming of a run")),
+        row("/{endpoint:path}/realtime", Access.MODEL, GET=later("Realtime")),
+        # ------------------------------------------------------------ models: every other path
+        Route("/{endpoint:path}", Door(gateway, Access.MODEL, dict.fromkeys(_ALL_METHODS, model))),
+    ]
+
+
+_ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+async def model(call: Call) -> Response:
+    """`/{endpoint}`: the sync run or the submit. An unknown path is 404 under any method."""
+    resolve(call.address.path)
+    if call.request.method != "POST":
+        raise MethodNotAllowed(allowed=("POST",))
+    if call.address.role is Role.QUEUE:
+        return await queue.submit(call)
+    if call.address.role is Role.RUN:
+        return await run(call)
+    raise NotFound("Models are run at fal.run and queued at queue.fal.run, not at this host.")
+
+
+def _not_served(what: str) -> Handler:
+    async def refuse(call: Call) -> Response:
+        raise NotFound(f"{what} is not served by this version of impasto; run and queue are.")
+
+    return refuse

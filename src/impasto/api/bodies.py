@@ -1,0 +1,105 @@
+"""Bodies in and out: read with a limit while they stream, parsed as one JSON object; written as JSON.
+
+A body that is not JSON is refused at once with FastAPI's item for it (422 `json_invalid`), in the queue too: what
+cannot be parsed cannot be kept for later. An empty body means {}: JavaScript's client sends none for an empty input.
+"""
+
+import re
+from typing import Any, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from impasto.errors import DOCS_URL, ModelError, PayloadTooLarge
+
+MIB = 1024 * 1024
+MAX_DEPTH = 32  # arrays and objects within each other; no input of any endpoint needs five
+
+_BYTE = re.compile(r"\(byte (\d+)\)")
+
+
+class Json(Response):
+    """`application/json` from plain data. Numbers go out exactly, up to 64-bit seeds and beyond."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+async def read_body(request: Request, *, limit_mb: int, setting: str) -> bytes:
+    """The whole body. Raises `PayloadTooLarge`, which names `setting`, once more than `limit_mb` MiB are there."""
+    size = 0
+    chunks: list[bytes] = []
+    check_declared(request, limit_mb=limit_mb, setting=setting)
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit_mb * MIB:
+            raise too_large(limit_mb, setting)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def check_declared(request: Request, *, limit_mb: int, setting: str) -> None:
+    """Refuse a too large Content-Length before a byte of the body is read."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit_mb * MIB:
+        raise too_large(limit_mb, setting)
+
+
+def too_large(limit_mb: int, setting: str) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit_mb} MiB, the limit of this server (setting {setting}).")
+
+
+async def read_object(request: Request, *, limit_mb: int) -> dict[str, Any]:
+    """The body as a JSON object. Raises `ModelError` (422) for anything else, `PayloadTooLarge` (413)."""
+    body = await read_body(request, limit_mb=limit_mb, setting="server.max_body_mb")
+    return parse_object(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """`body` as a JSON object at most `MAX_DEPTH` deep; no body is {}. Raises `ModelError`."""
+    if not body.strip():
+        return {}
+    try:
+        value = msgspec.json.decode(body)
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _invalid(str(error)) from None
+    if not isinstance(value, dict):
+        item = _item("body", "Input should be a valid dictionary", "dict_type")
+        raise ModelError([item])
+    if _deeper(value, MAX_DEPTH):
+        raise _too_deep()
+    return cast("dict[str, Any]", value)
+
+
+def _deeper(value: object, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for parent in level
+            for child in (cast("dict[str, object]", parent).values() if isinstance(parent, dict) else parent)  # pyright: ignore[reportGeneralTypeIssues]
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _item(loc: str, message: str, type_: str) -> dict[str, Any]:
+    parts = ["body"] if loc == "body" else ["body", loc]
+    return {"loc": parts, "msg": message, "type": type_, "url": DOCS_URL + type_}
+
+
+def _invalid(reason: str) -> ModelError:
+    at = _BYTE.search(reason)
+    item = _item(at[1] if at else "0", "JSON decode error", "json_invalid")
+    return ModelError([{**item, "ctx": {"error": reason}, "input": {}}])
+
+
+def _too_deep() -> ModelError:
+    return _invalid(f"arrays and objects may be nested at most {MAX_DEPTH} deep")

@@ -1,0 +1,100 @@
+"""What every handler works with: the gateway (one a process), the call (one a request), the door (auth, then method).
+
+Gateway   settings and the rooms behind the wire, as small protocols
+Caller    who asks
+Call      one HTTP request on its way: request, address, caller, and the id that its answer carries
+Door      ASGI end point of a route: judges the caller before it looks at method or resource, as fal does
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from impasto.api.auth import Access, Caller, identify
+from impasto.api.roles import Address
+from impasto.errors import MethodNotAllowed
+from impasto.settings import Settings
+from impasto.store.base import Store
+
+
+class Fleet(Protocol):
+    """What the wire wants to know about who runs the work (`fleet.dispatcher.Dispatcher`)."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; "" when it is."""
+        ...
+
+
+class Blobs(Protocol):
+    """Where the bytes of files lie, by token (`files.blobs.BlobStore`). `put` and `open` block: use a thread."""
+
+    def new_token(self, media_type: str) -> str: ...
+
+    def put(self, data: bytes, *, media_type: str, token: str | None = None) -> str: ...
+
+    def open(self, token: str) -> BinaryIO: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    settings: Settings
+    store: Store
+    blobs: Blobs
+    dispatcher: Fleet
+    secret: bytes  # signs upload tokens and URLs
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    gateway: Gateway
+    request: Request
+    caller: Caller | None  # None: nobody, and the access of the door allows that
+
+    @property
+    def address(self) -> Address:
+        return self.request.scope["impasto.address"]
+
+    @property
+    def request_id(self) -> str:
+        """The x-fal-request-id of the answer."""
+        return self.request.scope["impasto.request_id"][0]
+
+    @request_id.setter
+    def request_id(self, value: str) -> None:
+        self.request.scope["impasto.request_id"][0] = value
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One path of the route table. `handlers`: method → handler; a HEAD is answered by GET."""
+
+    gateway: Gateway
+    access: Access
+    handlers: Mapping[str, Handler]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        caller = identify(
+            request.headers.get("authorization"),
+            store=self.gateway.store,
+            keys_required=self.gateway.settings.keys_required,
+            access=self.access,
+            path=scope["path"],
+        )
+        method = "GET" if request.method == "HEAD" and "HEAD" not in self.handlers else request.method
+        handler = self.handlers.get(method)
+        if handler is None:
+            raise MethodNotAllowed(allowed=self.handlers)
+        response = await handler(Call(gateway=self.gateway, request=request, caller=caller))
+        await response(scope, receive, send)

@@ -1,0 +1,39 @@
+"""For the operator and for load balancers: is the process alive, can it draw, what is it."""
+
+from starlette.responses import Response
+
+from impasto import __version__
+from impasto.api.bodies import Json
+from impasto.api.gateway import Call
+from impasto.endpoints.table import ENDPOINTS
+
+
+async def healthz(call: Call) -> Response:
+    """200 as long as the process answers at all."""
+    return Json({"status": "ok", "version": __version__})
+
+
+async def readyz(call: Call) -> Response:
+    """200 when a runner is ready to draw, else 503 with the reason."""
+    dispatcher = call.gateway.dispatcher
+    if dispatcher.ready:
+        return Json({"status": "ready", "version": __version__})
+    return Json({"status": "not ready", "reason": dispatcher.reason, "version": __version__}, status_code=503)
+
+
+async def index(call: Call) -> Response:
+    """What this is and where to go on."""
+    base = call.address.file_base
+    return Json(
+        {
+            "name": "impasto",
+            "version": __version__,
+            "description": "FLUX text-to-image on this machine, behind fal.ai's wire protocol.",
+            "endpoints": {endpoint.id: f"POST {base}/{endpoint.id}" for endpoint in ENDPOINTS.values()},
+            "queue": f"{base}/queue",
+            "proxy": f"{base}/api/fal/proxy",
+            "openapi": f"{base}/openapi.json",
+            "health": f"{base}/healthz",
+            "ready": f"{base}/readyz",
+        }
+    )

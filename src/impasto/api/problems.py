@@ -1,0 +1,78 @@
+"""The one place where errors become bytes, and where every answer gets its x-fal-request-id.
+
+In: whatever a handler raises. Out: a `WireError` as its status, body and headers; anything else logged with its
+traceback and answered 500 in fal's shape. Never a bare 500, never a traceback on the wire.
+"""
+
+import logging
+from uuid import uuid4
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from impasto import telemetry
+from impasto.api.bodies import Json
+from impasto.errors import InternalError, ServiceUnavailable, StoreError, WireError
+
+log = logging.getLogger("impasto.api")
+
+PHRASES = {413: "Request Entity Too Large", 422: "Unprocessable Entity", 499: "Client Closed Request"}
+
+
+def install_phrases() -> None:
+    """Teach uvicorn the reason phrases that JavaScript's client shows as error messages.
+
+    `http.HTTPStatus` has none for 499 and from Python 3.13 on other ones for 413 and 422 than fal sends.
+    """
+    from uvicorn.protocols.http import h11_impl, httptools_impl
+
+    for status, phrase in PHRASES.items():
+        httptools_impl.STATUS_LINE[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
+        h11_impl.STATUS_PHRASES[status] = phrase.encode("ascii")
+
+
+def answer(error: WireError) -> Response:
+    """The HTTP answer of `error`."""
+    return Json(error.body(), status_code=error.status, headers=error.headers())
+
+
+class Problems:
+    """ASGI: answers what the app below raises, and puts the request id on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        holder = scope["impasto.request_id"] = [str(uuid4())]  # a list: a handler that knows better overwrites it
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], (b"x-fal-request-id", holder[0].encode("latin-1"))]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+            return
+        except WireError as error:
+            response = answer(error)
+        except ClientDisconnect:
+            return
+        except StoreError:
+            telemetry.request_id.set(holder[0])
+            log.exception("%s %s: the store failed", scope["method"], scope["path"])
+            response = answer(ServiceUnavailable("The request store cannot be used now; the server's log says why."))
+        except Exception:  # the edge: whatever it was, the client gets an answer and the operator the traceback
+            telemetry.request_id.set(holder[0])
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if started:
+                raise
+            response = answer(InternalError())
+        if not started:
+            await response(scope, receive, send_with_id)

@@ -1,0 +1,134 @@
+"""The queue: submit, status, result, cancel (reference, protocol section 3).
+
+In: `POST /{endpoint}`, `GET|PUT /{app}/requests/{id}[/status|/response|/cancel]`. Out: fal's bodies, field by field in
+the order of the real service. Status is asked ten times a second by every waiting Python client, so it is one read, a
+dict and one encoding: no validation, no write. A request of another key, or under another app, does not exist.
+"""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from impasto.api.admission import admit, resolve
+from impasto.api.bodies import Json, read_object
+from impasto.api.gateway import Call
+from impasto.api.roles import app_of
+from impasto.endpoints.base import split_id
+from impasto.errors import StillInProgress, UnknownRequest
+from impasto.store.records import CancelResult, LogLine, Outcome, Request, Result, Status
+
+_ON = frozenset({"1", "true", "yes", "on"})
+_CANCEL_STATUS = {
+    CancelResult.CANCELLATION_REQUESTED: 202,
+    CancelResult.ALREADY_COMPLETED: 400,
+    CancelResult.NOT_FOUND: 404,
+}
+
+
+async def submit(call: Call) -> Response:
+    """200 at once, whatever the input says: validation happens when the request is run."""
+    endpoint = resolve(call.address.path)
+    input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
+    request = await admit(call, endpoint, input_)
+    waiting = request.status is Status.IN_QUEUE
+    return Json(
+        {
+            "status": Status.IN_QUEUE.value,
+            "request_id": request.request_id,
+            **_urls(call, request),
+            "logs": None,
+            "metrics": {},
+            "queue_position": call.gateway.store.position(request) if waiting else 0,
+        }
+    )
+
+
+async def status(call: Call) -> Response:
+    """202 until the request is completed, then 200; one of fal's packages looks at nothing else."""
+    request = _own(call)
+    body: dict[str, Any] = {"status": request.status.value, "request_id": request.request_id, **_urls(call, request)}
+    if request.status is Status.IN_QUEUE:
+        body["queue_position"] = call.gateway.store.position(request)
+        body["logs"] = None
+        body["metrics"] = {}
+        return Json(body, status_code=202)
+    with_logs = call.request.query_params.get("logs", "").lower() in _ON
+    body["logs"] = [_log(line) for line in call.gateway.store.logs(request.request_id)] if with_logs else None
+    done = request.status is Status.COMPLETED
+    timed = done and request.inference_time is not None
+    body["metrics"] = {"inference_time": request.inference_time} if timed else {}
+    if done and request.outcome is not Outcome.OK:
+        body["error"] = request.error or f"Invalid status code: {request.http_status}"
+        body["error_type"] = request.error_type or "internal_error"
+    return Json(body, status_code=200 if done else 202)
+
+
+async def result(call: Call) -> Response:
+    """The model's own status and body; 400 while there is none."""
+    request = _own(call)
+    if request.status is not Status.COMPLETED:
+        raise StillInProgress
+    stored = call.gateway.store.result(request.request_id)
+    if stored is None:  # past its retention
+        raise UnknownRequest
+    return answer(request, stored)
+
+
+async def cancel(call: Call) -> Response:
+    """A queued request leaves the queue; a running one is told to stop and may still complete."""
+    request = _own(call)
+    word = await call.gateway.store.cancel(request.request_id)
+    return Json({"status": word.value}, status_code=_CANCEL_STATUS[word])
+
+
+def answer(request: Request, stored: Result) -> Response:
+    """A stored result as the HTTP answer of the sync run and of the queue alike."""
+    headers = dict(stored.headers)
+    if stored.http_status >= 400:
+        present = {name.lower() for name in headers}
+        for name, value in _error_headers(request, stored).items():
+            if name.lower() not in present:
+                headers[name] = value
+    return Json(stored.payload, status_code=stored.http_status, headers=headers)
+
+
+def _error_headers(request: Request, stored: Result) -> dict[str, str]:
+    """What clients read from an error's headers, for results that were stored without them."""
+    payload = stored.payload if isinstance(stored.payload, dict) else {}
+    if isinstance(payload.get("detail"), list):
+        return {"X-Fal-Retryable": "false"}
+    headers = {"X-Fal-Error-Type": request.error_type or "internal_error"}
+    if request.outcome is Outcome.TIMEOUT:
+        headers["X-Fal-Request-Timeout-Type"] = "user"
+    return headers
+
+
+def _own(call: Call) -> Request:
+    """The request that the path names. Raises `UnknownRequest` unless it is the caller's and of that app."""
+    parameters = call.request.path_params
+    request = call.gateway.store.get(parameters["request_id"])
+    if (
+        request is None
+        or call.caller is None
+        or request.key_id != call.caller.key_id
+        or split_id(request.endpoint)[0] != app_of(parameters["endpoint"])
+    ):
+        raise UnknownRequest
+    call.request_id = request.request_id
+    return request
+
+
+def _urls(call: Call, request: Request) -> dict[str, str]:
+    """App only, no suffix, no slash at the end: Python uses them verbatim, HF appends `/status` to the first."""
+    base = f"{call.address.queue_base}/{split_id(request.endpoint)[0]}/requests/{request.request_id}"
+    return {"response_url": base, "status_url": base + "/status", "cancel_url": base + "/cancel"}
+
+
+def _log(line: LogLine) -> dict[str, Any]:
+    return {
+        "timestamp": line.timestamp,
+        "message": line.message,
+        "level": line.level,
+        "source": line.source,
+        "labels": line.labels,
+    }

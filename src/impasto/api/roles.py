@@ -1,0 +1,136 @@
+"""Which of fal's hosts a request is meant for, what it names there, and on what base its answer builds URLs.
+
+`POST /fal-ai/flux-pro` is the sync run on fal.run and the submit on queue.fal.run: the same bytes. The role
+decides: the proxied target (see `proxy`), then the Host, then a `/queue` prefix of the path (stripped as often as it
+stands there: HF's JavaScript client joins the path of our `response_url` to a base that has the prefix already).
+In: scheme, Host and path as received. Out: an `Address`, and endpoint ids in their normal form.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from impasto.endpoints.base import split_id
+from impasto.errors import BadRequest
+
+
+class Role(StrEnum):
+    RUN = "run"
+    QUEUE = "queue"
+    REST = "rest"
+    CDN = "cdn"
+
+
+FAL_HOSTS: dict[str, Role] = {
+    "fal.run": Role.RUN,
+    "falrun.com": Role.RUN,
+    "queue.fal.run": Role.QUEUE,
+    "queue.falrun.com": Role.QUEUE,
+    "rest.fal.ai": Role.REST,
+    "rest.alpha.fal.ai": Role.REST,
+    "api.fal.ai": Role.REST,
+    "fal.ai": Role.REST,
+    "v3.fal.media": Role.CDN,
+    "v3b.fal.media": Role.CDN,
+    "fal.media": Role.CDN,
+}
+FAL_QUEUE = "https://queue.fal.run"
+FAL_FILES = "https://v3.fal.media"
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+_LEGACY = re.compile(r"(\d+)-(.+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a request went. Bases are scheme://host[/prefix] without a slash at the end."""
+
+    role: Role
+    path: str  # prefix and trailing slashes gone
+    queue_base: str  # status, result and cancel URLs
+    file_base: str  # {file_base}/files/… can be fetched by the same client
+
+    def proxied(self, role: Role, path: str) -> "Address":
+        """The inner address of a call through our proxy route: the target's role and path, URLs on the outer host."""
+        base = self.queue_base
+        if self.file_base != FAL_FILES and not base.endswith("/queue"):
+            base += "/queue"
+        return Address(role=role, path=path, queue_base=base, file_base=self.file_base)
+
+
+def locate(*, scheme: str, host: str, path: str, public_url: str | None = None) -> Address:
+    """The address of one request. Raises `BadRequest` when the Host header is no host.
+
+    A client that reaches us under one of fal's names keeps fal's names in every URL; everybody else gets the host they
+    used, or `public_url`.
+    """
+    if not _HOST.fullmatch(host):
+        raise BadRequest("The Host header is missing or is not a host name.")
+    path, prefixed = _clean(path)
+    name = host.partition(":")[0].lower()
+    role = FAL_HOSTS.get(name)
+    known = role is not None
+    if role is None:
+        role = Role.QUEUE if name.startswith("queue.") else Role.RUN
+    if prefixed:
+        role = Role.QUEUE
+    if known:
+        queue_base = f"https://{name}/queue" if prefixed and name != "queue.fal.run" else FAL_QUEUE
+        return Address(role=role, path=path, queue_base=queue_base, file_base=FAL_FILES)
+    if public_url is not None:
+        base = public_url.rstrip("/")
+        of_queue = (urlsplit(base).hostname or "").startswith("queue.")
+        return Address(role=role, path=path, queue_base=base if of_queue else base + "/queue", file_base=base)
+    base = f"{scheme}://{host}"
+    return Address(role=role, path=path, queue_base=base + "/queue" if prefixed else base, file_base=base)
+
+
+def _clean(path: str) -> tuple[str, bool]:
+    parts = path.strip("/")
+    prefixed = False
+    while parts == "queue" or parts.startswith("queue/"):
+        parts = parts[len("queue") :].strip("/")
+        prefixed = True
+    return "/" + parts, prefixed
+
+
+@lru_cache(maxsize=4096)
+def endpoint_id(path: str) -> str:
+    """The endpoint id that a path names: no outer slashes, the legacy `12345-alias` as `12345/alias`."""
+    path = path.strip("/")
+    first, _, rest = path.partition("/")
+    if legacy := _LEGACY.fullmatch(first):
+        first = f"{legacy[1]}/{legacy[2]}"
+    return f"{first}/{rest}" if rest else first
+
+
+def app_of(path: str) -> str:
+    """owner/alias of the endpoint that a path names."""
+    return split_id(endpoint_id(path))[0]
+
+
+class Addressing:
+    """ASGI: hands every request on with its `Address` (scope["impasto.address"]) and the cleaned path."""
+
+    def __init__(self, app: ASGIApp, public_url: str | None) -> None:
+        self.app = app
+        self.public_url = public_url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            address = locate(scheme=scope["scheme"], host=_host(scope), path=scope["path"], public_url=self.public_url)
+            scope["impasto.address"] = address
+            scope["path"] = address.path
+        await self.app(scope, receive, send)
+
+
+def _host(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"host":
+            return value.decode("latin-1")
+    server = scope.get("server")  # HTTP/1.0 needs no Host
+    return f"{server[0]}:{server[1]}" if server else ""

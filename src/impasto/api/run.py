@@ -1,0 +1,78 @@
+"""The sync run: submit, wait, answer with the model's own output (reference, protocol section 2).
+
+The request goes the same durable way as one from the queue; what differs is that a bad input is refused before it is
+stored, and that nobody but the waiting client wants it: when that one hangs up, the request is cancelled.
+"""
+
+import asyncio
+import time
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from impasto.api import queue
+from impasto.api.admission import admit, resolve, start_timeout
+from impasto.api.bodies import read_object
+from impasto.api.gateway import Call, Gateway
+from impasto.endpoints.validation import validate
+from impasto.errors import ClientDisconnected, UnknownRequest
+from impasto.store.records import Request, Status
+
+RECHECK = 30.0  # seconds; the change counter wakes us, this only bounds a lost wake-up
+OVERDUE = 0.02  # seconds past a start deadline before the sweep is asked to enforce it
+
+
+async def run(call: Call) -> Response:
+    """Wait as long as it takes. 504 when it did not start within X-Fal-Request-Timeout; 499 when the client is gone."""
+    endpoint = resolve(call.address.path)
+    input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
+    validate(endpoint, input_)
+    request = await admit(call, endpoint, input_)
+    completed = await _completed_or_gone(call, request)
+    stored = call.gateway.store.result(request.request_id)
+    if stored is None:
+        raise UnknownRequest
+    return queue.answer(completed, stored)
+
+
+async def _completed_or_gone(call: Call, request: Request) -> Request:
+    waiting = asyncio.create_task(_completed(call.gateway, request.request_id, _deadline(call, request)))
+    listening = asyncio.create_task(_disconnected(call.request))
+    try:
+        await asyncio.wait({waiting, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        await asyncio.shield(call.gateway.store.cancel(request.request_id))
+        raise ClientDisconnected
+    finally:
+        waiting.cancel()
+        listening.cancel()
+        await asyncio.gather(waiting, listening, return_exceptions=True)
+
+
+async def _completed(gateway: Gateway, request_id: str, deadline: float | None) -> Request:
+    store = gateway.store
+    while True:
+        since = store.version(request_id)
+        request = store.get(request_id)
+        if request is None:
+            raise UnknownRequest
+        if request.status is Status.COMPLETED:
+            return request
+        timeout = RECHECK
+        if deadline is not None and request.status is Status.IN_QUEUE:
+            timeout = min(RECHECK, deadline + OVERDUE - time.time())
+            if timeout <= 0:
+                await store.sweep()  # moves what missed its start; the regular sweep is only every few seconds
+                timeout = OVERDUE
+        await store.changed(request_id, since=since, timeout=timeout)
+
+
+def _deadline(call: Call, request: Request) -> float | None:
+    seconds = start_timeout(call.request.headers)
+    return None if seconds is None else request.created_at + seconds
+
+
+async def _disconnected(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
