@@ -1,6 +1,7 @@
 """The command line: `impasto serve · generate · keys · doctor · exec · train`.
 
-Settings are built here, once, and passed down. Nothing heavy is imported before a command needs it: `impasto --help` answers at once.
+Settings are built here, once, and passed down. Nothing heavy is imported before a command needs it, so that
+`impasto --help` answers at once.
 """
 
 import asyncio

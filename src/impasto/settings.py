@@ -205,7 +205,7 @@ def _page() -> str:
         [
             "# Settings",
             "",
-            "`impasto.toml` (of the current folder, or `impasto --config FILE`) < environment < command-line flags; the",
+            "`impasto.toml` (of the current folder, or `impasto --config FILE`) < environment < flags; the",
             "last one wins. An unknown key or a bad value stops the start. In the file a key such as `server.port` is",
             "`port` in the section `[server]`. This page is made by `python -m impasto.settings`.",
             "",

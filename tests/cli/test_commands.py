@@ -19,7 +19,7 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 
 @pytest.mark.parametrize(
-    ("path", "command"), commands(main), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
+    ("path", "command"), list(commands(main)), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
 )
 def test_every_command_explains_itself_with_an_example(path: tuple[str, ...], command: click.Command):
     assert command.help is not None

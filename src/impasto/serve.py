@@ -1,0 +1,189 @@
+"""Puts the rooms together: socket → store → blobs → dispatcher → runner process → HTTP. START READING A SERVER HERE.
+
+In: the settings tree. Out: a process that answers until SIGINT or SIGTERM, then drains: no new work is taken, running
+pictures get `server.drain_seconds` to finish, the rest goes back to the queue without costing an attempt.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import signal
+import socket
+from collections.abc import Generator
+from pathlib import Path
+
+import click
+import uvicorn
+from starlette.types import ASGIApp
+
+from impasto import __version__, telemetry
+from impasto.api.app import create_app
+from impasto.errors import ConfigError
+from impasto.files.blobs import BlobStore
+from impasto.fleet.dispatcher import Dispatcher
+from impasto.fleet.local import LocalFleet
+from impasto.settings import Settings
+from impasto.store.sqlite import SqliteStore
+
+log = logging.getLogger("impasto")
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; → exit status. Raises `ConfigError` when the start is impossible."""
+    telemetry.configure(settings.server.log_level)
+    listener = _listen(settings)
+    with contextlib.closing(listener), _only_server(settings.data), asyncio.Runner(loop_factory=_loop) as runner:
+        return runner.run(_serve(settings, listener))
+
+
+async def open_store(settings: Settings) -> SqliteStore:
+    """The store of the data folder, made on first use; `impasto keys` works on it beside a running server."""
+    _make_folder(settings.data)
+    return await SqliteStore.open(
+        settings.data / "impasto.sqlite3",
+        max_crashes=settings.queue.max_crashes,
+        retention_seconds=settings.queue.retention_hours * 3600,
+    )
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    store = await open_store(settings)
+    try:
+        _require_key(settings, store)
+        if requeued := await store.recover():
+            log.info("%d requests of the former process go on", requeued)
+        blobs = BlobStore(settings.data / "files")
+        async with Dispatcher(settings=settings, store=store, blobs=blobs) as dispatcher:
+            app = create_app(settings=settings, store=store, dispatcher=dispatcher, blobs=blobs)
+            async with LocalFleet(settings, dispatcher), _Http(app, settings, listener):
+                _print_welcome(settings, listener)
+                await _until_told_to_stop(store)
+                log.info("Stopping: running pictures get up to %.0f s", settings.server.drain_seconds)
+                # HTTP still answers meanwhile: whoever polls or waits for a running picture gets it.
+                await dispatcher.drain(settings.server.drain_seconds)
+        return 0 if store.healthy else 1
+    finally:
+        await store.close()
+
+
+async def _until_told_to_stop(store: SqliteStore) -> None:
+    """Returns at SIGINT or SIGTERM, or when the database's disk fails: a restart beats answering wrongly."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    while not told.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(told.wait(), timeout=1.0)
+        if not store.healthy:
+            log.error(
+                "The database cannot be written any more; the server ends. Look at the disk, then start it again."
+            )
+            return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)  # a second Ctrl-C ends at once
+
+
+class _Http:
+    """uvicorn on a socket of ours, from entry to exit; signals are not its business here."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        self._server = uvicorn.Server(config)
+        self._listener = listener
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        # `_serve` and not `serve`: the latter would take the signal handlers.
+        self._task = asyncio.create_task(self._server._serve(sockets=[self._listener]))  # pyright: ignore[reportPrivateUsage]
+        while not self._server.started and not self._task.done():
+            await asyncio.sleep(0.005)  # noqa: ASYNC110 - uvicorn has no event for it
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.server.host, settings.server.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {host}:{port} ({reason}). Choose another with --host or --port.") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"data = {folder}: cannot be made ({error.strerror}). Choose another with --data.") from None
+
+
+@contextlib.contextmanager
+def _only_server(folder: Path) -> Generator[None]:
+    """Holds the data folder: two servers on one folder would give each other's work away."""
+    _make_folder(folder)
+    try:
+        lock = (folder / "server.lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"data = {folder}: cannot be written ({error.strerror}). Choose another with --data."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{folder} is in use by another server. Stop it, or choose another with --data."
+            ) from None
+        yield
+
+
+def _require_key(settings: Settings, store: SqliteStore) -> None:
+    live = any(key.revoked_at is None for key in store.keys())  # noqa: SIM118 - a store is no mapping
+    if settings.keys_required and not live:
+        raise ConfigError(
+            f"{settings.server.host}: API keys are required on this address, and there is none yet. "
+            'Create one with `impasto keys create NAME` (and the same --data), or set auth.mode = "open".'
+        )
+
+
+def _print_welcome(settings: Settings, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    url = settings.model_copy(update={"server": settings.server.model_copy(update={"port": port})}).local_url
+    key = "YOUR_KEY" if settings.keys_required else "local:local"
+    explained = "one that `impasto keys create` printed" if settings.keys_required else f"{key} (any key passes here)"
+    model = "test pictures (model.pipeline = fake)" if settings.model.pipeline == "fake" else settings.model.name
+    click.echo(
+        f"""impasto {__version__}: serving {url}
+  model  {model}
+  data   {settings.data.resolve()}
+  key    {explained}
+  try    curl {url}/fal-ai/flux-pro -H "Authorization: Key {key}" -d '{{"prompt": "a red apple"}}'
+         impasto exec --url {url} -- python app.py     (a program written for fal, unchanged)"""
+    )
