@@ -4,6 +4,7 @@
     execute       `impasto exec -- COMMAND…`: probe the server, set the variables, become the command
     shims/        method "shim": what those variables load into Python (sitecustomize) and Node.js (--require)
     connect       method "connect": an HTTPS proxy for fal's hosts and the TLS side behind it; fal's real host names
+    hosts         which hosts are fal's, which URL can be a server's
     ca            the certificate authority that the TLS side needs; it can vouch for fal's hosts only
     __main__      `python -m impasto.client`: the listener by itself, the variables for a shell
 

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-DOMAINS = ("fal.run", "fal.ai", "fal.media", "falrun.com")
+from impasto.client.hosts import DOMAINS
+
 NAMES = (*(name for domain in DOMAINS for name in (domain, f"*.{domain}")), "*.alpha.fal.ai", "localhost")
 ADDRESSES = (ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))
 NETWORKS = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))

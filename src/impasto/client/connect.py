@@ -19,7 +19,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from impasto.client.ca import DOMAINS, Authority
+from impasto.client.ca import Authority
+from impasto.client.hosts import is_fal, server_url
 from impasto.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,6 @@ DIAL_SECONDS = 30.0
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
-
-
-def is_fal(host: str) -> bool:
-    """Whether `host` is one of fal's names."""
-    host = host.lower().rstrip(".")
-    return any(host == domain or host.endswith(f".{domain}") for domain in DOMAINS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +47,8 @@ class Route:
     upstream: str | None = None
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.server)
-        if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/"):
-            raise ConfigError(f"server URL {self.server!r}: must be http(s)://HOST[:PORT], without a path.")
+        if server_url(self.server).path.strip("/"):
+            raise ConfigError(f"server URL {self.server!r}: the connect method needs one without a path.")
         if self.upstream is not None and urlsplit(self.upstream).scheme not in {"http", "https"}:
             raise ConfigError(
                 f"proxy {self.upstream!r}: the connect method can go by way of http:// and https:// proxies only; "

@@ -10,11 +10,12 @@ import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from impasto.client.ca import DOMAINS, Authority
-from impasto.client.connect import is_fal
-from impasto.errors import ConfigError
+from impasto.client.hosts import DOMAINS, is_fal, server_url
+
+if TYPE_CHECKING:
+    from impasto.client.ca import Authority
 
 SHIMS = Path(__file__).parent / "shims"
 PYTHON_SHIM = SHIMS / "python"
@@ -22,6 +23,7 @@ NODE_SHIM = SHIMS / "node" / "shim.cjs"
 NODE_CONNECT = SHIMS / "node" / "connect.cjs"
 
 LOCAL_KEY = "local:local"
+TRUST = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "DENO_CERT")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,39 +32,42 @@ def environment(base_url: str, *, inherited: Mapping[str, str]) -> dict[str, str
 
     `base_url`: http(s)://HOST[:PORT][/PREFIX]. Raises `ConfigError` for anything else.
     """
-    url = urlsplit(base_url)
-    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
-        raise ConfigError(f"server URL {base_url!r}: must be http://HOST[:PORT] or https://HOST[:PORT].")
+    host = str(server_url(base_url).hostname)
     return {
         **_credentials(inherited),
         "FAL_BASE_URL": base_url.rstrip("/"),
         "PYTHONPATH": _prepended(str(PYTHON_SHIM), inherited.get("PYTHONPATH", "")),
         "NODE_OPTIONS": _node_options(NODE_SHIM, inherited),
         # Where a corporate proxy is set, libraries choose it by the address the program names: fal's.
-        **_no_proxy(inherited, (*LOOPBACK, url.hostname, *DOMAINS)),
+        **_no_proxy(inherited, (*LOOPBACK, host, *DOMAINS)),
     }
 
 
 def connect_environment(
-    *, proxy: str, tls_address: str, authority: Authority, inherited: Mapping[str, str]
+    *, proxy: str, tls_address: str, authority: "Authority", inherited: Mapping[str, str]
 ) -> dict[str, str]:
     """The variables of method `connect`: `proxy` is the listener's URL, `tls_address` the HOST:PORT of its TLS side."""
-    roots = authority.bundle(*_roots(inherited.get("SSL_CERT_FILE")))
-    variables = {
+
+    def bundle(*roots: Path) -> str:
+        return str(authority.bundle(*roots))
+
+    given = {name: [Path(inherited[name])] if inherited.get(name) else [] for name in TRUST}
+    usual = given["SSL_CERT_FILE"] or _usual_roots(inherited.get("SSL_CERT_DIR", ""))
+    return {
         **_credentials(inherited),
         "HTTPS_PROXY": proxy,
         "https_proxy": proxy,
         **_no_proxy(inherited, LOOPBACK),
-        "SSL_CERT_FILE": str(roots),
-        "REQUESTS_CA_BUNDLE": str(authority.bundle(*_roots(inherited.get("REQUESTS_CA_BUNDLE")))),
-        "NODE_EXTRA_CA_CERTS": str(authority.bundle(*_given(inherited.get("NODE_EXTRA_CA_CERTS")))),
-        "DENO_CERT": str(authority.bundle(*_given(inherited.get("DENO_CERT")))),
+        # These replace a program's roots, each in its own libraries …
+        "SSL_CERT_FILE": bundle(*usual),
+        "CURL_CA_BUNDLE": bundle(*(given["CURL_CA_BUNDLE"] or usual)),
+        "REQUESTS_CA_BUNDLE": bundle(*(given["REQUESTS_CA_BUNDLE"] or given["CURL_CA_BUNDLE"] or usual)),
+        # … and these add to them.
+        "NODE_EXTRA_CA_CERTS": bundle(*given["NODE_EXTRA_CA_CERTS"]),
+        "DENO_CERT": bundle(*given["DENO_CERT"]),
         "FAL_TLS_ADDRESS": tls_address,
         "NODE_OPTIONS": _node_options(NODE_CONNECT, inherited),
     }
-    if "CURL_CA_BUNDLE" in inherited:
-        variables["CURL_CA_BUNDLE"] = str(authority.bundle(*_given(inherited["CURL_CA_BUNDLE"])))
-    return variables
 
 
 def upstream_proxy(inherited: Mapping[str, str]) -> str | None:
@@ -109,15 +114,10 @@ def _no_proxy(inherited: Mapping[str, str], hosts: tuple[str, ...]) -> dict[str,
     return {"NO_PROXY": joined, "no_proxy": joined}
 
 
-def _given(value: str | None) -> list[Path]:
-    return [Path(value)] if value else []
-
-
-def _roots(value: str | None) -> list[Path]:
-    """The program's own choice of roots, else what it would trust by default: certifi's and the system's."""
-    if value:
-        return [Path(value)]
+def _usual_roots(folders: str) -> list[Path]:
+    """What a program trusts by default: certifi's roots, the system's, and those in the `folders` of SSL_CERT_DIR."""
     import certifi
 
     system = ssl.get_default_verify_paths().cafile
-    return [Path(certifi.where()), *([Path(system)] if system else [])]
+    files = [file for folder in folders.split(os.pathsep) if folder for file in sorted(Path(folder).glob("*.pem"))]
+    return [Path(certifi.where()), *([Path(system)] if system else []), *files]

@@ -14,10 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import urlsplit
 
-from impasto.client import ca
 from impasto.client.environment import connect_environment, environment, upstream_proxy
+from impasto.client.hosts import server_url
 from impasto.errors import ConfigError
 
 Method = Literal["shim", "connect"]
@@ -59,7 +58,7 @@ def run(
 
 def probe(base_url: str) -> str | None:
     """Whether an impasto server answers at `base_url`: None, or the sentence that says what is wrong and what to do."""
-    url = urlsplit(base_url)
+    url = server_url(base_url)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     remedy = "start one with `impasto serve`, or name another with --url"
     try:
@@ -115,6 +114,8 @@ def become(command: Sequence[str], variables: Mapping[str, str]) -> int:
 def _listen(base_url: str, *, data: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     """Starts the listener of method `connect` for as long as this process, or the program it becomes, lives."""
     folder = data.absolute() / "tls"
+    from impasto.client import ca  # costs the shim's start otherwise
+
     authority = ca.ensure(folder)
     arguments = ["--url", base_url, "--tls", str(folder), "--connect-port", "0", "--tls-port", "0"]
     arguments += ["--pass-through", "--detach-for", str(os.getpid())]

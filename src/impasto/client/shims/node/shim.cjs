@@ -46,7 +46,11 @@ function wrapFetch(original) {
     const isRequest = typeof Request !== "undefined" && input instanceof Request;
     const target = reroute(isRequest ? input.url : String(input));
     if (target === null) return original(input, init);
-    return original(isRequest ? new Request(target, input) : target, init);
+    if (!isRequest) return original(target, init);
+    if (!input.body) return original(new Request(target, input), init);
+    // A body handed from Request to Request is a stream of unknown length; fal's own uploads do not take those.
+    const { method, headers, redirect, signal } = input;
+    return input.arrayBuffer().then((body) => original(new Request(target, { method, headers, redirect, signal, body }), init));
   };
 }
 
