@@ -130,7 +130,7 @@ class Pipeline:
         return cls(
             spec,
             transformer=weights.load_transformer(checkpoint, target),
-            autoencoder=weights.load_autoencoder(checkpoint, target).channels_last(),
+            autoencoder=weights.load_autoencoder(checkpoint, target),
             text=MiniLMTextEncoder.load(checkpoint.folder, device=place),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
         )

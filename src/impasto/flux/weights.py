@@ -171,16 +171,17 @@ def load_transformer(checkpoint: Checkpoint, target: Target) -> Flux:
 
 
 def load_autoencoder(checkpoint: Checkpoint, target: Target) -> Autoencoder:
-    """The checkpoint's autoencoder, from either dialect of keys. Raises WeightsError."""
+    """The checkpoint's autoencoder, from either dialect of keys, channels_last. Raises WeightsError."""
     path, params = checkpoint.path("autoencoder"), checkpoint.spec.autoencoder
     tensors = keys.from_diffusers(read(path), keys.autoencoder_rows(params))
-    return build(lambda: Autoencoder(params), tensors, name=str(path), target=target)
+    return build(lambda: Autoencoder(params), tensors, name=str(path), target=target).channels_last()
 
 
 def load_upscaler(checkpoint: Checkpoint, target: Target) -> Upscaler:
     """The upscaler that the checkpoint brings along. Raises WeightsError."""
     path = checkpoint.path("upscaler")
-    return build(Upscaler, read(path), name=str(path), target=target)
+    built = build(Upscaler, read(path), name=str(path), target=target)
+    return built.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in torch's stub
 
 
 def build(module: Callable[[], M], tensors: Mapping[str, Tensor], *, name: str, target: Target = CPU) -> M:

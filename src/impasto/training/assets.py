@@ -117,6 +117,7 @@ def main(minilm: Path, realesrgan: Path, out: Path) -> None:
     )
     shutil.copyfile(minilm / "tokenizer.json", out / "tokenizer.json")
     for file in sorted(out.iterdir()):
+        file.chmod(0o644)  # safetensors writes for its owner alone; a package is read by others
         click.echo(f"{weights.sha256(file)}  {file.stat().st_size:>10}  {file.name}")
 
 
