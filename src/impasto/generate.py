@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def generate_files(
     pipeline = load_pipeline(settings.model)
     finisher = Finisher(Safety.load(settings.safety), encode)
     with click.progressbar(
-        length=job.steps * job.num_images, label=f"{job.width}x{job.height}", file=click.get_text_stream("stderr")
+        length=job.steps * job.num_images, label=f"{job.width}x{job.height}", file=sys.stderr
     ) as bar:
 
         def on_step(_index: int, _step: Step) -> None:
