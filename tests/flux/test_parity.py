@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
-from impasto.flux import keys, latents
+from impasto.errors import WeightsError
+from impasto.flux import keys, latents, weights
+from impasto.flux.attention import apply_rope, rope
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.models import FLUX1_DEV, FLUX1_SCHNELL, IMPASTO_MINI, AutoencoderParams, ModelSpec, TransformerParams
 from impasto.flux.pipeline import Conditioning, Pipeline
@@ -263,6 +266,15 @@ def test_attention_with_gradients_equals_attention_without() -> None:
 
 
 @torch.inference_mode()
+def test_compiled_positions_equal_eager_ones() -> None:
+    """Compilers get the rotation in real numbers, everybody else as complex products: one function all the same."""
+    pe = rope(latents.image_ids(64, 96), (8, 28, 28), 10_000)
+    q = torch.randn(2, 4, 24, 64)
+    compiled = torch.compile(apply_rope, backend="eager")
+    assert relative(compiled(q, pe), apply_rope(q, pe)) < 1e-6
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("size", [(64, 64), (48, 96)])
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_every_stage_of_the_autoencoder_equals_diffusers(name: str, size: tuple[int, int]) -> None:
@@ -356,6 +368,26 @@ def diffusers_flux_autoencoder() -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
+
+
+@torch.inference_mode()
+def test_a_diffusers_folder_of_shards_loads_as_it_is(tmp_path: Path) -> None:
+    params, shape = TRANSFORMERS["guidance"], AUTOENCODERS["embedded"]
+    transformer, autoencoder = diffusers_transformer(params), diffusers_autoencoder(shape)
+    transformer.save_pretrained(tmp_path / "transformer", max_shard_size="10MB")
+    autoencoder.save_pretrained(tmp_path / "vae")
+    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
+    found = weights.locate(tmp_path)
+    assert found.spec is FLUX1_DEV
+    small = weights.Checkpoint(replace(FLUX1_DEV, transformer=params, autoencoder=shape), found.folder, found.sums)
+    inputs = Inputs.make(params, height=64, width=64)
+    loaded = weights.load_transformer(small, weights.CPU)
+    assert relative(inputs.ours(loaded), inputs.theirs(transformer)) < TOLERANCE
+    z = torch.randn(1, 16, 8, 8)
+    expected = autoencoder.decode(z / shape.scale_factor + shape.shift_factor).sample
+    assert relative(weights.load_autoencoder(small, weights.CPU).decode(z), expected) < TOLERANCE
+    with pytest.raises(WeightsError, match="wrong shape"):
+        weights.load_autoencoder(replace(found, spec=FLUX1_DEV), weights.CPU)
 
 
 class _NoText:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from impasto.errors import ModelUnavailable, WeightsError
 from impasto.flux import keys
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.models import MODELS, ModelSpec, Role
+from impasto.flux.models import FLUX1_DEV, FLUX1_SCHNELL, MODELS, ModelSpec, Role
 from impasto.flux.transformer import Flux
 from impasto.flux.upscale import Upscaler
 
@@ -30,6 +30,8 @@ M = TypeVar("M", bound=nn.Module)
 
 EMBEDDED = Path(__file__).parent.parent / "weights"
 """Where the models that come with the package lie, a folder each."""
+
+_DIFFUSERS_FOLDERS: Mapping[Role, tuple[str, ...]] = {"transformer": ("transformer",), "autoencoder": ("vae",)}
 
 _LISTED = 8
 """Keys that a report names of each kind; the rest is counted."""
@@ -73,10 +75,11 @@ class Checkpoint:
     sums: Mapping[str, str]
 
     def path(self, role: Role) -> Path:
-        """The file of that role. Raises ModelUnavailable when it is not there, or the model has none."""
-        for file in self.spec.files:
-            if file.role == role and (self.folder / file.name).is_file():
-                return self.folder / file.name
+        """The file of that role, or its folder in diffusers' layout. Raises ModelUnavailable when there is neither."""
+        names = [file.name for file in self.spec.files if file.role == role]
+        for name in (*names, *_DIFFUSERS_FOLDERS.get(role, ())):
+            if (self.folder / name).exists():
+                return self.folder / name
         needed = ", ".join(file.name for file in self.spec.files)
         raise ModelUnavailable(f"{self.spec.name}: no {role} in {self.folder}. Needed there: {needed}.")
 
@@ -99,8 +102,8 @@ class Checkpoint:
 def locate(model: str | Path) -> Checkpoint:
     """Finds a model: by a name of the table, when it is embedded, or by the path of a checkpoint's folder.
 
-    A folder tells what it is by the `name` in its config.json, or by a file that only one model of the table has.
-    Raises ModelUnavailable that says what would help.
+    A folder tells what it is by the `name` in its config.json, by a file that only one model of the table has, or, in
+    diffusers' layout, by its transformer's config. Raises ModelUnavailable that says what would help.
     """
     spec = MODELS.get(str(model))
     if spec is not None and not spec.embedded:
@@ -115,7 +118,19 @@ def locate(model: str | Path) -> Checkpoint:
         if not candidate.embedded and (folder / candidate.files[0].name).is_file():
             sums = {file.name: file.sha256 for file in candidate.files if file.sha256}
             return Checkpoint(candidate, folder, sums)
+    if (folder / "transformer" / "config.json").is_file():
+        return Checkpoint(_flux1_of(read_config(folder / "transformer" / "config.json")), folder, {})
     raise ModelUnavailable(f"{folder}: holds neither a config.json nor the files of a known model.")
+
+
+def _flux1_of(config: Mapping[str, Any]) -> ModelSpec:
+    """Which FLUX.1 a diffusers transformer is: [dev] embeds its guidance scale, [schnell] does not."""
+    name = config.get("_class_name")
+    if name != "FluxTransformer2DModel":
+        raise ModelUnavailable(
+            f"transformer/config.json: the class is {name}; FluxTransformer2DModel is what runs here."
+        )
+    return FLUX1_DEV if config.get("guidance_embeds") else FLUX1_SCHNELL
 
 
 def _configured(folder: Path) -> Checkpoint:
