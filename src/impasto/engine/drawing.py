@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from impasto.engine.job import Job, JobResult, Picture
+from impasto.engine.job import Format, Job, JobResult, Picture
 from impasto.engine.pipeline import Conditioning, Pipeline, Pixels, Step
 from impasto.engine.safety import Safety
 
-EncodeImage: TypeAlias = Callable[[Pixels, str], tuple[bytes, str]]
-"""(pixels, "jpeg" | "png") → (bytes, media type). It is `files.images.encode`, handed in: these rooms never meet."""
+EncodeImage: TypeAlias = Callable[[Pixels, Format], tuple[bytes, str]]
+"""(pixels, format) → (bytes, media type). It is `files.images.encode`, handed in: these rooms never meet."""
 
 
 @dataclass(frozen=True, slots=True)

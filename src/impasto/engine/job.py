@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+Format = Literal["jpeg", "png"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +21,7 @@ class Job:
     guidance: float
     seed: int  # 0 <= seed < 2**64
     num_images: int = 1
-    format: str = "jpeg"  # jpeg | png
+    format: Format = "jpeg"
     safety_tolerance: int = 2  # 1 strictest … 6
     safety_checker: bool = True
     priority: int = 0

@@ -1,15 +1,16 @@
 """Every sentence that gateway and runner say to each other, and their one codec.
 
 The runner opens the connection (a Unix socket on one machine; a WebSocket across machines, later) and speaks first.
-Up (runner → gateway): Hello, Ready, Beat, Progress, Log, Done, Failed, Released.
+Up (runner → gateway): Hello, Ready, Unready, Beat, Progress, Log, Done, Failed, Released.
 Down: Welcome, Assign, Cancel, Lost, Drain.
 A frame is 4 bytes of length (big-endian) and that many bytes of msgpack. Work is named by (request_id, lease): the
-lease is the fence, a sentence with an old one is dropped.
+lease is the fence, a sentence with an old one is dropped. Before all that, a child reads its RunnerConfig from stdin.
 """
 
 from __future__ import annotations
 
 import asyncio
+from enum import IntEnum
 from typing import Any
 
 import msgspec
@@ -37,6 +38,12 @@ class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     device: str
     dtype: str
     load_seconds: float
+
+
+class Unready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The model cannot be loaded; the runner ends. `reason` is for people: what is missing and what to do."""
+
+    reason: str
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -71,13 +78,14 @@ class Done(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """The attempt ended in an error. `body` is the fal error body; `retryable`: another attempt may succeed."""
+    """The attempt ended in an error. `body` and `headers` are fal's; `retryable`: another attempt may succeed."""
 
     request_id: str
     lease: str
     status: int
     error_type: str
     body: dict[str, Any]
+    headers: dict[str, str]
     retryable: bool
 
 
@@ -120,8 +128,35 @@ class Drain(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     seconds: float
 
 
-Up = Hello | Ready | Beat | Progress | Log | Done | Failed | Released
+Up = Hello | Ready | Unready | Beat | Progress | Log | Done | Failed | Released
 Down = Welcome | Assign | Cancel | Lost | Drain
+
+
+class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child process is told on stdin, as JSON: nothing secret stands in its arguments or environment."""
+
+    socket: str  # path of the gateway's Unix socket
+    token: str
+    runner_id: str
+    parent_pid: int  # 0: not a child; otherwise it dies with that process
+    slots: int
+    model: dict[str, Any]  # settings.ModelSettings
+    safety: dict[str, Any]  # settings.SafetySettings
+    drain_seconds: float  # after SIGTERM
+    stall_seconds: float = 900.0  # a step that takes longer hangs: the runner ends, its work is requeued
+    log_level: str = "info"
+    fake_step_seconds: float = 0.0  # of the fake pipeline, for tests
+
+
+class Exit(IntEnum):
+    """Why a runner's process ended: its exit status."""
+
+    DRAINED = 0
+    GATEWAY_GONE = 0
+    UNREADY = 3  # the model cannot be loaded; it said why
+    REFUSED = 4  # wrong token, or another protocol
+    STALLED = 5  # a step hung
+
 
 _encoder = msgspec.msgpack.Encoder()
 _up = msgspec.msgpack.Decoder(Up)

@@ -1,0 +1,521 @@
+"""The gateway's side of the fleet: who runs the work. START READING THE FLEET AT `messages`, then here.
+
+In: runners that dial the Unix socket (0600, token), and the store's doorbell. Out: Assign, Cancel, Lost, Drain to
+them; moves to the store. It claims for runners with free slots, validates, assigns, renews leases at every Beat, and
+ends each request in finish (Done, Failed, a refused input) or requeue (Released, a retryable failure, a lost
+connection). Nothing that one request or one runner does stops the others.
+
+    _dispatch    waits for the doorbell or for a free slot, tells cancels, claims
+    _connected   one task a runner: reads what it says; beats and progress are answered here
+    _settle      one task a runner: logs and outcomes in order, because they wait for the disk
+    sweeper      every second (`fleet.sweeper`)
+"""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from impasto import telemetry
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.table import ENDPOINTS
+from impasto.errors import InternalError, StoreError, WireError
+from impasto.files.blobs import BlobStore
+from impasto.fleet import messages as m
+from impasto.fleet import work as w
+from impasto.fleet.sweeper import sweep_for_ever
+from impasto.fleet.work import Ending, Work
+from impasto.settings import Settings
+from impasto.store.base import Store
+from impasto.store.records import FileRecord, LogLine, Request
+
+log = logging.getLogger("impasto.dispatcher")
+
+HELLO_SECONDS = 10.0  # a connection that does not introduce itself by then is closed
+POLL_SECONDS = 1.0  # back-offs end without a doorbell
+OUTCOMES_WAITING = 256  # of one runner; beyond it the runner's sentences wait in its socket
+SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
+
+_Settled = m.Log | m.Done | m.Failed | m.Released
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerFacts:
+    """What is known of a ready runner, for people."""
+
+    runner_id: str
+    pid: int
+    models: tuple[str, ...]
+    device: str
+    dtype: str
+    load_seconds: float
+    slots: int
+    busy: int
+
+
+@dataclass(slots=True, eq=False)
+class _Runner:
+    """One connection."""
+
+    runner_id: str
+    pid: int
+    writer: asyncio.StreamWriter
+    heard: float  # loop time of its last sentence
+    ready: m.Ready | None = None
+    works: dict[str, Work] = field(default_factory=dict[str, Work])
+    settling: asyncio.Queue[_Settled] = field(default_factory=lambda: asyncio.Queue(OUTCOMES_WAITING))
+
+    def say(self, message: m.Down) -> None:
+        # Never awaited: these are small, and a frozen runner must not hold up the others.
+        if not self.writer.is_closing():
+            self.writer.write(m.encode(message))
+
+    def held(self, request_id: str, lease: str) -> Work | None:
+        work = self.works.get(request_id)
+        return work if work is not None and work.lease == lease else None
+
+
+class Dispatcher:
+    """`async with Dispatcher(...)`: listens from then on. `model_map`: an endpoint's logical model → the name of a
+    loaded one; models that are not in it are served by whatever a runner has loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        blobs: BlobStore,
+        endpoints: Mapping[str, Endpoint] = ENDPOINTS,
+        model_map: Mapping[str, str] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._blobs = blobs
+        self._endpoints = endpoints
+        self._model_map = dict(model_map or {})
+        self._runners: dict[str, _Runner] = {}
+        self._progress: dict[str, m.Progress] = {}
+        self._trouble = ""
+        self._draining = False
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._cleanup = contextlib.AsyncExitStack()
+        self.token = secrets.token_urlsafe(32)
+        self.socket_path = Path()
+
+    # ------------------------------------------------------------ start and stop
+
+    async def __aenter__(self) -> Self:
+        self.socket_path = self._choose_path()
+        server = await asyncio.start_unix_server(self._accept, sock=_bind(self.socket_path))
+        self._cleanup.callback(server.close)
+        self._start(self._dispatch())
+        self._start(self._listen_for_work())
+        self._start(sweep_for_ever(self._store, self._blobs))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop listening; what runners still hold goes back to the queue without costing an attempt."""
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for runner in list(self._runners.values()):
+            runner.writer.close()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._cleanup.aclose()
+        with contextlib.suppress(OSError):
+            self.socket_path.unlink()
+
+    async def drain(self, seconds: float) -> None:
+        """No new work; runners finish for `seconds`, release the rest and leave. Returns when they have left."""
+        self._draining = True
+        for runner in self._runners.values():
+            runner.say(m.Drain(seconds=seconds))
+        if self._connections:
+            # Done may be a large frame and its files go to the disk: some time on top.
+            await asyncio.wait(self._connections, timeout=seconds + 5.0)
+
+    # ------------------------------------------------------------ what others ask
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be drawn now."""
+        return not self._draining and any(self._is_able(runner) for runner in self._runners.values())
+
+    @property
+    def reason(self) -> str:
+        """Why not `ready`, for people; "" when it is."""
+        if self.ready:
+            return ""
+        if self._draining:
+            return "The server is stopping."
+        if self._trouble:
+            return self._trouble
+        if any(runner.ready is None for runner in self._runners.values()):
+            return f"The model {self._settings.model.name} is being loaded."
+        if self._runners:
+            return "The runner does not answer."
+        return "The runner is being started."
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def runners(self) -> list[RunnerFacts]:
+        """The runners that are ready."""
+        return [
+            RunnerFacts(
+                runner_id=runner.runner_id,
+                pid=runner.pid,
+                models=tuple(runner.ready.models),
+                device=runner.ready.device,
+                dtype=runner.ready.dtype,
+                load_seconds=runner.ready.load_seconds,
+                slots=runner.ready.slots,
+                busy=len(runner.works),
+            )
+            for runner in self._runners.values()
+            if runner.ready is not None
+        ]
+
+    def progress(self, request_id: str) -> m.Progress | None:
+        """The last step that a running request has made."""
+        return self._progress.get(request_id)
+
+    def silence(self, runner_id: str) -> float:
+        """Seconds since a connected runner last said something; 0 for one that is not connected."""
+        runner = self._runners.get(runner_id)
+        return 0.0 if runner is None else asyncio.get_running_loop().time() - runner.heard
+
+    def report(self, trouble: str) -> None:
+        """Remember why there is no runner (`fleet.local` saw it die); forgotten when one becomes ready."""
+        self._trouble = trouble
+
+    # ------------------------------------------------------------ claiming
+
+    async def _dispatch(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                self._tell_cancels()
+                for runner in list(self._runners.values()):
+                    await self._claim_for(runner)
+            except Exception:
+                log.exception("Claiming failed; it is tried again in a second")
+
+    async def _listen_for_work(self) -> None:
+        """Rings on the store's doorbell, and once a second for what comes due by itself."""
+        while True:
+            await self._store.work_available(timeout=POLL_SECONDS)
+            self._wake.set()
+
+    def _tell_cancels(self) -> None:
+        for runner in self._runners.values():
+            for work in runner.works.values():
+                if not work.cancel_sent:
+                    request = self._store.get(work.request.request_id)
+                    if request is not None and request.cancel_requested:
+                        self._cancel(runner, work)
+
+    def _cancel(self, runner: _Runner, work: Work) -> None:
+        work.cancel_sent = True
+        runner.say(m.Cancel(request_id=work.request.request_id, lease=work.lease))
+
+    async def _claim_for(self, runner: _Runner) -> None:
+        free = self._free_slots(runner)
+        if free <= 0 or self._draining:
+            return
+        endpoints = [endpoint.id for endpoint in self._endpoints.values() if self._model_for(endpoint, runner)]
+        requests = await self._store.claim(
+            endpoints=endpoints,
+            runner_id=runner.runner_id,
+            limit=free,
+            lease_seconds=self._settings.queue.lease_seconds,
+        )
+        for request in requests:
+            token = telemetry.request_id.set(request.request_id)
+            try:
+                await self._assign(runner, request)
+            finally:
+                telemetry.request_id.reset(token)
+
+    def _is_able(self, runner: _Runner) -> bool:
+        """Ready and not silent: a frozen runner must not be given more."""
+        patience = 3 * self._settings.queue.beat_seconds
+        return runner.ready is not None and asyncio.get_running_loop().time() - runner.heard <= patience
+
+    def _free_slots(self, runner: _Runner) -> int:
+        if runner.ready is None or not self._is_able(runner) or runner.writer.is_closing():
+            return 0
+        return runner.ready.slots - len(runner.works)
+
+    def _model_for(self, endpoint: Endpoint, runner: _Runner) -> str | None:
+        """Name of the loaded model that serves the endpoint; None: this runner cannot."""
+        loaded = runner.ready.models if runner.ready else []
+        name = self._model_map.get(endpoint.model, loaded[0] if loaded else None)
+        return name if name in loaded else None
+
+    async def _assign(self, runner: _Runner, request: Request) -> None:
+        endpoint = self._endpoints.get(request.endpoint)
+        model = self._model_for(endpoint, runner) if endpoint else None
+        lease = request.lease
+        assert lease is not None, "a claimed request has a lease"
+        try:
+            work = w.prepare(request, endpoints=self._endpoints, model=model or "")
+        except WireError as error:
+            log.info("Refused: %s", error.message)
+            await self._finish(request.request_id, lease, w.refused(error))
+            return
+        except Exception:
+            # A fault in an endpoint must not leave its request to run out its lease, again and again.
+            log.exception("The input could not be turned into a job")
+            await self._finish(request.request_id, lease, w.refused(InternalError()))
+            return
+        if runner.runner_id not in self._runners:
+            await self._store.requeue(
+                request.request_id, lease, crashed=False, drain=True, reason="the runner left before it began"
+            )
+            return
+        runner.works[request.request_id] = work
+        runner.say(m.Assign(lease=lease, attempt=request.attempt, job=work.job))
+        log.info("%s: %s draws it (attempt %d)", request.endpoint, runner.runner_id, request.attempt)
+
+    # ------------------------------------------------------------ connections
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._connected(reader, writer)
+        except Exception:
+            log.exception("A runner's connection failed")
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        runner = await self._introduce(reader, writer)
+        if runner is None:
+            return
+        self._runners[runner.runner_id] = runner
+        settling = asyncio.create_task(self._settle(runner))
+        try:
+            while (frame := await m.read_frame(reader)) is not None:
+                runner.heard = asyncio.get_running_loop().time()
+                await self._hear(runner, m.decode_up(frame))
+        except msgspec.MsgspecError as error:
+            log.warning("%s says what nobody understands (%s); its connection is closed", runner.runner_id, error)
+        finally:
+            del self._runners[runner.runner_id]
+            await runner.settling.join()  # what it said before it left still counts
+            settling.cancel()
+            await self._give_back(runner)
+
+    async def _introduce(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Runner | None:
+        """Hello → Welcome; None for a stranger."""
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                frame = await m.read_frame(reader)
+            hello = None if frame is None else m.decode_up(frame)
+        except (TimeoutError, msgspec.MsgspecError):
+            hello = None
+        if not isinstance(hello, m.Hello) or hello.protocol != m.PROTOCOL or hello.runner_id in self._runners:
+            log.warning("Somebody dialled the runners' socket and did not introduce itself")
+            return None
+        if not hmac.compare_digest(hello.token.encode(), self.token.encode()):
+            log.warning("%s dialled with a wrong token", hello.runner_id)
+            return None
+        runner = _Runner(hello.runner_id, hello.pid, writer, asyncio.get_running_loop().time())
+        runner.say(m.Welcome(beat_seconds=self._settings.queue.beat_seconds))
+        if self._draining:
+            runner.say(m.Drain(seconds=0))
+        return runner
+
+    async def _hear(self, runner: _Runner, message: m.Up) -> None:
+        match message:
+            case m.Ready():
+                runner.ready = message
+                self._trouble = ""
+                log.info(
+                    "%s ready: %s on %s (%s), loaded in %.1f s",
+                    runner.runner_id, ", ".join(message.models), message.device, message.dtype, message.load_seconds,
+                )  # fmt: skip
+                self._wake.set()
+            case m.Unready(reason=reason):
+                self._trouble = reason
+                log.error("%s cannot draw: %s", runner.runner_id, reason)
+            case m.Beat(leases=leases):
+                await self._renew(runner, leases)
+            case m.Progress(request_id=request_id, lease=lease):
+                if runner.held(request_id, lease):
+                    self._progress[request_id] = message
+            case m.Log() | m.Done() | m.Failed() | m.Released():
+                await runner.settling.put(message)
+            case m.Hello():
+                log.warning("%s introduces itself twice", runner.runner_id)
+
+    async def _renew(self, runner: _Runner, leases: dict[str, str]) -> None:
+        if not leases:
+            return
+        lost, cancelled = await self._store.renew(leases, lease_seconds=self._settings.queue.lease_seconds)
+        for request_id in lost:
+            # The work may have ended while the Beat was on its way; then nobody holds it, and Lost hits nothing.
+            runner.say(m.Lost(request_id=request_id, lease=leases[request_id]))
+            if runner.held(request_id, leases[request_id]):
+                log.info("%s no longer holds %s", runner.runner_id, request_id)
+                self._let_go(runner, request_id)
+        for request_id in cancelled:
+            work = runner.held(request_id, leases[request_id])
+            if work is not None and not work.cancel_sent:
+                self._cancel(runner, work)
+
+    async def _give_back(self, runner: _Runner) -> None:
+        """The connection is gone: all it held goes back to the queue at once."""
+        stopping = self._draining
+        for work in list(runner.works.values()):
+            self._let_go(runner, work.request.request_id)
+            reason = "the server stops" if stopping else "the runner went away"
+            await self._requeue(work, crashed=not stopping, drain=stopping, reason=reason)
+        level = logging.INFO if stopping or runner.ready is None else logging.WARNING
+        log.log(level, "%s has left", runner.runner_id)
+
+    # ------------------------------------------------------------ outcomes
+
+    async def _settle(self, runner: _Runner) -> None:
+        while True:
+            message = await runner.settling.get()
+            token = telemetry.request_id.set(message.request_id)
+            try:
+                await self._hear_outcome(runner, message)
+            except StoreError:
+                # The lease is no longer renewed: the sweeper will bring the request back.
+                log.exception("An outcome could not be stored")
+            except Exception:
+                # A fault in an endpoint: another attempt would meet it again.
+                log.exception("An outcome could not be turned into a result")
+                with contextlib.suppress(StoreError):
+                    await self._finish(message.request_id, message.lease, w.refused(InternalError()))
+            finally:
+                telemetry.request_id.reset(token)
+                runner.settling.task_done()
+
+    async def _hear_outcome(self, runner: _Runner, message: _Settled) -> None:
+        work = runner.held(message.request_id, message.lease)
+        if work is None:
+            if not isinstance(message, m.Log):
+                log.info("%s: late %s dropped", runner.runner_id, type(message).__name__)
+        elif isinstance(message, m.Log):
+            line = LogLine(message.timestamp, message.message, message.level)
+            await self._store.progress(message.request_id, message.lease, [line])
+        else:
+            await self._end(runner, work, message)
+
+    async def _end(self, runner: _Runner, work: Work, message: m.Done | m.Failed | m.Released) -> None:
+        try:
+            match message:
+                case m.Done(result=result):
+                    await self._done(work, result)
+                case m.Failed(retryable=True):
+                    await self._requeue(work, crashed=False, reason=w.one_line(message.body))
+                case m.Failed():
+                    log.log(
+                        logging.WARNING if message.status >= 500 else logging.INFO,
+                        "Ended with %d %s: %s", message.status, message.error_type, w.one_line(message.body),
+                    )  # fmt: skip
+                    await self._finish(message.request_id, message.lease, w.failed(message))
+                case m.Released():
+                    await self._requeue(work, crashed=False, drain=True, reason="the runner was stopped")
+        finally:
+            self._let_go(runner, work.request.request_id)
+
+    async def _done(self, work: Work, result: m.JobResult) -> None:
+        """Files first, synced; then the result that names them, if the lease still holds."""
+        files: list[FileRecord] = []
+        kept = False
+        try:
+            if not work.inline:
+                for picture in result.pictures:
+                    token = await asyncio.to_thread(self._blobs.put, picture.data, media_type=picture.media_type)
+                    files.append(FileRecord(token=token, media_type=picture.media_type, size=len(picture.data)))
+            urls = [f"{work.request.base_url}/files/{file.token}" for file in files]
+            kept = await self._finish(result.request_id, work.lease, w.succeeded(work, result, urls), files)
+        except OSError as error:
+            log.exception("The pictures could not be written")
+            await self._requeue(work, crashed=False, reason=f"the pictures could not be written ({error.strerror})")
+        finally:
+            if not kept:
+                for file in files:
+                    await asyncio.to_thread(self._blobs.delete, file.token)
+        if kept:
+            count = len(result.pictures)
+            log.info("Drew %d picture%s in %.2f s", count, "" if count == 1 else "s", result.timings["inference"])
+
+    async def _finish(self, request_id: str, lease: str, ending: Ending, files: list[FileRecord] | None = None) -> bool:
+        """→ whether the lease still held, and so whether the ending is now the request's."""
+        kept = await self._store.finish(
+            request_id,
+            lease,
+            outcome=ending.outcome,
+            result=ending.result,
+            files=files or [],
+            error=ending.error,
+            error_type=ending.error_type,
+            inference_time=ending.inference_time,
+        )
+        if not kept:
+            log.warning("The outcome came too late: the lease is somebody else's. It is dropped")
+        return kept
+
+    async def _requeue(self, work: Work, *, crashed: bool, drain: bool = False, reason: str) -> None:
+        request = await self._store.requeue(
+            work.request.request_id, work.lease, crashed=crashed, drain=drain, reason=reason
+        )
+        if request is not None:
+            log.warning("Attempt %d ended: %s. Now %s", work.request.attempt, reason, request.status)
+
+    def _let_go(self, runner: _Runner, request_id: str) -> None:
+        runner.works.pop(request_id, None)
+        self._progress.pop(request_id, None)
+        self._wake.set()
+
+    # ------------------------------------------------------------ pieces
+
+    def _start(self, loop: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(asyncio.create_task(loop))
+
+    def _choose_path(self) -> Path:
+        path = (self._settings.data / "runners.sock").absolute()
+        if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path
+        folder = tempfile.mkdtemp(prefix="impasto-")
+        self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder) / "runners.sock"
+
+
+def _bind(path: Path) -> socket.socket:
+    """A Unix socket that nobody but its owner can open, from its first moment on."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(OSError):
+        os.fchmod(listener.fileno(), 0o600)  # Linux: the file is born with it
+    listener.bind(str(path))
+    path.chmod(0o600)
+    return listener

@@ -1,0 +1,85 @@
+"""From a stored request to a job, and from an outcome to a stored result. Pure; `dispatcher` does the moving."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.validation import validate
+from impasto.engine.job import Job, JobResult
+from impasto.errors import NotFound, WireError
+from impasto.fleet.messages import Failed
+from impasto.store.records import Outcome, Request, Result
+
+
+@dataclass(slots=True)
+class Work:
+    """A request that a runner holds."""
+
+    request: Request
+    lease: str
+    endpoint: Endpoint
+    input: BaseModel
+    job: Job
+    cancel_sent: bool = False
+
+    @property
+    def inline(self) -> bool:
+        """The caller wants the pictures inside the answer: no file is made."""
+        return bool(getattr(self.input, "sync_mode", False))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What `store.finish` is told."""
+
+    outcome: Outcome
+    result: Result
+    error: str | None = None
+    error_type: str | None = None
+    inference_time: float | None = None
+
+
+def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) -> Work:
+    """A claimed request as work for a runner that holds `model`. Raises WireError: the input is refused."""
+    endpoint = endpoints.get(request.endpoint)
+    if endpoint is None or request.lease is None:
+        raise NotFound(f"This server no longer has the endpoint {request.endpoint}")
+    input_ = validate(endpoint, request.input)
+    job = endpoint.to_job(input_, request_id=request.request_id, seed=request.seed, model=model)
+    return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job)
+
+
+def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:
+    """`urls`: one a picture, none for inline pictures."""
+    payload = work.endpoint.to_output(work.input, result, urls)
+    return Ending(outcome=Outcome.OK, result=Result(200, payload), inference_time=result.timings.get("inference"))
+
+
+def refused(error: WireError) -> Ending:
+    """The request never reached a runner."""
+    return Ending(
+        outcome=Outcome.ERROR,
+        result=Result(error.status, error.body(), error.headers()),
+        error=error.message,
+        error_type=error.error_type,
+    )
+
+
+def failed(message: Failed) -> Ending:
+    """The runner's last word on an attempt that is not repeated."""
+    outcomes = {499: Outcome.CANCELLED, 504: Outcome.TIMEOUT}
+    return Ending(
+        outcome=outcomes.get(message.status, Outcome.ERROR),
+        result=Result(message.status, message.body, message.headers),
+        error=one_line(message.body),
+        error_type=message.error_type,
+    )
+
+
+def one_line(body: Mapping[str, Any]) -> str:
+    """The error of a fal body, for a status answer and for logs."""
+    detail = body.get("detail")
+    return "; ".join(str(item["msg"]) for item in detail) if isinstance(detail, list) else str(detail)

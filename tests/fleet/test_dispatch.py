@@ -1,0 +1,151 @@
+"""A request's way through dispatcher, runner and engine, and every way it can end."""
+
+import asyncio
+import base64
+import hashlib
+from pathlib import Path
+
+from impasto.store.records import Outcome
+
+from .conftest import BASE_URL, House, make_settings, open_house
+
+
+async def test_a_request_becomes_files_a_result_and_logs(house: House) -> None:
+    request_id = await house.submit(num_images=2, num_inference_steps=10)
+    request, result = await house.ended(request_id)
+    assert (request.outcome, request.http_status, request.attempt) == (Outcome.OK, 200, 1)
+    assert list(result.payload) == ["images", "timings", "seed", "has_nsfw_concepts", "prompt"]
+    assert result.payload["seed"] == 7
+    assert result.payload["has_nsfw_concepts"] == [False, False]
+    assert [image["url"].startswith(f"{BASE_URL}/files/") for image in result.payload["images"]] == [True, True]
+    assert all(data.startswith(b"\xff\xd8\xff") for data in house.file_bytes(result))
+    assert request.inference_time == result.payload["timings"]["inference"]
+    messages = house.messages(request_id)
+    assert messages[0] == "Drawing 2 images of 128x96 in 10 steps, seed 7"
+    assert "image 2/2: step 10/10" in messages
+    assert messages[-1].startswith("Done in")
+    assert house.dispatcher.progress(request_id) is None, "progress is forgotten with the work"
+    assert house.dispatcher.runners[0].busy == 0
+
+
+async def test_sync_mode_answers_inside_the_result_and_makes_no_file(house: House) -> None:
+    request_id = await house.submit(sync_mode=True, output_format="png")
+    _, result = await house.ended(request_id)
+    head, _, body = result.payload["images"][0]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(body).startswith(b"\x89PNG")
+    assert house.blobs_on_disk() == 0
+
+
+async def test_the_picture_inside_is_the_picture_of_the_file(house: House) -> None:
+    inline = await house.submit(sync_mode=True)
+    filed = await house.submit()
+    (_, first), (_, second) = await house.ended(inline), await house.ended(filed)
+    data = base64.b64decode(first.payload["images"][0]["url"].partition(",")[2])
+    assert [hashlib.sha256(data).hexdigest()] == house.sums(second)
+
+
+async def test_a_refused_input_is_a_422_with_the_list_of_faults(house: House) -> None:
+    request_id = await house.submit(num_images=9, guidance_scale="much")
+    request, result = await house.ended(request_id)
+    assert (request.outcome, request.http_status, request.error_type) == (Outcome.ERROR, 422, "validation_error")
+    assert result.http_status == 422
+    assert {tuple(item["loc"]) for item in result.payload["detail"]} == {
+        ("body", "num_images"),
+        ("body", "guidance_scale"),
+    }
+    assert result.headers["X-Fal-Billable-Units"] == "0"
+    assert request.error
+    assert "less than or equal to 4" in request.error
+    assert house.dispatcher.runners[0].busy == 0
+
+
+async def test_a_refused_input_does_not_hold_up_the_next_one(house: House) -> None:
+    bad = [await house.submit(num_images=0) for _ in range(5)]
+    good = await house.submit()
+    assert (await house.ended(good))[0].outcome is Outcome.OK
+    assert [(await house.ended(request_id))[0].http_status for request_id in bad] == [422] * 5
+
+
+async def test_a_fault_in_an_endpoint_ends_its_request_and_nothing_else(tmp_path: Path) -> None:
+    import dataclasses
+
+    from impasto.endpoints.table import ENDPOINTS
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    table = dict(ENDPOINTS)
+    table["fal-ai/no-job"] = dataclasses.replace(ENDPOINTS["fal-ai/flux-pro"], id="fal-ai/no-job", to_job=broken)  # type: ignore[arg-type]
+    table["fal-ai/no-output"] = dataclasses.replace(
+        ENDPOINTS["fal-ai/flux-pro"], id="fal-ai/no-output", to_output=broken
+    )  # type: ignore[arg-type]
+    async with open_house(make_settings(tmp_path), endpoints=table) as house:
+        await house.until_ready()
+        no_job = await house.submit(endpoint="fal-ai/no-job")
+        no_output = await house.submit(endpoint="fal-ai/no-output")
+        good = await house.submit()
+        assert (await house.ended(no_job))[0].http_status == 500
+        assert (await house.ended(good))[0].http_status == 200
+        assert (await house.ended(no_output))[0].http_status == 500
+        assert house.blobs_on_disk() == 1, "the pictures of the failed one are deleted"
+
+
+async def test_a_cancel_reaches_a_running_picture_at_once(tmp_path: Path) -> None:
+    async with open_house(
+        make_settings(tmp_path, beat_seconds=3600.0, lease_seconds=3600.0), step_seconds=0.1
+    ) as house:
+        await house.until_ready()
+        request_id = await house.submit(num_inference_steps=50)
+        await house.until_drawing(request_id, step=3)
+        await house.store.cancel(request_id)
+        request, result = await house.ended(request_id)
+        assert (request.outcome, request.http_status, request.error_type) == (
+            Outcome.CANCELLED, 499, "client_cancelled",
+        )  # fmt: skip
+        assert result.payload["detail"] == "Request cancelled by the client."
+        # Beats are an hour apart: the doorbell told the runner. That it is one step at most, tests/engine judges.
+        assert "step 50/50" not in house.messages(request_id)
+        after = await house.submit(num_inference_steps=1)
+        assert (await house.ended(after))[0].outcome is Outcome.OK
+
+
+async def test_two_requests_share_the_engine_and_the_short_one_passes_the_long_one(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path), step_seconds=0.05) as house:
+        await house.until_ready()
+        long = await house.submit("long", num_inference_steps=50)
+        await house.until_drawing(long, step=2)
+        short = await house.submit("short", num_inference_steps=5)
+        assert (await house.ended(short))[0].outcome is Outcome.OK
+        assert house.request(long).status == "IN_PROGRESS"
+        assert (await house.ended(long))[0].outcome is Outcome.OK
+
+
+async def test_a_full_runner_is_given_no_more_than_its_slots(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path, slots=2), step_seconds=0.05) as house:
+        await house.until_ready()
+        ids = [await house.submit(str(number), num_inference_steps=10) for number in range(5)]
+        most = 0
+        while any(house.request(request_id).status != "COMPLETED" for request_id in ids):
+            most = max(most, sum(house.request(request_id).status == "IN_PROGRESS" for request_id in ids))
+            await asyncio.sleep(0.01)
+        assert most == 2
+        assert {house.request(request_id).outcome for request_id in ids} == {Outcome.OK}
+
+
+async def test_two_runners_share_the_queue(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path, slots=1), runners=2, step_seconds=0.05) as house:
+        await house.until(lambda: len(house.dispatcher.runners) == 2)
+        ids = [await house.submit(str(number), num_inference_steps=5) for number in range(4)]
+        requests = [(await house.ended(request_id))[0] for request_id in ids]
+        assert {request.runner_id for request in requests} == {runner.runner_id for runner in house.dispatcher.runners}
+
+
+async def test_a_loaded_model_serves_only_what_the_map_gives_it(tmp_path: Path) -> None:
+    mapped = {"flux-pro": "impasto-mini", "flux-pro-1.1": "another-model"}
+    async with open_house(make_settings(tmp_path), model_map=mapped) as house:
+        await house.until_ready()
+        not_here = await house.submit(endpoint="fal-ai/flux-pro/v1.1")
+        here = await house.submit()
+        assert (await house.ended(here))[0].outcome is Outcome.OK
+        assert house.request(not_here).status == "IN_QUEUE"

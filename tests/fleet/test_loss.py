@@ -1,0 +1,236 @@
+"""Runners that die, freeze, hang, drain or cannot load: nothing is lost, nothing is drawn into a result twice."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from impasto.fleet.local import restart_pause
+from impasto.settings import ModelSettings
+from impasto.store.records import Outcome, Status
+
+from .conftest import House, make_settings, open_house
+
+
+async def undisturbed_sums(tmp_path: Path, **input_: object) -> list[str]:
+    """The pictures of the same request when nothing happens to it."""
+    async with open_house(make_settings(tmp_path / "undisturbed")) as house:
+        await house.until_ready()
+        return house.sums((await house.ended(await house.submit(**input_)))[1])
+
+
+def only_pid(house: House) -> int:
+    (pid,) = house.fleet.pids
+    return pid
+
+
+async def test_a_killed_runner_loses_nothing_and_the_second_attempt_draws_the_same_bytes(tmp_path: Path) -> None:
+    expected = await undisturbed_sums(tmp_path, num_images=2, num_inference_steps=20)
+    async with open_house(make_settings(tmp_path), step_seconds=0.05) as house:
+        await house.until_ready()
+        killed = await house.submit(num_images=2, num_inference_steps=20)
+        neighbour = await house.submit("neighbour", num_inference_steps=20)
+        await house.until_drawing(killed, step=5)
+        first = only_pid(house)
+        os.kill(first, signal.SIGKILL)
+        request, result = await house.ended(killed)
+        assert (request.outcome, request.attempt, request.crash_count) == (Outcome.OK, 2, 1)
+        assert house.sums(result) == expected
+        assert (await house.ended(neighbour))[0].outcome is Outcome.OK
+        assert only_pid(house) != first, "another process was started in its place"
+        assert any("Attempt 1 ended: the runner went away" in message for message in house.messages(killed))
+
+
+async def test_a_request_that_kills_every_runner_ends_in_503(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path, slots=1, max_crashes=3), step_seconds=0.1) as house:
+        poison = await house.submit(num_inference_steps=50)
+        for attempt in (1, 2, 3):
+            await house.until(lambda attempt=attempt: house.request(poison).attempt == attempt)
+            await house.until_drawing(poison)
+            os.kill(only_pid(house), signal.SIGKILL)
+        request, result = await house.ended(poison)
+        assert (request.outcome, request.http_status, request.error_type) == (
+            Outcome.ERROR, 503, "runner_disconnected",
+        )  # fmt: skip
+        assert result.payload["error_type"] == "runner_disconnected"
+        innocent = await house.submit(num_inference_steps=1)
+        assert (await house.ended(innocent))[0].outcome is Outcome.OK
+
+
+async def test_a_caller_that_forbids_retries_gets_none(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path), step_seconds=0.1) as house:
+        await house.until_ready()
+        request_id = await house.submit(num_inference_steps=50, no_retry=True)
+        await house.until_drawing(request_id)
+        os.kill(only_pid(house), signal.SIGKILL)
+        request, _ = await house.ended(request_id)
+        assert (request.http_status, request.attempt) == (503, 1)
+
+
+async def test_a_frozen_runner_is_fenced_off_and_its_late_pictures_are_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two runners. The one that draws is stopped for longer than its lease; the other one takes over; the first one
+    wakes up, finishes, and finds that nobody wants its pictures.
+    """
+    caplog.set_level(logging.INFO, "impasto")
+    input_ = {"num_images": 2, "num_inference_steps": 20}
+    expected = await undisturbed_sums(tmp_path, **input_)
+    settings = make_settings(tmp_path, slots=1, lease_seconds=2.0, beat_seconds=0.25)
+    async with open_house(settings, runners=2, step_seconds=0.05) as house:
+        await house.until(lambda: len(house.dispatcher.runners) == 2)
+        request_id = await house.submit(**input_)
+        await house.until_drawing(request_id, step=10)
+        zombie = next(runner for runner in house.dispatcher.runners if runner.busy)
+        first_lease = house.request(request_id).lease
+        os.kill(zombie.pid, signal.SIGSTOP)
+        try:
+            request, result = await house.ended(request_id)
+        finally:
+            os.kill(zombie.pid, signal.SIGCONT)
+        assert (request.outcome, request.attempt) == (Outcome.OK, 2)
+        assert request.runner_id != zombie.runner_id
+        assert request.lease != first_lease
+        assert house.sums(result) == expected
+        await house.until(lambda: all(runner.busy == 0 for runner in house.dispatcher.runners))
+        assert {runner.pid for runner in house.dispatcher.runners} >= {zombie.pid}, "it was only asleep, it may go on"
+        again = [await house.submit(str(number), num_inference_steps=2) for number in range(4)]
+        for other in again:
+            await house.ended(other)
+        assert house.store.result(request_id) == result, "the first result stands"
+        assert house.blobs_on_disk() == 2 + 4
+
+
+async def test_pictures_of_a_lost_lease_are_deleted(tmp_path: Path) -> None:
+    """The lease is taken away behind the dispatcher's back, so that Done arrives while it still believes in it."""
+    settings = make_settings(tmp_path, beat_seconds=3600.0, lease_seconds=3600.0, slots=1)
+    async with open_house(settings, step_seconds=0.02) as house:
+        await house.until_ready()
+        request_id = await house.submit(num_images=2, num_inference_steps=20)
+        await house.until_drawing(request_id, step=5)
+        lease = house.request(request_id).lease
+        assert lease is not None
+        await house.store.requeue(request_id, lease, crashed=False, drain=True, reason="the test took the lease away")
+        request, result = await house.ended(request_id)
+        assert request.lease != lease
+        assert len(house.sums(result)) == 2
+        assert house.blobs_on_disk() == 2, "two pictures of two attempts, and only those of the second one are kept"
+        assert house.messages(request_id).count("Drawing 2 images of 128x96 in 20 steps, seed 7") == 2
+
+
+async def test_a_stop_finishes_what_runs(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path), step_seconds=0.05) as house:
+        await house.until_ready()
+        request_id = await house.submit(num_inference_steps=20)
+        await house.until_drawing(request_id)
+        await house.dispatcher.drain(60.0)
+        assert house.request(request_id).outcome is Outcome.OK
+        assert not house.dispatcher.ready
+        assert house.dispatcher.reason == "The server is stopping."
+
+
+async def test_a_stop_releases_what_it_cannot_finish_without_costing_an_attempt(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path), step_seconds=0.1) as house:
+        await house.until_ready()
+        running = await house.submit(num_inference_steps=50, num_images=4)
+        await house.until_drawing(running, step=2)
+        await house.dispatcher.drain(0.0)
+        waiting = await house.submit()
+        request = house.request(running)
+        assert (request.status, request.attempt, request.crash_count) == (Status.IN_QUEUE, 0, 0)
+    async with open_house(make_settings(tmp_path)) as house:
+        for request_id in (running, waiting):
+            request, _ = await house.ended(request_id)
+            assert (request.outcome, request.attempt) == (Outcome.OK, 1)
+
+
+async def test_sigterm_to_a_runner_drains_it_too(tmp_path: Path) -> None:
+    async with open_house(make_settings(tmp_path), step_seconds=0.05) as house:
+        await house.until_ready()
+        request_id = await house.submit(num_inference_steps=20)
+        await house.until_drawing(request_id)
+        os.kill(only_pid(house), signal.SIGTERM)
+        request, _ = await house.ended(request_id)
+        assert (request.outcome, request.attempt) == (Outcome.OK, 1)
+        after = await house.submit()
+        assert (await house.ended(after))[0].outcome is Outcome.OK, "the fleet starts another one"
+
+
+async def test_a_runner_that_cannot_load_says_why(tmp_path: Path) -> None:
+    missing = tmp_path / "no-such-checkpoint"
+    settings = make_settings(tmp_path).model_copy(update={"model": ModelSettings(name=str(missing), device="cpu")})
+    async with open_house(settings) as house:
+        assert not house.dispatcher.ready
+        await house.until(lambda: "no-such-checkpoint" in house.dispatcher.reason)
+        waiting = await house.submit()
+        assert house.request(waiting).status is Status.IN_QUEUE
+
+
+async def test_a_step_that_hangs_ends_the_runner_and_the_request_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house(make_settings(tmp_path, slots=1), step_seconds=1.0) as house:
+        # The children that start from now on give a step a tenth of what it takes.
+        config = house.fleet._config
+        monkeypatch.setattr(house.fleet, "_config", lambda name: replace_stall(config(name), 0.1))
+        request_id = await house.submit(num_inference_steps=3)
+        await house.until(lambda: house.request(request_id).crash_count >= 1 or bool(house.request(request_id).outcome))
+        assert house.request(request_id).crash_count >= 1
+
+
+def replace_stall(config: object, seconds: float) -> object:
+    import msgspec
+
+    return msgspec.structs.replace(config, stall_seconds=seconds)  # type: ignore[type-var]
+
+
+async def test_children_die_with_the_gateway(tmp_path: Path) -> None:
+    """kill -9 of the parent: no child is left behind, holding the GPU."""
+    code = f"""
+import asyncio
+from pathlib import Path
+from tests_fleet_house import make_settings, open_house
+
+async def main():
+    async with open_house(make_settings(Path({str(tmp_path)!r})), step_seconds=1.0) as house:
+        await house.until_ready()
+        print(house.fleet.pids[0], flush=True)
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+    bootstrap = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('tests_fleet_house', {str(Path(__file__).parent / 'conftest.py')!r})\n"
+        "module = importlib.util.module_from_spec(spec); sys.modules[spec.name] = module\n"
+        "spec.loader.exec_module(module)\n"
+    )
+    import sys
+
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", bootstrap + code, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    child = int(await parent.stdout.readline())
+    os.kill(child, 0)
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(30):
+        while _runs(child):  # noqa: ASYNC110 – it is nobody's child any more
+            await asyncio.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+        return state != "Z"
+    return False
+
+
+def test_the_pauses_between_short_lives_grow_and_stop_growing() -> None:
+    assert [restart_pause(n) for n in (1, 2, 3, 4)] == [0.0, 0.5, 1.0, 2.0]
+    assert restart_pause(50) == 30.0
