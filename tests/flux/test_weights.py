@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from impasto.errors import ModelUnavailable, WeightsError
+from impasto.errors import ConfigError, ModelUnavailable, WeightsError
 from impasto.flux import precision, weights
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.text import MiniLMTextEncoder
@@ -143,6 +143,13 @@ def test_bf16_is_chosen_only_where_the_processor_has_it(monkeypatch: pytest.Monk
     assert precision.choose_dtype("cpu") == torch.float32
     monkeypatch.setattr(precision, "cpu_features", lambda: frozenset({"avx2", "avx512_bf16"}))
     assert precision.choose_dtype("cpu") == torch.bfloat16
+
+
+def test_a_missing_gpu_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert precision.choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"device cuda: .* Set model\.device to auto or cpu"):
+        precision.choose_device("cuda")
 
 
 def test_the_processor_is_asked() -> None:

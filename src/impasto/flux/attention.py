@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _FEW_TOKENS = 128
-"""Up to here a CPU is faster at matmul-softmax-matmul than at flash attention: twice in bf16, and in every backward
-pass.
-"""
+"""Up to here a CPU takes matmul-softmax-matmul faster than flash attention: in bf16, and in every backward pass."""
 
 
 def rope(ids: Tensor, axes_dim: tuple[int, ...], theta: int) -> Tensor:
     """Rotation angles for positions `ids` [..., L, axes] → [..., 1, L, head_dim / 2, 2] (cosine, sine), float32.
 
-    Each axis of a position turns its own `axes_dim[i]` channels. Angles are computed in float64, like the
-    checkpoints' own code: in float32 the fast channels of a far position would be off by whole digits.
+    Each axis of a position turns its own `axes_dim[i]` channels. Angles are computed in float64, as they were in
+    training: in float32 the fast channels of a far position lose digits.
     """
     angles: list[Tensor] = []
     for axis, dim in enumerate(axes_dim):
@@ -32,17 +30,14 @@ def rope(ids: Tensor, axes_dim: tuple[int, ...], theta: int) -> Tensor:
 
 
 def apply_rope(x: Tensor, pe: Tensor) -> Tensor:
-    """Turns each neighbouring pair of channels of `x` [B, H, L, D] by its angle. Computed in float32, returned in x's
-    dtype.
-    """
+    """Turns each neighbouring pair of channels of `x` [B, H, L, D] by its angle, in float32; returns x's dtype."""
     pairs = x.float().unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():
         even, odd = pairs.unbind(-1)
         cos, sin = pe.unbind(-1)
         turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     else:
-        # A turn is one complex product: a single kernel, four to six times faster than its parts. Compilers prefer
-        # the parts.
+        # A turn is one complex product: one kernel, four to six times faster than its parts, which compilers prefer.
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(pe))
     return turned.flatten(-2).to(x.dtype)
 

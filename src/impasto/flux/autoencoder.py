@@ -190,9 +190,7 @@ class Autoencoder(nn.Module):
         return mean, logvar
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Pixels → the transformer's latents. Without `noise` the posterior's mean; with `noise` (shape of the
-        latents) a sample.
-        """
+        """Pixels → the transformer's latents: the posterior's mean, or with `noise` (latents' shape) a sample of it."""
         mean, logvar = self.moments(pixels)
         z = mean if noise is None else mean + torch.exp(0.5 * logvar) * noise
         return self.params.scale_factor * (z - self.params.shift_factor)

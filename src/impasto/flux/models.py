@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Guidance: TypeAlias = Literal["distilled", "cfg", "none"]
-"""How a model follows `guidance_scale`: through an embedded scale, through two passes (with and without the prompt),
-not at all.
-"""
+"""How a model follows `guidance_scale`: by an embedded scale, by two passes (with the prompt and without), or not."""
 
 Role: TypeAlias = Literal["transformer", "autoencoder", "text_encoder", "tokenizer", "upscaler"]
 """What a file of a checkpoint is for."""
@@ -87,9 +85,7 @@ class AutoencoderParams:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How the schedule leans towards noise with the token count: mu runs linearly from (256, base) to (4096,
-    maximum).
-    """
+    """How far a schedule leans towards noise: mu rises linearly from `base` at 256 tokens to `maximum` at 4096."""
 
     base: float = 0.5
     maximum: float = 1.15
@@ -116,18 +112,14 @@ class NativeSize:
     upscale: int = 1
 
     def native(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) in pixels asked by the caller → (height, width) in pixels drawn, both multiples of
-        `multiple`.
-        """
+        """Asked (height, width) in pixels → drawn (height, width), both multiples of `multiple`."""
         if height < 1 or width < 1:
             raise ValueError(f"an image needs at least one pixel a side, not {width}x{height}")
         if self.longest is None:
             return self._up(height), self._up(width)
         ratio = max(height, width) / min(height, width)
         short = self._up(max(self.longest / ratio, self.shortest))
-        long = (
-            self.longest if ratio <= self.longest / self.shortest else min(self._up(self.shortest * ratio), self.limit)
-        )
+        long = max(self.longest, min(self._up(self.shortest * ratio), self.limit))
         return (short, long) if height <= width else (long, short)
 
     def _up(self, side: float) -> int:
@@ -137,9 +129,7 @@ class NativeSize:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file of a checkpoint. `sha256` is None for embedded files: their sums stand in the checkpoint's
-    config.json.
-    """
+    """One file of a checkpoint. Embedded files have their sums in the checkpoint's config.json, not here."""
 
     role: Role
     name: str

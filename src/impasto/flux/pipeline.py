@@ -3,14 +3,12 @@
     pipeline = Pipeline.load("impasto-mini")
     conditioning = pipeline.encode("a red fox in the snow")
     for step in pipeline.denoise(conditioning, seed=7, index=0, height=768, width=1024):
-        ...                                                       # progress, step.preview(), or just stop iterating:
-        cancelled
-    pixels = pipeline.decode(step.latents, height=768, width=1024)        # uint8 [768, 1024, 3]
+        ...                        # progress, step.preview(), or stop iterating: that is all a cancel takes
+    pixels = pipeline.decode(step.latents, height=768, width=1024)    # uint8 [768, 1024, 3]
 
-Determinism is a promise: the same (model, prompt, seed, index, size, steps, guidance) gives the same bytes on the
-same machine with the same number of threads, however many pictures were asked for and whatever else runs. So every
-forward pass holds one sample (with guidance through two passes: always the same pair), and nothing is shared between
-samples but constants.
+Determinism is a promise: one (model, prompt, seed, index, size, steps, guidance) gives the same bytes on one machine
+with one number of threads, however many pictures were asked for and whatever else runs. So every forward pass holds
+one sample (and its twin without the prompt, for guidance by two passes), and samples share nothing but constants.
 """
 
 from __future__ import annotations
@@ -64,9 +62,7 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step done: `index` of `total` (from 0), the `sigma` it arrived at, and the `latents` [1, C, h, w] there
-    (float32).
-    """
+    """Step `index` (from 0) of `total`, done: the `sigma` it arrived at, the `latents` there, float32 [1, C, h, w]."""
 
     index: int
     total: int
@@ -80,9 +76,7 @@ class Step:
 
 
 class Pipeline:
-    """A loaded model. Holds no state between calls; generators of `denoise` may be advanced in any order, one at a
-    time.
-    """
+    """A loaded model. It keeps no state between calls: generators of `denoise` may take their steps in any order."""
 
     def __init__(
         self,
@@ -199,7 +193,7 @@ class Pipeline:
         Where native and asked ratio differ, the picture is cropped around its centre. A model with an upscaler draws
         small: its picture is upscaled, then resampled to the asked size.
         """
-        pixels = self._autoencoder.decode(latents).float().add(1).div(2).clamp(0, 1)
+        pixels = self._pixels(latents)
         if self._upscaler is None:
             top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
             return _to_bytes(pixels[..., top : top + height, left : left + width])
@@ -211,9 +205,12 @@ class Pipeline:
 
     @torch.inference_mode()
     def _preview(self, clean: Callable[[], Tensor], native: tuple[int, int], height: int, width: int) -> Pixels:
-        pixels = self._autoencoder.decode(lat.unpack(clean(), *native)).float().add(1).div(2).clamp(0, 1)
-        pixels, _ = Box.within(*native, height=height, width=width).cut(pixels)
+        pixels, _ = Box.within(*native, height=height, width=width).cut(self._pixels(lat.unpack(clean(), *native)))
         return _to_bytes(pixels)
+
+    def _pixels(self, latents: Tensor) -> Tensor:
+        """Latents [1, C, h, w] → pixels [1, 3, 8 h, 8 w] in 0..1, float32."""
+        return self._autoencoder.decode(latents).float().add(1).div(2).clamp(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +243,7 @@ class Box:
         """The box of `pixels` at exactly `height` x `width`, by Lanczos."""
         corners = (self.left, self.top, self.right, self.bottom)
         image = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box=corners)
-        return np.asarray(image)
+        return np.array(image)
 
 
 def _to_bytes(pixels: Tensor) -> Pixels:

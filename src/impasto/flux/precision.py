@@ -13,15 +13,22 @@ from pathlib import Path
 
 import torch
 
+from impasto.errors import ConfigError
+
 _BF16 = frozenset({"amx_bf16", "avx512_bf16"})
 _KNOWN = _BF16 | {"avx2", "avx512f"}
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" → the GPU when there is one, else the CPU; other names as torch knows them."""
+    """ "auto" → the GPU when there is one, else the CPU; other names as torch knows them. Raises ConfigError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {name}: this torch ({torch.__version__}) sees no GPU. Set model.device to auto or cpu."
+        )
+    return device
 
 
 def choose_dtype(device: torch.device | str) -> torch.dtype:

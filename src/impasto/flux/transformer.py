@@ -46,9 +46,7 @@ class MLPEmbedder(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Shift, scale and gate (twice for a double-stream block) from the conditioning vector: [..., D] → [..., 1, 3 D
-    or 6 D].
-    """
+    """The conditioning vector's shift, scale and gate, twice for double streams: [..., D] → [..., 1, 3 D | 6 D]."""
 
     def __init__(self, hidden_size: int, *, double: bool) -> None:
         super().__init__()
@@ -222,8 +220,9 @@ class Flux(nn.Module):
         return rope(torch.cat((txt_ids, img_ids), dim=-2), self.params.axes_dim, self.params.theta)
 
     def modulate(self, vec: Tensor) -> Modulations:
-        """Every block's modulation for conditioning vectors [..., B, D]. A third of FLUX's weights are read here, so
-        it pays to call it once for all steps.
+        """Every block's modulation for conditioning vectors [..., B, D].
+
+        A quarter of FLUX.1's weights are read here, which is why the pipeline calls it once for all steps.
         """
         doubles = cast("Iterable[DoubleStreamBlock]", self.double_blocks)
         singles = cast("Iterable[SingleStreamBlock]", self.single_blocks)
@@ -234,9 +233,7 @@ class Flux(nn.Module):
         )
 
     def velocity(self, img: Tensor, txt: Tensor, pe: Tensor, mods: Modulations) -> Tensor:
-        """Image tokens [B, L, in_channels] and the text stream [B, T, D] through all blocks → velocity [B, L,
-        out_channels].
-        """
+        """All blocks: image tokens [B, L, in_channels], text stream [B, T, D] → velocity [B, L, out_channels]."""
         img = self.img_in(img.to(self.img_in.weight.dtype))
         for block, mod in zip(self.double_blocks, mods.double, strict=True):
             img, txt = block(img, txt, mod, pe)

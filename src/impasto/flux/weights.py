@@ -84,9 +84,7 @@ class Checkpoint:
         raise ModelUnavailable(f"{self.spec.name}: no {role} in {self.folder}. Needed there: {needed}.")
 
     def verify(self) -> int:
-        """Compares every file with its sum; returns the bytes read. Raises WeightsError naming the first that
-        differs.
-        """
+        """Compares every file with its sum; returns the bytes read. Raises WeightsError at the first that differs."""
         size = 0
         for file in self.spec.files:
             path = self.path(file.role)
@@ -100,7 +98,7 @@ class Checkpoint:
 
 
 def locate(model: str | Path) -> Checkpoint:
-    """Finds a model: by a name of the table, when it is embedded, or by the path of a checkpoint's folder.
+    """Finds a model: by its name in the table, when it is embedded, or by the path of a checkpoint's folder.
 
     A folder tells what it is by the `name` in its config.json, by a file that only one model of the table has, or, in
     diffusers' layout, by its transformer's config. Raises ModelUnavailable that says what would help.
@@ -202,8 +200,8 @@ def load_upscaler(checkpoint: Checkpoint, target: Target) -> Upscaler:
 def build(module: Callable[[], M], tensors: Mapping[str, Tensor], *, name: str, target: Target = CPU) -> M:
     """The module that `module()` makes, filled with `tensors`, in evaluation mode, without gradients.
 
-    `name` names the weights in errors. Raises WeightsError with a full report
-    when a key is missing, unexpected, or misshapen.
+    `name` names the weights in errors. Raises WeightsError with a full report when a key is missing, unexpected or of
+    another shape.
     """
     with torch.device("meta"):
         built = module()
