@@ -119,7 +119,9 @@ def decibels(rebuilt: Tensor, pixels: Tensor) -> float:
     return float((10 * torch.log10(255.0**2 / error.clamp_min(1e-6))).mean())
 
 
-def train(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, deadline: Deadline) -> Path:
+def train(
+    recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, deadline: Deadline, *, device: str = "cpu"
+) -> Path:
     """Train the decoder until the deadline, resuming from `folder` when it holds a state; returns the checkpoint's
     path.
     """
@@ -127,6 +129,7 @@ def train(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, deadline: D
     model = Autoencoder(recipe.params).channels_last()
     pca = block_transform(recipe, sprites, folder)
     write(model.encoder, recipe.params, pca)
+    model.to(device)
     decoder = model.decoder
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=1e-4)
     average = Average(model, recipe.average)
@@ -134,6 +137,7 @@ def train(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, deadline: D
     step = load_state(checkpoint, model, optimiser, average)
     judged = sample_pixels(sprites, recipe.mix, 24, HELD_OUT)
     log.info("linear bound %.2f dB", decibels(pca.decode(pca.encode(judged)), judged))
+    judged = judged.to(device)
     noted, losses = time.monotonic(), list[float]()
     while not deadline.over(step):
         pixels = training_batch(recipe, sprites, step, crops=deadline.progress(step) < recipe.crop_share)
@@ -142,8 +146,8 @@ def train(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, deadline: D
         latents = latents + recipe.noise * noise
         for group in optimiser.param_groups:
             group["lr"] = rate(recipe.rate, step, deadline.progress(step), decay_share=recipe.decay_share)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            loss = reconstruction_loss(decoder, latents, pixels, recipe.gradient_weight)
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.bf16):
+            loss = reconstruction_loss(decoder, latents.to(device), pixels.to(device), recipe.gradient_weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

@@ -128,9 +128,7 @@ def paint(record: Composition, sprites: Sprites, *, width: int, height: int) -> 
     sprite = _sprite(sprites, record.concept, record.style, record.colour)
     short = min(width, height)
     side = max(8, round(record.scale * short))
-    small = np.asarray(
-        sprite.resize((side, side), Image.Resampling.BOX if side > 128 else Image.Resampling.LANCZOS), np.float32
-    )
+    small = np.asarray(sprite.resize((side, side), Image.Resampling.LANCZOS), np.float32)
     left = _place(width - side, record.offset[0] * short, record.cells[0])
     top = _place(height - side, record.offset[1] * short, record.cells[1])
     alpha = small[..., 3:] / 255.0
@@ -228,7 +226,7 @@ def _night(y: Floats, x: Floats) -> Floats:
 
 
 def _sunset(y: Floats, x: Floats) -> Floats:
-    return _rgb(120, 70, 150) * (1 - y) + _rgb(255, 150, 70) * y + 0 * x
+    return (_rgb(120, 70, 150) * (1 - y) + _rgb(255, 150, 70) * y + 0 * x).astype(np.float32)
 
 
 def _snow(y: Floats, x: Floats) -> Floats:

@@ -77,15 +77,30 @@ def nearest_background(picture: Pixels) -> str:
     return min(BACKGROUNDS, key=lambda name: float(np.square(seen - np.array(BACKGROUNDS[name])).sum()))
 
 
-def accuracy(pictures: Sequence[Pixels], asked: Sequence[Asked], sprites: Sprites) -> tuple[float, float, list[str]]:
-    """Shares of right concepts and of right backgrounds, and the concepts that were missed."""
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Shares in 0..1 of concepts and of backgrounds drawn as asked, and what was drawn instead of the missed
+    concepts.
+    """
+
+    concept: float
+    background: float
+    missed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        missed = ", ".join(self.missed) or "nothing"
+        return f"concept {self.concept:.3f}, background {self.background:.3f}, missed: {missed}"
+
+
+def accuracy(pictures: Sequence[Pixels], asked: Sequence[Asked], sprites: Sprites) -> Scores:
+    """Score one picture for each thing asked."""
     concepts = [
         nearest_concept(picture, sprites, background=a.background, colour=a.colour)
         for picture, a in zip(pictures, asked, strict=True)
     ]
-    missed = [f"{a.concept} (drawn like {got})" for a, got in zip(asked, concepts, strict=True) if got != a.concept]
+    missed = [f"{a.concept} (nearest: {got})" for a, got in zip(asked, concepts, strict=True) if got != a.concept]
     grounds = [nearest_background(picture) == a.background for picture, a in zip(pictures, asked, strict=True)]
-    return 1 - len(missed) / len(asked), float(np.mean(grounds)), missed
+    return Scores(1 - len(missed) / len(asked), float(np.mean(grounds)), tuple(missed))
 
 
 def _thumb(picture: Pixels) -> npt.NDArray[np.float32]:

@@ -74,11 +74,12 @@ class Average(Generic[M]):
     def update(self, module: M, step: int) -> None:
         """Move towards the module's weights after the given number of steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        for slow, fast in zip(self.module.parameters(), module.parameters(), strict=True):
+            slow.lerp_(fast.detach(), 1 - decay)
 
 
 def save_state(
-    path: Path, model: nn.Module, optimiser: Optimisers | torch.optim.Optimizer, average: Average[nn.Module], step: int
+    path: Path, model: M, optimiser: Optimisers | torch.optim.Optimizer, average: Average[M], step: int
 ) -> None:
     """Write all that resumption needs, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,9 +94,7 @@ def save_state(
     partial.replace(path)
 
 
-def load_state(
-    path: Path, model: nn.Module, optimiser: Optimisers | torch.optim.Optimizer, average: Average[nn.Module]
-) -> int:
+def load_state(path: Path, model: M, optimiser: Optimisers | torch.optim.Optimizer, average: Average[M]) -> int:
     """Restore what `save_state` wrote; returns the number of steps done, 0 when there is no file."""
     if not path.is_file():
         return 0

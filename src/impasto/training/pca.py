@@ -126,7 +126,7 @@ def write(encoder: Encoder, params: AutoencoderParams, pca: BlockPCA) -> None:
             for conv in (module.q, module.k, module.v):
                 nn.init.xavier_uniform_(conv.weight)
     _pass_through(encoder.conv_in)
-    gather, quarters, whole = (encoder.down[i].downsample.conv for i in range(3))  # pyright: ignore
+    gather, quarters, whole = (_strided(encoder, level) for level in range(3))
     for colour in range(3):
         for row in range(2):
             for column in range(2):
@@ -139,6 +139,7 @@ def write(encoder: Encoder, params: AutoencoderParams, pca: BlockPCA) -> None:
     parts = torch.einsum("zcyaxb,qcab->zqyx", blocks, quarter.reshape(32, 3, 4, 4))
     deviation = 1.0 / pca.gain
     whole.weight[:components, :32, :2, :2] = parts / deviation[:, None, None, None]
+    assert whole.bias is not None
     whole.bias[:components] = -(pca.basis @ pca.mean) * pca.gain
     _linear_end(encoder, components, group)
 
@@ -149,6 +150,12 @@ def _recover_quarters(pca: BlockPCA) -> Tensor:
     return torch.linalg.svd(blocks, full_matrices=False)[2][:32]
 
 
+def _strided(encoder: Encoder, level: int) -> nn.Conv2d:
+    step = encoder.down[level].get_submodule("downsample.conv")
+    assert isinstance(step, nn.Conv2d)
+    return step
+
+
 def _pass_through(conv: nn.Conv2d) -> None:
     centre = conv.kernel_size[0] // 2
     for i in range(min(conv.in_channels, conv.out_channels)):
@@ -157,7 +164,7 @@ def _pass_through(conv: nn.Conv2d) -> None:
 
 def _linear_end(encoder: Encoder, components: int, group: int) -> None:
     """The last shortcut makes pairs and constants; norm_out and conv_out undo them."""
-    last = encoder.down[3].block[0]  # pyright: ignore
+    last = encoder.down[3].get_submodule("block.0")
     assert isinstance(last, ResnetBlock)
     assert last.nin_shortcut is not None
     shortcut, norm, out = last.nin_shortcut, encoder.norm_out, encoder.conv_out

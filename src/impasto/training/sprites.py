@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Sprites(Mapping[SpriteKey, Pixels]):
     def __getitem__(self, key: SpriteKey) -> Pixels:
         return self._pixels[key]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[SpriteKey]:
         return iter(self._pixels)
 
     def __len__(self) -> int:
@@ -50,7 +50,8 @@ class Sprites(Mapping[SpriteKey, Pixels]):
     def save(self, path: Path) -> None:
         """Write all sprites into one compressed numpy archive, keyed `concept|style`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **{f"{key.concept}|{key.style}": value for key, value in self._pixels.items()})
+        named = {f"{key.concept}|{key.style}": value for key, value in self._pixels.items()}
+        np.savez_compressed(path, allow_pickle=False, **named)
 
     @classmethod
     def load(cls, path: Path) -> "Sprites":
@@ -59,17 +60,23 @@ class Sprites(Mapping[SpriteKey, Pixels]):
             return cls({SpriteKey(*name.split("|")): archive[name] for name in archive.files})
 
 
-def render(cache: Path, concepts: tuple[Concept, ...] = CONCEPTS, sources: tuple[Source, ...] = SOURCES) -> Sprites:
+def render(
+    cache: Path,
+    *,
+    concepts: tuple[Concept, ...] = CONCEPTS,
+    sources: tuple[Source, ...] = SOURCES,
+    side: int = SIDE,
+) -> Sprites:
     """Render every (concept, style) from the unpacked packages; raises SourceError when an icon is missing."""
     pixels: dict[SpriteKey, Pixels] = {}
     for source in sources:
         reader = icon_reader(unpacked(source, cache), source)
         for concept in concepts:
-            pixels[SpriteKey(concept.name, source.style)] = fit(reader(concept.codepoint))
+            pixels[SpriteKey(concept.name, source.style)] = fit(reader(concept.codepoint), side)
     return Sprites(pixels)
 
 
-def icon_reader(folder: Path, source: Source):
+def icon_reader(folder: Path, source: Source) -> Callable[[str], Image.Image]:
     """A function from code point to RGBA picture for one unpacked package (webp files, or iconify's SVG bodies)."""
     if (folder / "icons.json").is_file():
         icons = json.loads((folder / "icons.json").read_text("utf-8"))
@@ -99,7 +106,7 @@ def icon_reader(folder: Path, source: Source):
 def fit(picture: Image.Image, side: int = SIDE) -> Pixels:
     """Crop to the visible part and fit it, centred, into a square of `side` pixels; premultiplied while resizing."""
     rgba = picture.convert("RGBA")
-    box = rgba.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
+    box = rgba.getchannel("A").point([0] * 9 + [255] * 247).getbbox()
     if box is None:
         raise SourceError("an icon is wholly transparent")
     cropped = rgba.crop(box).convert("RGBa")

@@ -109,6 +109,7 @@ def train(
     *,
     report: Callable[[Flux, int], None] | None = None,
     report_minutes: float = 8.0,
+    device: str = "cpu",
 ) -> Path:
     """Train until the deadline, resuming from `folder` when it holds a state; returns the checkpoint's path.
 
@@ -117,6 +118,7 @@ def train(
     torch.manual_seed(recipe.seed)
     model = Flux(recipe.params)
     initialise(model)
+    model.to(device)
     average = Average(model, recipe.average)
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate)
     checkpoint = folder / "transformer.pt"
@@ -124,16 +126,16 @@ def train(
     if recipe.compile:
         for block in (*model.double_blocks, *model.single_blocks):
             block.compile(dynamic=False)
-    ids = {bucket.size.name: image_ids(bucket.size.height, bucket.size.width) for bucket in buckets}
-    txt_ids = text_ids(buckets[0].txt.shape[1])
+    ids = {bucket.size.name: image_ids(bucket.size.height, bucket.size.width).to(device) for bucket in buckets}
+    txt_ids = text_ids(buckets[0].txt.shape[1]).to(device)
     noted, reported, losses = time.monotonic(), time.monotonic(), list[float]()
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
-        batch = flow_batch(bucket, recipe, empty, step)
+        batch = tuple(tensor.to(device) for tensor in flow_batch(bucket, recipe, empty, step))
         factor = rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * factor
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.bf16):
             loss = flow_loss(model, batch, ids[bucket.size.name], txt_ids)
         optimiser.zero_grad()
         loss.backward()

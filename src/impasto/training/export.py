@@ -1,0 +1,51 @@
+"""From training states to the checkpoint that is shipped: the averaged weights, bf16 safetensors, and config.json."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from impasto.errors import WeightsError
+from impasto.flux import weights
+from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.models import AutoencoderParams, TransformerParams
+from impasto.flux.transformer import Flux
+from impasto.training.assets import write_config
+
+
+def averaged(state: Path) -> dict[str, Tensor]:
+    """The moving average out of a training state; raises WeightsError when there is none."""
+    if not state.is_file():
+        raise WeightsError(f"{state}: no such training state. Train first.")
+    return torch.load(state, weights_only=True)["average"]
+
+
+def export(
+    *,
+    autoencoder: Path,
+    transformer: Path,
+    folder: Path,
+    version: str,
+    autoencoder_params: AutoencoderParams,
+    transformer_params: TransformerParams,
+) -> None:
+    """Write both safetensors files and config.json into a checkpoint folder that already holds the text encoder.
+
+    Every tensor is checked against the module it is for; raises WeightsError with a full report when one does not fit.
+    """
+    parts = {
+        "autoencoder.safetensors": (averaged(autoencoder), lambda: Autoencoder(autoencoder_params)),
+        "transformer.safetensors": (averaged(transformer), lambda: Flux(transformer_params)),
+    }
+    for name, (tensors, build) in parts.items():
+        with torch.device("meta"):
+            weights.check(build(), tensors, name=name)
+        stored = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in tensors.items()}
+        save_file(stored, folder / name, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
+    write_config(
+        folder,
+        version=version,
+        scale_factor=autoencoder_params.scale_factor,
+        shift_factor=autoencoder_params.shift_factor,
+    )

@@ -1,0 +1,71 @@
+"""Recipes: everything that a training run depends on, in one TOML file."""
+
+import tomllib
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from impasto.errors import ConfigError
+from impasto.flux.models import IMPASTO_MINI
+from impasto.training.autoencoder import AutoencoderRecipe
+from impasto.training.compose import Mix
+from impasto.training.dataset import BucketSize
+from impasto.training.transformer import TransformerRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One run: the data's mix and sizes, and the recipes of the two loops."""
+
+    name: str
+    sprite_side: int
+    seed: int
+    mix: Mix
+    buckets: tuple[BucketSize, ...]
+    autoencoder: AutoencoderRecipe
+    transformer: TransformerRecipe
+
+
+def load(name: str) -> Recipe:
+    """A recipe of the package (`cpu`, `gpu`) or a path to a TOML file; raises ConfigError that names the faulty
+    field.
+    """
+    try:
+        text = Path(name).read_text("utf-8") if name.endswith(".toml") else _shipped(name)
+        return parse(tomllib.loads(text))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"recipe {name}: {error}") from None
+    except (TypeError, KeyError) as error:
+        raise ConfigError(f"recipe {name}: unknown or missing field ({error})") from None
+
+
+def _shipped(name: str) -> str:
+    return (resources.files("impasto.training") / "recipes" / f"{name}.toml").read_text("utf-8")
+
+
+def parse(tree: dict[str, Any]) -> Recipe:
+    """Build a recipe from a TOML tree; an unknown field is a TypeError, a missing one a KeyError."""
+    transformer = dict(tree["transformer"])
+    params = replace(IMPASTO_MINI.transformer, **transformer.pop("params", {}))
+    autoencoder = dict(tree["autoencoder"])
+    shape = replace(IMPASTO_MINI.autoencoder, **autoencoder.pop("params", {}))
+    return Recipe(
+        name=tree["name"],
+        sprite_side=tree["sprite_side"],
+        seed=tree["seed"],
+        mix=_mix(tree["mix"]),
+        buckets=tuple(BucketSize(**bucket) for bucket in tree["buckets"]),
+        autoencoder=AutoencoderRecipe(params=shape, mix=_mix(tree["autoencoder_mix"]), **autoencoder),
+        transformer=TransformerRecipe(params=params, shift=IMPASTO_MINI.shift, seed=tree["seed"], **transformer),
+    )
+
+
+def _mix(tree: dict[str, Any]) -> Mix:
+    fields = dict(tree)
+    if "scale" in fields:
+        low, high = fields["scale"]
+        fields["scale"] = (float(low), float(high))
+    if "styles" in fields:
+        fields["styles"] = tuple((str(style), float(weight)) for style, weight in fields["styles"].items())
+    return Mix(**fields)

@@ -1,0 +1,200 @@
+"""The subcommands' work: one folder in, one folder out. Start reading the training here.
+
+packages/ and sprites.npz (data) → autoencoder/ (block transform, decoder) → buckets/ (latents, text states) →
+transformer/ (states, sheets) → a checkpoint folder. Every step finds what the step before left, and resumes its own.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from impasto.errors import ConfigError
+from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.text import MiniLMTextEncoder
+from impasto.flux.transformer import Flux
+from impasto.flux.weights import EMBEDDED
+from impasto.training import autoencoder as autoencoder_loop
+from impasto.training import dataset, metrics, sampling, sources, sprites
+from impasto.training import export as exporting
+from impasto.training import transformer as transformer_loop
+from impasto.training.clock import Deadline, deadline
+from impasto.training.recipe import Recipe, load
+
+__all__ = [
+    "deadline",
+    "draw_sheet",
+    "export_checkpoint",
+    "load",
+    "make_sprites",
+    "train_autoencoder",
+    "train_transformer",
+]
+
+log = logging.getLogger(__name__)
+
+PROMPTS: tuple[str, ...] = (
+    "a red apple",
+    "a yellow star on a blue background",
+    "a rocket in space",
+    "a cat",
+    "a blue car on a white background",
+    "a smiling face",
+    "a tree on a light blue background",
+    "a slice of pizza",
+    "a dog on grass under a blue sky",
+    "a green heart on a black background",
+    "a house",
+    "a panda on a pink background",
+    "a penguin in the snow",
+    "a purple balloon",
+    "a robot on a teal background",
+    "an ice cream on a beach",
+    "a fox on a green background",
+    "a birthday cake",
+    "a flat icon of a guitar on an orange background",
+    "a cartoon owl",
+    "a crown on a navy background",
+    "a black cap on a yellow background",
+    "a watermelon",
+    "an astronaut riding a horse",
+)
+"""The sheet's prompts. The last is out of the model's reach, and stays on the sheet to show how it fails."""
+
+
+def make_sprites(work: Path, recipe: Recipe) -> None:
+    """Fetch every package of the table and render all sprites into `sprites.npz`."""
+    for source in sources.SOURCES:
+        folder = sources.fetch(source, work / "packages")
+        log.info("%s %s (%s): %s", source.package, source.version, source.licence, folder)
+    rendered = sprites.render(work / "packages", side=recipe.sprite_side)
+    rendered.save(work / "sprites.npz")
+    log.info("%d sprites", len(rendered))
+
+
+def _sprites(work: Path) -> sprites.Sprites:
+    path = work / "sprites.npz"
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: run `impasto train default-model data` first")
+    return sprites.Sprites.load(path)
+
+
+def _text() -> MiniLMTextEncoder:
+    return MiniLMTextEncoder.load(EMBEDDED / "impasto-mini")
+
+
+def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) -> None:
+    """Fit the block transform and train the decoder in `autoencoder/`."""
+    autoencoder_loop.train(recipe.autoencoder, _sprites(work), work / "autoencoder", end, device=device)
+
+
+def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *, report_minutes: float) -> None:
+    """Build what is missing of `buckets/`, then train in `transformer/`, with a sheet and scores now and then."""
+    table = _sprites(work)
+    text = _text()
+    buckets = [_bucket(work, recipe, size, table, text) for size in recipe.buckets]
+    empty = dataset.encode_texts([""], text)
+    judge = Judge(work, recipe, table, text, empty)
+    transformer_loop.train(
+        recipe.transformer,
+        buckets,
+        empty,
+        work / "transformer",
+        end,
+        report=judge.report,
+        report_minutes=report_minutes,
+        device=device,
+    )
+
+
+def _bucket(
+    work: Path, recipe: Recipe, size: dataset.BucketSize, table: sprites.Sprites, text: MiniLMTextEncoder
+) -> dataset.Bucket:
+    path = work / "buckets" / f"{size.name}.safetensors"
+    if not path.is_file():
+        params = recipe.autoencoder.params
+        pca = autoencoder_loop.block_transform(recipe.autoencoder, table, work / "autoencoder")
+        dataset.build(
+            size,
+            sprites=table,
+            mix=recipe.mix,
+            pca=pca,
+            text=text,
+            seed=recipe.seed,
+            scale=params.scale_factor,
+            shift=params.shift_factor,
+        ).save(path)
+    return dataset.Bucket.load(path, size)
+
+
+class Judge:
+    """Draws the fixed prompts and scores the concepts, with a model in training."""
+
+    def __init__(
+        self,
+        work: Path,
+        recipe: Recipe,
+        table: sprites.Sprites,
+        text: MiniLMTextEncoder,
+        empty: tuple[Tensor, Tensor],
+    ) -> None:
+        self.work, self.recipe, self.table, self.text, self.empty = work, recipe, table, text, empty
+        first = max(recipe.buckets, key=lambda bucket: bucket.share)
+        self.width, self.height = first.width, first.height
+
+    def draw(self, model: Flux, prompts: Sequence[str]) -> list[sprites.Pixels]:
+        """One picture a prompt, decoded by the trained decoder where there is one, by the linear one otherwise."""
+        latents = sampling.sample(
+            model,
+            dataset.encode_texts(list(prompts), self.text),
+            self.empty,
+            width=self.width,
+            height=self.height,
+            shift=self.recipe.transformer.shift,
+        )
+        state = self.work / "autoencoder" / "autoencoder.pt"
+        if not state.is_file():
+            pca = autoencoder_loop.block_transform(self.recipe.autoencoder, self.table, self.work / "autoencoder")
+            return sampling.to_pixels(pca.decode(latents))
+        autoencoder = Autoencoder(self.recipe.autoencoder.params)
+        autoencoder.load_state_dict(exporting.averaged(state))
+        with torch.no_grad():
+            return sampling.to_pixels(autoencoder.decode(latents))
+
+    def score(self, model: Flux) -> metrics.Scores:
+        """The share of concepts and backgrounds drawn as asked, one prompt a concept."""
+        asked = metrics.judged_prompts()
+        return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table)
+
+    def report(self, model: Flux, step: int) -> None:
+        """A sheet on disk and the scores in the log."""
+        page = sampling.sheet(self.draw(model, PROMPTS), PROMPTS)
+        page.save(self.work / "transformer" / f"sheet_{step:06d}.png")
+        log.info("step %d: %s", step, self.score(model))
+
+
+def draw_sheet(work: Path, recipe: Recipe, prompts: Sequence[str], out: Path) -> Iterator[str]:
+    """Draw prompts (or the fixed list) with the averaged weights into one picture; yields the lines of a report."""
+    text = _text()
+    judge = Judge(work, recipe, _sprites(work), text, dataset.encode_texts([""], text))
+    model = Flux(recipe.transformer.params)
+    model.load_state_dict(exporting.averaged(work / "transformer" / "transformer.pt"))
+    chosen = tuple(prompts) or PROMPTS
+    sampling.sheet(judge.draw(model, chosen), chosen).save(out)
+    yield f"wrote {out}"
+    if not prompts:
+        yield str(judge.score(model))
+
+
+def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) -> None:
+    """Write the averaged weights of both states into a checkpoint folder."""
+    exporting.export(
+        autoencoder=work / "autoencoder" / "autoencoder.pt",
+        transformer=work / "transformer" / "transformer.pt",
+        folder=folder,
+        version=version,
+        autoencoder_params=recipe.autoencoder.params,
+        transformer_params=recipe.transformer.params,
+    )

@@ -1,0 +1,104 @@
+"""The tables, the packages and the sprites."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from impasto.training import sources, sprites
+from impasto.training.concepts import BY_NAME, CONCEPTS, OBJECT_COLOURS
+from impasto.training.sources import SOURCES, STYLES, SourceError
+
+
+def test_every_concept_is_named_once_and_synonyms_lead_to_one_concept() -> None:
+    assert len(BY_NAME) == len(CONCEPTS)
+    words = [word for concept in CONCEPTS for word in (concept.name, *concept.synonyms)]
+    assert len(words) == len(set(words))
+    assert len({concept.codepoint for concept in CONCEPTS}) == len(CONCEPTS)
+
+
+def test_palettes_hold_known_colours_and_not_the_natural_one_of_animals() -> None:
+    for concept in CONCEPTS:
+        assert set(concept.palette) <= set(OBJECT_COLOURS), concept.name
+        assert not (concept.animal and concept.palette), concept.name
+        int(concept.codepoint, 16)
+
+
+def test_every_concept_has_its_icon_in_every_style(packages: Path) -> None:
+    rendered = sprites.render(packages, side=24)
+    assert {(key.concept, key.style) for key in rendered} == {(c.name, s) for c in CONCEPTS for s in STYLES}
+    for key, picture in rendered.items():
+        assert picture.shape == (24, 24, 4), key
+        # 8x6 visible pixels: the longer side fills the square, the shorter keeps the ratio
+        opaque = picture[..., 3] > 127
+        assert opaque.any(axis=0).all(), key
+        assert int(opaque.any(axis=1).sum()) == 18, key
+
+
+def test_a_missing_icon_is_refused_with_the_package_and_the_code_point(packages: Path) -> None:
+    assets = packages / SOURCES[0].folder / "assets"
+    next(assets.glob(f"{CONCEPTS[0].codepoint}*.webp")).unlink()
+    with pytest.raises(SourceError, match=rf"{SOURCES[0].package}.*{CONCEPTS[0].codepoint}"):
+        sprites.render(packages, side=24)
+
+
+def test_a_missing_package_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="impasto train default-model data"):
+        sprites.render(tmp_path)
+
+
+def test_sprites_come_back_from_their_file(tmp_path: Path, sprites: sprites.Sprites) -> None:
+    sprites.save(tmp_path / "sprites.npz")
+    loaded = type(sprites).load(tmp_path / "sprites.npz")
+    assert set(loaded) == set(sprites)
+    assert all(np.array_equal(loaded[key], sprites[key]) for key in sprites)
+
+
+def _archive(path: Path, member: str = "package/package.json", licence: str = "MIT") -> bytes:
+    text = json.dumps({"license": licence}).encode()
+    with tarfile.open(path, "w:gz") as tar:
+        entry = tarfile.TarInfo(member)
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text))
+    return path.read_bytes()
+
+
+def test_an_archive_with_another_checksum_is_refused_and_removed(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tgz"
+    _archive(archive)
+    with pytest.raises(SourceError, match="checksum"):
+        sources.check_integrity(archive, SOURCES[0])
+    assert not archive.exists()
+
+
+def test_the_right_archive_is_accepted_and_unpacked(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tgz"
+    digest = base64.b64encode(hashlib.sha512(_archive(archive)).digest()).decode()
+    source = replace(SOURCES[0], integrity=f"sha512-{digest}")
+    sources.check_integrity(archive, source)
+    sources.unpack(archive, tmp_path / "out")
+    sources.check_licence(tmp_path / "out", source)
+    assert (tmp_path / "out" / "package.json").is_file()
+
+
+def test_a_package_under_another_licence_is_refused_and_removed(tmp_path: Path) -> None:
+    _archive(tmp_path / "a.tgz", licence="CC-BY-SA-4.0")
+    sources.unpack(tmp_path / "a.tgz", tmp_path / "out")
+    with pytest.raises(SourceError, match="CC-BY-SA"):
+        sources.check_licence(tmp_path / "out", SOURCES[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path) -> None:
+    _archive(tmp_path / "a.tgz", member="../../outside.json")
+    with pytest.raises(tarfile.OutsideDestinationError):
+        sources.unpack(tmp_path / "a.tgz", tmp_path / "deep" / "out")
+    assert not (tmp_path / "outside.json").exists()
