@@ -47,11 +47,13 @@ class BlobStore:
 
     def put(self, data: bytes, *, media_type: str, token: str | None = None) -> str:
         """Write `data`; → its token, `token` if one was promised (`new_token`). File and folder are synced when this
-        returns. Raises `OSError`: the disk refuses; `FileExistsError`: the token has its content already.
+        returns. The same bytes under the same token are welcome again: who wrote them may have died before it said so.
+
+        Raises `OSError`: the disk refuses; `FileExistsError`: the token has another content already.
         """
         token = token or self.new_token(media_type)
         target = self.path(token)
-        draft = self._folder / "tmp" / target.stem
+        draft = self._folder / "tmp" / secrets.token_hex(RANDOM_BYTES)
         new_hour = not target.parent.exists()
         target.parent.mkdir(exist_ok=True, mode=0o700)
         try:
@@ -59,12 +61,13 @@ class BlobStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            # Taking the name first makes the rename create-only: a token never gets a second content.
-            target.open("xb").close()
-            draft.replace(target)
-        except BaseException:
+            # A link, unlike a rename, never replaces: a token has one content, whole from the first moment.
+            os.link(draft, target)
+        except FileExistsError:
+            if target.read_bytes() != data:
+                raise
+        finally:
             draft.unlink(missing_ok=True)
-            raise
         _sync_folder(target.parent)
         if new_hour:
             _sync_folder(target.parent.parent)

@@ -145,6 +145,7 @@ class Moves:
         self._complete(
             tx,
             row,
+            lease=lease,
             outcome=outcome,
             result=result,
             payload=payload,
@@ -232,7 +233,7 @@ class Moves:
         used_up = row["no_retry"] or attempt >= row["max_attempts"] or crashes >= self.max_crashes
         if used_up and not drain:
             self._note(tx, row, f"Attempt {attempt} ended: {reason}. It was the last one.", "ERROR")
-            return self._complete_with(tx, row, Outcome.ERROR, RunnerDisconnected())
+            return self._complete_with(tx, row, Outcome.ERROR, RunnerDisconnected(), crash_count=crashes)
         self._note(tx, row, f"Attempt {attempt} ended: {reason}. Back in the queue.", "WARN")
         delay = 0.0 if drain else _backoff(attempt, first_crash=crashed and crashes == 1)
         moved = tx.row(
@@ -254,6 +255,8 @@ class Moves:
         outcome: Outcome,
         error: RequestError,
         headers: Mapping[str, str] | None = None,
+        *,
+        crash_count: int | None = None,
     ) -> Request:
         """The end that no runner wrote: the stored result is the error's body."""
         result = Result(error.status, error.body(), error.headers() | dict(headers or {}))
@@ -265,6 +268,7 @@ class Moves:
             payload=dump(result.payload, "the error"),
             error=error.message,
             error_type=error.error_type,
+            crash_count=crash_count,
         )
 
     def _complete(
@@ -277,10 +281,12 @@ class Moves:
         payload: str,
         error: str | None,
         error_type: str | None,
+        lease: str | None = None,
         inference_time: float | None = None,
         input_: str | None = None,
+        crash_count: int | None = None,
     ) -> Request:
-        """The one door into COMPLETED: status, result and webhook outbox in one."""
+        """The one door into COMPLETED: status, result, webhook outbox; `lease` if a runner wrote the result."""
         now = self.clock()
         kept = self.retention_seconds if row["store_io"] else min(UNSTORED_RESULT_SECONDS, self.retention_seconds)
         request_id: str = row["request_id"]
@@ -295,11 +301,12 @@ class Moves:
             now=now,
             expires_at=now + kept,
             input=input_,
+            crash_count=row["crash_count"] if crash_count is None else crash_count,
         )
         tx.run(
             "result_insert",
             request_id=request_id,
-            lease=row["lease"],
+            lease=lease,
             http_status=result.http_status,
             headers=dump(result.headers, "the result's headers"),
             payload=payload,

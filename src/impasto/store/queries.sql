@@ -100,7 +100,7 @@ SELECT * FROM requests WHERE request_id = :request_id AND lease = :lease;
 -- T4, T6, T7, T9: the one way into COMPLETED; the input is replaced, kept, or erased when its caller asked for that.
 UPDATE requests SET status = 'COMPLETED', outcome = :outcome, http_status = :http_status, error = :error,
   error_type = :error_type, inference_time = :inference_time, finished_at = :now, expires_at = :expires_at,
-  lease = NULL, lease_until = NULL, not_before = 0,
+  crash_count = :crash_count, lease = NULL, lease_until = NULL, not_before = 0,
   input = CASE WHEN store_io THEN coalesce(:input, input) ELSE '{}' END
 WHERE request_id = :request_id AND status <> 'COMPLETED' RETURNING *;
 
@@ -168,7 +168,7 @@ WHERE token IN (SELECT token FROM files WHERE deleting = 0 AND expires_at <= :no
 
 -- name: requests_running
 -- What the former process left in progress.
-SELECT * FROM requests WHERE status = 'IN_PROGRESS' ORDER BY seq;
+SELECT * FROM requests WHERE status = 'IN_PROGRESS' ORDER BY lease_until;
 
 -- ------------------------------------------------------------------------------------------------ requests: reads
 
@@ -191,8 +191,10 @@ SELECT priority, seq FROM requests WHERE request_id = :request_id AND status = '
 -- name: queue_ahead
 -- How many wait before a place, counted up to a limit.
 SELECT count(*) FROM (
-  SELECT 1 FROM requests
-  WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND (priority, seq) < (:priority, :seq) LIMIT :limit
+  SELECT 1 FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority < :priority
+  UNION ALL
+  SELECT 1 FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND seq < :seq
+  LIMIT :limit
 );
 
 -- name: queue_order
