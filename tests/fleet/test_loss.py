@@ -205,7 +205,8 @@ asyncio.run(main())
 """
     bootstrap = (
         "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('tests_fleet_house', {str(Path(__file__).parent / 'conftest.py')!r})\n"
+        f"path = {str(Path(__file__).with_name('conftest.py'))!r}\n"
+        "spec = importlib.util.spec_from_file_location('tests_fleet_house', path)\n"
         "module = importlib.util.module_from_spec(spec); sys.modules[spec.name] = module\n"
         "spec.loader.exec_module(module)\n"
     )

@@ -102,6 +102,8 @@ class LocalFleet:
             start_new_session=True,  # Ctrl-C at the terminal reaches the gateway only, which then stops us in order
         )
         self._processes[name] = process
+        if self._stopping.is_set():  # while it was being made, so `stop` did not see it
+            _signal(process, signal.SIGTERM)
         try:
             assert process.stdin is not None
             assert process.stdout is not None
