@@ -19,10 +19,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from impasto.flux import latents as lat  # noqa: E402
-from impasto.flux.autoencoder import Autoencoder  # noqa: E402
-from impasto.flux.models import MODELS, TransformerParams  # noqa: E402
-from impasto.flux.transformer import Flux  # noqa: E402
+from impasto.flux import latents as lat
+from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.models import MODELS, TransformerParams
+from impasto.flux.transformer import Flux
 
 CUDA = torch.device("cuda")
 GPU_RECIPE = {"hidden_size": 384, "num_heads": 6, "depth": 3, "depth_single_blocks": 7}
@@ -103,7 +103,7 @@ def step() -> dict[str, Any]:
 
 
 def train() -> dict[str, Any]:
-    """Samples a second of forward, backward and AdamW for the GPU recipe's transformer, 192 image and 32 text tokens."""
+    """Samples a second of forward, backward and AdamW for the GPU recipe's transformer, 192 + 32 tokens."""
     params = replace(MODELS["impasto-mini"].transformer, **GPU_RECIPE)
     model = Flux(params).to(CUDA)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
