@@ -20,8 +20,13 @@ HIDDEN = "***"
 _SECRETS = (
     # key_id:secret, wherever it stands
     (re.compile(r"\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):[\w-]{8,}", re.IGNORECASE), r"\1:" + HIDDEN),
-    # Authorization: Key abc, Bearer abc; a word without digit or colon is prose ("Key created")
-    (re.compile(r"\b(key|bearer|basic)(\s+)(?=[^\s\"']*[\d:])[^\s\"']{8,}", re.IGNORECASE), r"\1\2" + HIDDEN),
+    # Authorization: Key abc
+    (re.compile(r"\b(authorization\W{1,5}(?:\w+\s+)?)[^\s\"']+", re.IGNORECASE), r"\1" + HIDDEN),
+    # Bearer abc; a word without digit or inner colon is prose ("Key created:")
+    (
+        re.compile(r"\b(key|bearer|basic)(\s+)(?=[^\s\"']*(?:\d|:[^\s\"']))[^\s\"']{8,}", re.IGNORECASE),
+        r"\1\2" + HIDDEN,
+    ),
     # fal_key=abc, "token": "abc"
     (
         re.compile(r"\b(\w*(?:token|secret|password|api_?key|fal_?key))(\"?\s*[=:]\s*\"?)[^\s\"'&,}]+", re.IGNORECASE),

@@ -170,22 +170,26 @@ async def test_a_runner_that_cannot_load_says_why(tmp_path: Path) -> None:
         assert house.request(waiting).status is Status.IN_QUEUE
 
 
-async def test_a_step_that_hangs_ends_the_runner_and_the_request_is_drawn_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_house(make_settings(tmp_path, slots=1), step_seconds=1.0) as house:
-        # The children that start from now on give a step a tenth of what it takes.
-        config = house.fleet._config
-        monkeypatch.setattr(house.fleet, "_config", lambda name: replace_stall(config(name), 0.1))
+async def test_a_step_that_hangs_ends_the_runner_and_the_request_goes_back(tmp_path: Path) -> None:
+    """A step sleeps for a second and may take a tenth of one: every attempt hangs, and the third one is the last."""
+    settings = make_settings(tmp_path, slots=1, max_crashes=2, beat_seconds=0.1)
+    async with open_house(settings, step_seconds=1.5, stall_seconds=0.2) as house:
         request_id = await house.submit(num_inference_steps=3)
-        await house.until(lambda: house.request(request_id).crash_count >= 1 or bool(house.request(request_id).outcome))
-        assert house.request(request_id).crash_count >= 1
+        request, _ = await house.ended(request_id)
+        assert (request.http_status, request.crash_count, request.attempt) == (503, 2, 2)
 
 
-def replace_stall(config: object, seconds: float) -> object:
-    import msgspec
-
-    return msgspec.structs.replace(config, stall_seconds=seconds)  # type: ignore[type-var]
+async def test_a_runner_that_stays_frozen_is_killed_and_replaced(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, lease_seconds=1.0, beat_seconds=0.2)
+    async with open_house(settings, step_seconds=0.05) as house:
+        await house.until_ready()
+        frozen = only_pid(house)
+        os.kill(frozen, signal.SIGSTOP)
+        await house.until(lambda: not house.dispatcher.ready)
+        assert house.dispatcher.reason == "The runner does not answer."
+        request_id = await house.submit()
+        assert (await house.ended(request_id))[0].outcome is Outcome.OK
+        assert only_pid(house) != frozen
 
 
 async def test_children_die_with_the_gateway(tmp_path: Path) -> None:

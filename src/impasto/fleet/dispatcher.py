@@ -20,8 +20,9 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -400,32 +401,41 @@ class Dispatcher:
 
     async def _settle(self, runner: _Runner) -> None:
         while True:
-            message = await runner.settling.get()
-            token = telemetry.request_id.set(message.request_id)
-            try:
-                await self._hear_outcome(runner, message)
-            except StoreError:
-                # The lease is no longer renewed: the sweeper will bring the request back.
-                log.exception("An outcome could not be stored")
-            except Exception:
-                # A fault in an endpoint: another attempt would meet it again.
-                log.exception("An outcome could not be turned into a result")
-                with contextlib.suppress(StoreError):
-                    await self._finish(message.request_id, message.lease, w.refused(InternalError()))
-            finally:
-                telemetry.request_id.reset(token)
-                runner.settling.task_done()
+            said = [await runner.settling.get()]
+            while not runner.settling.empty():
+                said.append(runner.settling.get_nowait())
+            # Lines that came together are written together: one commit, not one a line.
+            for (request_id, lease, kind), group in groupby(said, lambda x: (x.request_id, x.lease, type(x))):
+                messages = list(group)
+                token = telemetry.request_id.set(request_id)
+                try:
+                    await self._settle_group(runner, request_id, lease, messages)
+                except StoreError:
+                    # The lease is no longer renewed: the sweeper will bring the request back.
+                    log.exception("%s could not be stored", kind.__name__)
+                except Exception:
+                    # A fault in an endpoint: another attempt would meet it again.
+                    log.exception("%s could not be turned into a result", kind.__name__)
+                    with contextlib.suppress(StoreError):
+                        await self._finish(request_id, lease, w.refused(InternalError()))
+                finally:
+                    telemetry.request_id.reset(token)
+                    for _ in messages:
+                        runner.settling.task_done()
 
-    async def _hear_outcome(self, runner: _Runner, message: _Settled) -> None:
-        work = runner.held(message.request_id, message.lease)
-        if work is None:
-            if not isinstance(message, m.Log):
+    async def _settle_group(self, runner: _Runner, request_id: str, lease: str, messages: Sequence[_Settled]) -> None:
+        """What a runner said of one piece of work, in a row: lines, or an outcome."""
+        work = runner.held(request_id, lease)
+        lines = [LogLine(x.timestamp, x.message, x.level) for x in messages if isinstance(x, m.Log)]
+        if work is not None and lines:
+            await self._store.progress(request_id, lease, lines)
+        for message in messages:
+            if isinstance(message, m.Log):
+                continue
+            if work is None:
                 log.info("%s: late %s dropped", runner.runner_id, type(message).__name__)
-        elif isinstance(message, m.Log):
-            line = LogLine(message.timestamp, message.message, message.level)
-            await self._store.progress(message.request_id, message.lease, [line])
-        else:
-            await self._end(runner, work, message)
+            else:
+                await self._end(runner, work, message)
 
     async def _end(self, runner: _Runner, work: Work, message: m.Done | m.Failed | m.Released) -> None:
         try:

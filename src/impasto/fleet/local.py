@@ -31,14 +31,23 @@ LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
 
 class LocalFleet:
-    """`async with LocalFleet(...)`: `runners` children from then on, until the block ends."""
+    """`async with LocalFleet(...)`: `runners` children from then on, until the block ends. A step that takes longer
+    than `stall_seconds` hangs: its runner ends, the work is drawn again. `fake_step_seconds`: the fake pipeline's pace.
+    """
 
     def __init__(
-        self, settings: Settings, dispatcher: Dispatcher, *, runners: int = 1, fake_step_seconds: float = 0.0
+        self,
+        settings: Settings,
+        dispatcher: Dispatcher,
+        *,
+        runners: int = 1,
+        stall_seconds: float = 900.0,
+        fake_step_seconds: float = 0.0,
     ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
         self._count = runners
+        self._stall_seconds = stall_seconds
         self._fake_step_seconds = fake_step_seconds
         self._stopping = asyncio.Event()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -140,6 +149,7 @@ class LocalFleet:
             model=settings.model.model_dump(mode="json"),
             safety=settings.safety.model_dump(mode="json"),
             drain_seconds=settings.server.drain_seconds,
+            stall_seconds=self._stall_seconds,
             log_level=settings.server.log_level,
             fake_step_seconds=self._fake_step_seconds,
         )

@@ -143,7 +143,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: dict[str, Any]  # settings.ModelSettings
     safety: dict[str, Any]  # settings.SafetySettings
     drain_seconds: float  # after SIGTERM
-    stall_seconds: float = 900.0  # a step that takes longer hangs: the runner ends, its work is requeued
+    stall_seconds: float = 900.0  # a step that takes longer hangs: the runner ends, its work is drawn again
     log_level: str = "info"
     fake_step_seconds: float = 0.0  # of the fake pipeline, for tests
 
