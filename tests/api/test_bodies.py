@@ -1,0 +1,95 @@
+"""Bodies: limits while they stream, JSON that is none, objects that are none."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from impasto.api.bodies import MAX_DEPTH, parse_object
+from impasto.errors import ModelError
+
+APP = "/fal-ai/flux-pro"
+PATHS = (APP, "/queue" + APP)
+MIB = 1024 * 1024
+
+NOT_JSON = [b"{", b"nope", b"{'a': 1}", b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\xff"}', b'{"a": "\\ud800"}', b"\xef\xbb\xbf{}"]
+
+
+@pytest.mark.parametrize("body", NOT_JSON)
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_is_not_json_is_refused_at_once(client, server, path: str, body: bytes) -> None:
+    answer = await client.post(path, content=body)
+    assert answer.status_code == 422
+    (item,) = answer.json()["detail"]
+    assert (item["type"], item["msg"]) == ("json_invalid", "JSON decode error")
+    assert item["loc"][0] == "body"
+    assert all(isinstance(part, str) for part in item["loc"])
+    assert item["ctx"]["error"]
+    assert answer.headers["x-fal-billable-units"] == "0"
+    assert server.store.queued() == 0
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"text"', b"5", b"null", b"true"])
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_is_not_an_object_is_refused_at_once(client, server, path: str, body: bytes) -> None:
+    answer = await client.post(path, content=body)
+    assert answer.status_code == 422
+    (item,) = answer.json()["detail"]
+    assert (item["loc"], item["type"]) == (["body"], "dict_type")
+    assert server.store.queued() == 0
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+def test_depth_is_limited_exactly() -> None:
+    assert parse_object(nested(MAX_DEPTH)) == json.loads(nested(MAX_DEPTH))
+    assert parse_object(b'{"a":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}")
+    for depth in (MAX_DEPTH + 1, 100_000):
+        with pytest.raises(ModelError, match="JSON decode error") as caught:
+            parse_object(nested(depth) if depth < 1000 else b'{"a":' + b"[" * depth)
+        assert str(MAX_DEPTH) in caught.value.items[0]["ctx"]["error"]
+
+
+def test_whole_numbers_of_any_length_do_no_harm() -> None:
+    assert parse_object(b'{"seed": %d}' % 2**64)["seed"] == 2**64
+    try:
+        parse_object(b'{"seed": ' + b"9" * 100_000 + b"}")
+    except ModelError as error:
+        assert error.items[0]["type"] == "json_invalid"
+
+
+async def test_a_number_of_thousands_of_digits_is_an_answer(client) -> None:
+    for path in PATHS:
+        answer = await client.post(path, content=b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}")
+        assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("body", [b"", b"  \r\n"])
+def test_no_body_is_an_empty_object(body: bytes) -> None:
+    assert parse_object(body) == {}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_large_body_is_413_and_names_the_setting(build, path: str) -> None:
+    server = await build(max_body_mb=1)
+    async with server.client() as client:
+        just = b'{"prompt": "a", "x": "%s"}' % (b"y" * (MIB - 24))
+        assert len(just) == MIB
+        assert (await client.post("/queue" + APP, content=just)).status_code == 200
+        declared = await client.post(path, content=just + b" ")
+        assert declared.status_code == 413
+        assert "server.max_body_mb" in declared.json()["detail"]
+
+        sent = 0
+
+        async def stream() -> AsyncIterator[bytes]:
+            nonlocal sent
+            for _ in range(64):
+                sent += MIB // 4
+                yield b"x" * (MIB // 4)
+
+        streamed = await client.post(path, content=stream())
+        assert streamed.status_code == 413
+        assert sent < 64 * MIB // 4, "it was refused before all of it was read"
