@@ -45,6 +45,7 @@ log = logging.getLogger("impasto.dispatcher")
 
 HELLO_SECONDS = 10.0  # a connection that does not introduce itself by then is closed
 POLL_SECONDS = 1.0  # back-offs end without a doorbell
+LINES_WAITING = 64  # writes of log lines under way at once
 OUTCOMES_WAITING = 256  # of one runner; beyond it the runner's sentences wait in its socket
 SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
 
@@ -113,6 +114,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Task[None]] = set()
         self._cleanup = contextlib.AsyncExitStack()
         self.token = secrets.token_urlsafe(32)
         self.socket_path = Path()
@@ -136,7 +138,7 @@ class Dispatcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for runner in list(self._runners.values()):
             runner.writer.close()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*self._connections, *self._writing, return_exceptions=True)
         await self._cleanup.aclose()
         with contextlib.suppress(OSError):
             self.socket_path.unlink()
@@ -428,7 +430,7 @@ class Dispatcher:
         work = runner.held(request_id, lease)
         lines = [LogLine(x.timestamp, x.message, x.level) for x in messages if isinstance(x, m.Log)]
         if work is not None and lines:
-            await self._store.progress(request_id, lease, lines)
+            await self._write_lines(request_id, lease, lines)
         for message in messages:
             if isinstance(message, m.Log):
                 continue
@@ -436,6 +438,24 @@ class Dispatcher:
                 log.info("%s: late %s dropped", runner.runner_id, type(message).__name__)
             else:
                 await self._end(runner, work, message)
+
+    async def _write_lines(self, request_id: str, lease: str, lines: Sequence[LogLine]) -> None:
+        """Hand the lines to the store and go on: the store keeps the order of its calls, so an outcome that follows
+        shares their commit instead of waiting for it.
+        """
+
+        async def write() -> None:
+            try:
+                await self._store.progress(request_id, lease, lines)
+            except StoreError:
+                log.exception("Log lines could not be stored")
+
+        task = asyncio.create_task(write())
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        if len(self._writing) > LINES_WAITING:
+            await asyncio.wait(self._writing)
+        await asyncio.sleep(0)  # the task's first step hands the lines over
 
     async def _end(self, runner: _Runner, work: Work, message: m.Done | m.Failed | m.Released) -> None:
         try:
