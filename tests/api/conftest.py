@@ -1,4 +1,4 @@
-"""A whole server in one process: a real SQLite file, real blobs, and a worker that plays the fleet with the store's verbs."""
+"""A whole server in one process: a real SQLite file, real blobs, a worker that plays the fleet with the store's verbs."""
 
 import asyncio
 import io
@@ -41,7 +41,7 @@ def picture(format_: str, width: int, height: int) -> Picture:
 
 @dataclass(kw_only=True)
 class Worker:
-    """The fleet's part, step by step: `take` a request, `log` about it, `draw` it or `fail` it. Also tells if it is ready."""
+    """The fleet's part, step by step: `take` a request, `log` about it, `draw` or `fail` it. Also tells if it is ready."""
 
     store: SqliteStore
     blobs: BlobStore
@@ -74,9 +74,7 @@ class Worker:
             FileRecord(token=token, media_type=p.media_type, size=len(p.data), request_id=request.request_id)
             for token, p in zip(tokens, pictures, strict=True)
         ]
-        result = JobResult(
-            request_id=request.request_id, pictures=pictures, seed=job.seed, timings={"inference": 0.25}
-        )
+        result = JobResult(request_id=request.request_id, pictures=pictures, seed=job.seed, timings={"inference": 0.25})
         output = endpoint.to_output(input_, result, [f"{request.base_url}/files/{token}" for token in tokens])
         assert await self.store.finish(
             request.request_id,
@@ -100,9 +98,7 @@ class Worker:
     async def run(self) -> None:
         """Draw whatever comes, until cancelled."""
         while True:
-            waiting = await self.store.claim(
-                endpoints=list(ENDPOINTS), runner_id="w1", limit=8, lease_seconds=60
-            )
+            waiting = await self.store.claim(endpoints=list(ENDPOINTS), runner_id="w1", limit=8, lease_seconds=60)
             for request in waiting:
                 self.taken.append(request.request_id)
                 await self.draw(request)

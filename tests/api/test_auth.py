@@ -40,7 +40,9 @@ async def test_no_key_at_the_rest_host(keyed) -> None:
             assert (answer.status_code, answer.json()) == (401, {"detail": "Authorization header is required"})
 
 
-@pytest.mark.parametrize("header", ["Key", "Key ", "Key abc", "Key :secret", "Key id:", "Basic YTpi", "abc", "Key a b:c"])
+@pytest.mark.parametrize(
+    "header", ["Key", "Key ", "Key abc", "Key :secret", "Key id:", "Basic YTpi", "abc", "Key a b:c"]
+)
 async def test_a_malformed_key(keyed, header: str) -> None:
     server, _, _ = keyed
     async with server.client() as client:
@@ -66,9 +68,7 @@ async def test_an_unknown_wrong_or_revoked_key(keyed) -> None:
 async def test_the_scheme_is_taken_in_any_spelling(keyed, scheme: str) -> None:
     server, alice, _ = keyed
     async with server.client() as client:
-        answer = await client.post(
-            "/queue" + APP, json={"prompt": "a"}, headers={"Authorization": f"{scheme} {alice}"}
-        )
+        answer = await client.post("/queue" + APP, json={"prompt": "a"}, headers={"Authorization": f"{scheme} {alice}"})
     assert answer.status_code == 200
 
 

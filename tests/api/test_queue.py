@@ -479,7 +479,7 @@ async def test_accept_and_content_type_never_matter(client) -> None:
 
 
 async def test_text_survives_the_way_through_the_queue(client, server) -> None:
-    prompt = "Grüße 猫 🐈 \u0000 \u2028 \"quoted\" \\ </script>"
+    prompt = 'Grüße 猫 🐈 \u0000 \u2028 "quoted" \\ </script>'
     body = (await client.post("/queue" + APP, json={"prompt": prompt})).json()
     await server.worker.draw(await server.worker.take())
     assert (await client.get(url(body))).json()["prompt"] == prompt

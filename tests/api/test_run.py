@@ -4,13 +4,12 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from typing import Any
 
 import httpx
 import pytest
 
-from impasto.errors import InternalError, ModelError, RunnerDisconnected
+from impasto.errors import ClientCancelled, InternalError, ModelError, RunnerDisconnected
 from impasto.store.records import Outcome, Status
 
 APP = "/fal-ai/flux-pro"
@@ -122,8 +121,6 @@ async def test_a_cancelled_run_is_499(client, server) -> None:
     await until(lambda: server.store.queued() == 1)
     request = await server.worker.take()
     await server.store.cancel(request.request_id)
-    from impasto.errors import ClientCancelled
-
     await server.worker.fail(request, ClientCancelled())
     answer = await waiting
     assert answer.status_code == 499
@@ -199,9 +196,7 @@ async def test_status_lines_carry_the_phrases_that_clients_show(server, listen) 
         waiting = asyncio.create_task(asyncio.to_thread(_status_line, url, b'{"prompt": "a"}'))
         await until(lambda: server.store.queued() == 1)
         request = await server.worker.take()
-        from impasto.errors import ClientCancelled
-
-        await server.worker.fail(request, ClientCancelled())
+            await server.worker.fail(request, ClientCancelled())
         assert await waiting == "HTTP/1.1 499 Client Closed Request"
         assert await asyncio.to_thread(_status_line, url, b"{}") == "HTTP/1.1 422 Unprocessable Entity"
         assert await asyncio.to_thread(_status_line, url, b"{}", "/x/y") == "HTTP/1.1 404 Not Found"
@@ -217,7 +212,4 @@ async def test_the_server_thread_of_the_tests_is_gone(server, listen) -> None:
     before = threading.active_count()
     with listen(server.app):
         pass
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    assert threading.active_count() <= before
+    await until(lambda: threading.active_count() <= before)
