@@ -7,6 +7,7 @@ corners is nearest to the asked named colour.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from impasto.training.compose import BACKGROUNDS, Composition, paint
-from impasto.training.concepts import BY_NAME, CONCEPTS
+from impasto.training.concepts import CONCEPTS
 from impasto.training.sprites import Pixels, Sprites
 
+Thumbs = npt.NDArray[np.float32]
+
 _THUMB = (32, 24)
-_SCALES = (0.75, 0.81, 0.875)
-_MOVES = (-0.085, 0.0, 0.085)
+_PLACES = tuple(product((0.75, 0.81, 0.875), (-0.085, 0.0, 0.085), (-0.04, 0.0, 0.04)))
+"""Scale, and offset along both axes, of the sprites that a picture is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +53,17 @@ def judged_prompts(seed: int = 5) -> list[Asked]:
 def nearest_concept(picture: Pixels, sprites: Sprites, *, background: str, colour: str | None) -> str:
     """The concept whose 3D sprite, on that background, is nearest to the picture in mean squared error."""
     seen = _thumb(picture)
-    best, found = np.inf, ""
-    for concept in CONCEPTS:
-        tinted = colour if colour in concept.palette else None
-        distance = min(
-            float(np.square(seen - template).mean())
-            for template in _templates(sprites, concept.name, background, tinted)
+    distances = {
+        concept.name: float(
+            np.square(
+                _templates(sprites, concept.name, colour if colour in concept.palette else None, background) - seen
+            )
+            .mean(axis=(1, 2, 3))
+            .min()
         )
-        if distance < best:
-            best, found = distance, concept.name
-    return found
+        for concept in CONCEPTS
+    }
+    return min(distances, key=lambda name: distances[name])
 
 
 def corner_colour(picture: Pixels) -> tuple[float, float, float]:
@@ -103,20 +107,31 @@ def accuracy(pictures: Sequence[Pixels], asked: Sequence[Asked], sprites: Sprite
     return Scores(1 - len(missed) / len(asked), float(np.mean(grounds)), tuple(missed))
 
 
-def _thumb(picture: Pixels) -> npt.NDArray[np.float32]:
+def _thumb(picture: Pixels) -> Thumbs:
     return np.asarray(Image.fromarray(picture).resize(_THUMB, Image.Resampling.BOX), np.float32)
 
 
-def _templates(sprites: Sprites, concept: str, background: str, colour: str | None) -> list[npt.NDArray[np.float32]]:
-    assert concept in BY_NAME
-    return [
-        _thumb(
-            paint(
-                Composition(concept, "3d", colour, background, None, scale, (dx, dy), (0, 0), (0, 0, 0)),
-                sprites,
-                width=128,
-                height=96,
-            )
+@lru_cache(maxsize=512)
+def _layers(sprites: Sprites, concept: str, colour: str | None) -> tuple[Thumbs, Thumbs]:
+    """A sprite's small pictures at every size and place: what it paints on black, and how much ground shows through."""
+    black, white = (
+        np.stack(
+            [
+                _thumb(paint(_placed(concept, colour, ground, *where), sprites, width=128, height=96))
+                for where in _PLACES
+            ]
         )
-        for scale, dx, dy in product(_SCALES, _MOVES, (-0.04, 0.0, 0.04))
-    ]
+        for ground in ("black", "white")
+    )
+    dark, light = (np.array(BACKGROUNDS[ground], np.float32) for ground in ("black", "white"))
+    through = ((white - black) / (light - dark)).mean(axis=-1, keepdims=True).clip(0, 1)
+    return black - through * dark, through
+
+
+def _placed(concept: str, colour: str | None, ground: str, scale: float, dx: float, dy: float) -> Composition:
+    return Composition(concept, "3d", colour, ground, None, scale, (dx, dy), (0, 0), (0, 0, 0))
+
+
+def _templates(sprites: Sprites, concept: str, colour: str | None, background: str) -> Thumbs:
+    painted, through = _layers(sprites, concept, colour)
+    return painted + through * np.array(BACKGROUNDS[background], np.float32)
