@@ -1,4 +1,4 @@
-"""A whole server in one process: a real SQLite file, real blobs, a worker that plays the fleet with the store's verbs."""
+"""A whole server in one process: real SQLite file, real blobs, a worker that plays the fleet on the store's verbs."""
 
 import asyncio
 import io
@@ -41,7 +41,7 @@ def picture(format_: str, width: int, height: int) -> Picture:
 
 @dataclass(kw_only=True)
 class Worker:
-    """The fleet's part, step by step: `take` a request, `log` about it, `draw` or `fail` it. Also tells if it is ready."""
+    """The fleet's part, step by step: `take` a request, `log` about it, `draw` or `fail` it. Tells if it is ready."""
 
     store: SqliteStore
     blobs: BlobStore

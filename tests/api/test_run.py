@@ -196,7 +196,7 @@ async def test_status_lines_carry_the_phrases_that_clients_show(server, listen) 
         waiting = asyncio.create_task(asyncio.to_thread(_status_line, url, b'{"prompt": "a"}'))
         await until(lambda: server.store.queued() == 1)
         request = await server.worker.take()
-            await server.worker.fail(request, ClientCancelled())
+        await server.worker.fail(request, ClientCancelled())
         assert await waiting == "HTTP/1.1 499 Client Closed Request"
         assert await asyncio.to_thread(_status_line, url, b"{}") == "HTTP/1.1 422 Unprocessable Entity"
         assert await asyncio.to_thread(_status_line, url, b"{}", "/x/y") == "HTTP/1.1 404 Not Found"
