@@ -14,7 +14,7 @@ from impasto.api.bodies import Json, read_object
 from impasto.api.gateway import Call
 from impasto.api.roles import app_of
 from impasto.endpoints.base import split_id
-from impasto.errors import StillInProgress, UnknownRequest
+from impasto.errors import RequestTimeout, StillInProgress, UnknownRequest
 from impasto.store.records import CancelResult, LogLine, Outcome, Request, Result, Status
 
 _ON = frozenset({"1", "true", "yes", "on"})
@@ -98,7 +98,7 @@ def _error_headers(request: Request, stored: Result) -> dict[str, str]:
     if isinstance(payload.get("detail"), list):
         return {"X-Fal-Retryable": "false"}
     headers = {"X-Fal-Error-Type": request.error_type or "internal_error"}
-    if request.outcome is Outcome.TIMEOUT:
+    if request.error_type == RequestTimeout.error_type:
         headers["X-Fal-Request-Timeout-Type"] = "user"
     return headers
 
