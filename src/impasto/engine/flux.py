@@ -23,6 +23,7 @@ class FluxPipeline:
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self._pipeline = pipeline
+        self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
         self._read: OrderedDict[str, Conditioning] = OrderedDict()
 
@@ -35,6 +36,8 @@ class FluxPipeline:
         return cls(pipeline, device=device, dtype=dtype)
 
     def encode(self, job: Job) -> Conditioning:
+        # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
+        torch.set_num_threads(self._threads)
         if job.prompt not in self._read:
             value = self._pipeline.encode(job.prompt)
             limit = self._pipeline.spec.max_text_tokens
