@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from impasto.client import ca
-from impasto.client.connect import Listener, Route
+from impasto.client.connect import Listener, Route, forward
 from impasto.errors import ConfigError
 
 EchoServers = Callable[..., Any]
@@ -61,6 +61,7 @@ async def test_fals_hosts_reach_the_server_under_their_own_names(authority: ca.A
             assert said["headers"]["host"] == httpx.URL(url).host
             assert said["path"] == httpx.URL(url).raw_path.decode()
             assert said["body"] == "{}"
+            assert said["headers"]["x-forwarded-proto"] == "https"
 
 
 async def test_answers_stream_through(authority: ca.Authority, echo_server: EchoServers) -> None:
@@ -197,3 +198,49 @@ async def test_stop_ends_open_tunnels(authority: ca.Authority, server: str) -> N
 def test_a_route_that_cannot_work_is_refused(route: dict[str, str]) -> None:
     with pytest.raises(ConfigError):
         Route(**route)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /1 HTTP/1.1\r\nHost: fal.run\r\n\r\n",
+        b"POST /2 HTTP/1.1\r\nHost: fal.run\r\nContent-Length: 3\r\n\r\nabc",
+        b"POST /3 HTTP/1.1\r\nHost: fal.run\r\ntransfer-encoding: Chunked\r\n\r\n"
+        b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: 1\r\n\r\n",
+        b"PUT /4 HTTP/1.1\r\nHost: fal.run\r\nContent-Length: 0\r\n\r\n",
+        b"POST /5 HTTP/1.1\r\nHost: fal.run\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000,
+        b"GET /6 HTTP/1.1\r\nHost: fal.run\r\nUpgrade: websocket\r\n\r\n\x00\x01 anything \r\n\r\n at all",
+    ],
+    ids=["get", "length", "chunked", "empty", "large", "upgrade"],
+)
+async def test_each_request_says_that_it_came_by_tls_and_is_the_same_else(request_: bytes) -> None:
+    """Three requests on one connection: the ends of the bodies are found."""
+    mark = b"X-Forwarded-Proto: https\r\n"
+    times = 1 if b"Upgrade" in request_ else 3
+    reader = asyncio.StreamReader(limit=64 * 1024)
+    reader.feed_data(request_ * times)
+    reader.feed_eof()
+    received: list[bytes] = []
+
+    async def collect(far: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await far.read())
+        writer.close()
+
+    async with await asyncio.start_server(collect, "127.0.0.1", 0) as server:
+        far, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await forward(reader, writer)
+        await far.read()
+        writer.close()
+        await writer.wait_closed()
+    assert received[0].count(mark) == times
+    assert received[0].replace(mark, b"") == request_ * times
+
+
+async def test_what_is_no_http_is_answered_400(authority: ca.Authority, server: str) -> None:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    async with listening(authority, server) as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.tls_port, ssl=context)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        writer.close()
+        await writer.wait_closed()

@@ -1,10 +1,11 @@
 """An HTTPS proxy that leads fal's host names to the local server, and the TLS side behind it.
 
-    CONNECT queue.fal.run:443 ──▶ proxy port ──▶ TLS port ──▶ server, the same bytes in plain (Host: queue.fal.run)
+    CONNECT queue.fal.run:443 ──▶ proxy port ──▶ TLS port ──▶ server, in plain (Host: queue.fal.run)
     CONNECT example.com:443 ────▶ proxy port ──▶ example.com, untouched (or refused, or by way of another proxy)
     TLS for fal.run ───────────────────────────▶ TLS port     (hosts file, FAL_RUN_HOST, shims/node/connect.cjs)
 
-The TLS side ends TLS and forwards what is inside byte for byte: Host, event streams and WebSockets pass as they are.
+The TLS side ends TLS and forwards what is inside, each request with `X-Forwarded-Proto: https` and else byte for byte:
+Host, event streams and WebSockets pass as they are.
 """
 
 import asyncio
@@ -161,7 +162,11 @@ class Listener:
             text = f"No impasto server at {self.route.server} ({error}): start one with `impasto serve`."
             await _answer(writer, HTTPStatus.BAD_GATEWAY, text)
             return
-        await splice((reader, writer), target)
+        try:
+            await _both(forward(reader, target[1]), _pump(target[0], writer), target[1])
+        except* ValueError as group:
+            text = f"The request is not HTTP/1.1: {group.exceptions[0]}"
+            await _answer(writer, HTTPStatus.BAD_REQUEST, text)
 
 
 async def tunnel(proxy: SplitResult, host: str, port: int) -> Streams:
@@ -187,12 +192,72 @@ async def tunnel(proxy: SplitResult, host: str, port: int) -> Streams:
 
 async def splice(one: Streams, other: Streams) -> None:
     """Copies both ways until both sides have ended; what one side ends is ended at the other. Closes `other`."""
+    await _both(_pump(one[0], other[1]), _pump(other[0], one[1]), other[1])
+
+
+async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copies HTTP/1.1 requests, and what follows an upgrade, telling the server that they came by TLS.
+
+    The URLs in its answers shall have the scheme that the client used. Raises `ValueError` for what is no HTTP/1.1.
+    """
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            line, _, fields = head.partition(b"\r\n")
+            writer.write(b"\r\n".join([line, b"X-Forwarded-Proto: https", fields]))
+            headers = {name.strip().lower(): value.strip() for name, _, value in map(_split, fields.split(b"\r\n"))}
+            if b"upgrade" in headers:
+                await _pump(reader, writer)
+                return
+            if headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked"):
+                await _copy_chunks(reader, writer)
+            else:
+                await _copy(reader, writer, int(headers.get(b"content-length", b"0")))
+            await writer.drain()
+    except asyncio.LimitOverrunError:
+        raise ValueError("its head is larger than 64 KiB") from None
+    except (asyncio.IncompleteReadError, OSError):
+        await _end(writer)
+
+
+def _split(line: bytes) -> tuple[bytes, bytes, bytes]:
+    return line.partition(b":")
+
+
+async def _copy_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A chunked body and its trailers."""
+    line, size = b"", -1
+    while size != 0:
+        line = await reader.readuntil(b"\r\n")
+        writer.write(line)
+        size = int(line.partition(b";")[0], 16)
+        if size:
+            await _copy(reader, writer, size + 2)
+    while line != b"\r\n":
+        line = await reader.readuntil(b"\r\n")
+        writer.write(line)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> None:
+    while size > 0:
+        chunk = await reader.read(min(size, CHUNK))
+        if not chunk:
+            raise asyncio.IncompleteReadError(b"", size)
+        writer.write(chunk)
+        await writer.drain()
+        size -= len(chunk)
+
+
+async def _both(
+    there: Coroutine[Any, Any, None], back: Coroutine[Any, Any, None], writer: asyncio.StreamWriter
+) -> None:
+    """Runs both directions to their end and closes `writer`, whatever happens."""
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_pump(one[0], other[1]))
-            group.create_task(_pump(other[0], one[1]))
+            group.create_task(there)
+            group.create_task(back)
     finally:
-        await _close(other[1])
+        await _close(writer)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -200,6 +265,11 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while chunk := await reader.read(CHUNK):
             writer.write(chunk)
             await writer.drain()
+    await _end(writer)
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
         if writer.can_write_eof():
             writer.write_eof()
             return

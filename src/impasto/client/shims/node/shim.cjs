@@ -5,8 +5,7 @@
 //   FAL_BASE_URL=http://127.0.0.1:8000   https://queue.fal.run/x  ->  http://127.0.0.1:8000/queue/x
 //                                        https://v3.fal.media/x   ->  http://127.0.0.1:8000/x
 //
-// CommonJS and --require instead of --import: it loads in every Node, in worker threads too, and leaves the way in which
-// Node treats the program's own main file as it is.
+// CommonJS and --require instead of --import: every Node has it.
 "use strict";
 
 const FAL = /(^|\.)(fal\.run|fal\.ai|fal\.media|falrun\.com)\.?$/i;

@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
-from urllib.parse import urlsplit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # every start of the program's Python pays for what is imported here
@@ -22,7 +20,8 @@ if TYPE_CHECKING:  # every start of the program's Python pays for what is import
     from typing import Any
 
 DOMAINS = ("fal.run", "fal.ai", "fal.media", "falrun.com")
-BASE = urlsplit(os.environ.get("FAL_BASE_URL", "").rstrip("/"))
+BASE = os.environ.get("FAL_BASE_URL", "").rstrip("/")  # http(s)://HOST[:PORT][/PREFIX]
+ORIGIN = "/".join(BASE.split("/", 3)[:3])
 
 
 def is_fal(host: str) -> bool:
@@ -32,14 +31,16 @@ def is_fal(host: str) -> bool:
 
 def reroute(url: str) -> str | None:
     """The address at our server of a fal `url`, or None for any other one."""
+    from urllib.parse import urlsplit
+
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https", "ws", "wss") or not is_fal(host):
         return None
-    scheme = BASE.scheme.replace("http", "ws") if parts.scheme.startswith("ws") else BASE.scheme
+    base = BASE.replace("http", "ws", 1) if parts.scheme.startswith("ws") else BASE
     queue = "/queue" if host.startswith("queue.") else ""
     query = "?" + parts.query if parts.query else ""
-    return scheme + "://" + BASE.netloc + BASE.path + queue + (parts.path or "/") + query
+    return base + queue + (parts.path or "/") + query
 
 
 def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -71,7 +72,7 @@ def patch_httpx(httpx: Any) -> None:
     def asynchronous(original: Any) -> Any:
         async def handle_async_request(self: Any, request: Any) -> Any:
             there = moved(request)
-            if there.url.netloc.decode("ascii") == BASE.netloc:
+            if str(there.url).startswith(ORIGIN + "/"):
                 # fal's hosts are one host now. A connection that an earlier event loop kept open to another of them
                 # must not be found in the pool of a client that outlives its loop, as fal_client's does.
                 there.headers["Connection"] = "close"
@@ -102,18 +103,14 @@ def patch_requests(adapters: Any) -> None:
 
 def patch_aiohttp(client: Any) -> None:
     def make(original: Any) -> Any:
-        async def _request(self: Any, method: str, str_or_url: Any, **options: Any) -> Any:
-            target = reroute(str(self._build_url(str_or_url)))
-            if target is None:
-                return await original(self, method, str_or_url, **options)
-            from yarl import URL  # pyright: ignore[reportMissingImports] - aiohttp's own, in the program's interpreter
+        def _build_url(self: Any, str_or_url: Any) -> Any:
+            url = original(self, str_or_url)
+            target = reroute(str(url))
+            return url if target is None else type(url)(target, encoded=True)
 
-            options.pop("proxy", None)
-            return await original(self, method, URL(target, encoded=True), **options)
+        return _build_url
 
-        return _request
-
-    wrap(client.ClientSession, "_request", make)
+    wrap(client.ClientSession, "_build_url", make)
 
 
 def patch_urllib(request_module: Any) -> None:
@@ -163,11 +160,7 @@ def patch_socket(socket: Any) -> None:
             if isinstance(name, str) and is_fal(name):
                 raise socket.gaierror(
                     socket.EAI_FAIL,
-                    "impasto: this program's way to "
-                    + name
-                    + " is not one that the shim leads to "
-                    + BASE.geturl()
-                    + "; "
+                    "impasto: this program's way to " + name + " is not one that the shim leads to " + BASE + "; "
                     "run it with `impasto exec --method connect`",
                 )
             return original(host, *arguments, **options)
@@ -243,11 +236,13 @@ def chain() -> None:
     spec = PathFinder.find_spec("sitecustomize", [entry for entry in sys.path if os.path.abspath(entry) != here])
     if spec is None or spec.loader is None:
         return
+    from importlib.util import module_from_spec
+
     module = module_from_spec(spec)
     sys.modules["sitecustomize"] = module
     spec.loader.exec_module(module)
 
 
-if BASE.netloc:
+if BASE:
     install()
 chain()
