@@ -277,12 +277,13 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, states: tuple[Path, Path]
 ) -> None:
     folder = _folder(tmp_path)
-    broken = torch.load(states[0], weights_only=True)
-    del broken["average"]["decoder.conv_in.weight"]
-    torch.save(broken, states[0])
-    with pytest.raises(WeightsError, match=r"decoder\.conv_in\.weight"):
+    broken = torch.load(states[1], weights_only=True)
+    del broken["average"]["txt_in.weight"]
+    torch.save(broken, states[1])
+    with pytest.raises(WeightsError, match=r"txt_in\.weight"):
         _export(states, folder)
     assert not (folder / "autoencoder.safetensors").exists()
+    assert not (folder / "transformer.safetensors").exists()
 
 
 def test_exporting_without_a_state_says_what_to_do(tmp_path: Path) -> None:

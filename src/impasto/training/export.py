@@ -41,8 +41,11 @@ def export(
     for name, (tensors, build) in parts.items():
         with torch.device("meta"):
             weights.check(build(), tensors, name=name)
+    for name, (tensors, _) in parts.items():
         stored = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in tensors.items()}
         save_file(stored, folder / name, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
+        # safetensors writes for the owner only; a checkpoint that is installed must be readable by all
+        (folder / name).chmod(0o644)
     write_config(
         folder,
         version=version,
