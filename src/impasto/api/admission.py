@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from impasto.api.auth import EVERYBODY
+from impasto.api.bodies import whole_number
 from impasto.api.gateway import Call
 from impasto.api.roles import app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
@@ -120,9 +121,10 @@ def _max_queue_length(query: Mapping[str, str]) -> int | None:
     text = query.get("fal_max_queue_length")
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise BadRequest(f"fal_max_queue_length is a whole number, not {text!r}.")
-    return int(text)
+    length = whole_number(text)
+    if length is None:
+        raise BadRequest(f"fal_max_queue_length is a whole number, not {text[:80]!r}.")
+    return length
 
 
 def _idempotency_key(headers: Mapping[str, str]) -> str | None:

@@ -10,6 +10,7 @@ Paths arrive without `/queue` prefix and without a slash at the end, so nothing 
 """
 
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -27,6 +28,15 @@ from impasto.api.signing import load_secret
 from impasto.errors import MethodNotAllowed, NotFound
 from impasto.settings import Settings
 from impasto.store.base import Store
+
+
+class _Part(IntegerConvertor):
+    """The number of an upload's part: Starlette's own would fail on one of thousands of digits."""
+
+    regex = "[0-9]{1,9}"
+
+
+register_url_convertor("part", _Part())
 
 SECRET_FILE = "upload.key"
 
@@ -80,9 +90,9 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/files/upload", Access.PUBLIC, POST=storage.upload),
         row("/files/upload/multipart", Access.PUBLIC, POST=storage.start_multipart),
         row("/files/{token:path}/multipart/{upload}/complete", Access.PUBLIC, POST=storage.complete_multipart),
-        row("/files/{token:path}/multipart/{upload}/{part:int}", Access.PUBLIC, PUT=storage.put_part),
+        row("/files/{token:path}/multipart/{upload}/{part:part}", Access.PUBLIC, PUT=storage.put_part),
         row("/files/{token:path}/complete", Access.PUBLIC, POST=storage.complete_signed),
-        row("/files/{token:path}/{part:int}", Access.PUBLIC, PUT=storage.put_signed_part),
+        row("/files/{token:path}/{part:part}", Access.PUBLIC, PUT=storage.put_signed_part),
         row("/files/{token:path}", Access.PUBLIC, GET=download, PUT=storage.put_signed),
         # ------------------------------------------------------------ for people and machines around it
         row("/", Access.PUBLIC, GET=ops.index),

@@ -43,9 +43,14 @@ async def read_body(request: Request, *, limit_mb: int, setting: str) -> bytes:
 
 def check_declared(request: Request, *, limit_mb: int, setting: str) -> None:
     """Refuse a too large Content-Length before a byte of the body is read."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit_mb * MIB:
+    declared = whole_number(request.headers.get("content-length", ""))
+    if declared is not None and declared > limit_mb * MIB:
         raise too_large(limit_mb, setting)
+
+
+def whole_number(text: str) -> int | None:
+    """`text` as a number of at most 18 ASCII digits, else None: `int` takes more and refuses long ones."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def too_large(limit_mb: int, setting: str) -> PayloadTooLarge:
