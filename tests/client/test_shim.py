@@ -247,6 +247,21 @@ def elsewhere(tmp_path: Path, echo_server: Callable[..., object]) -> tuple[str, 
     return f"https://localhost:{running.port}/x", foreign.certificate  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("way", ["httpx", "httpx async", "requests", "urllib"])
+def test_fal_is_reached_past_a_proxy_of_the_programs_own(python: Python, server: str, way: str) -> None:
+    """A company's proxy, dead here, would refuse our loopback address."""
+    proxy = "http://127.0.0.1:9"
+    variables = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"), proxy)
+    source = f"import json; U = {URL!r}; B = {{'a': 1}}\n{PYTHON_WAYS[way]}\nprint(json.dumps(said))"
+    check(python(source, variables=variables), server)
+
+
+def test_other_hosts_still_go_by_way_of_the_programs_own_proxy(execute: Execute) -> None:
+    source = "import httpx\ntry: httpx.get('https://example.invalid')\nexcept httpx.ConnectError as e: print(e)"
+    done = execute(sys.executable, "-c", source, variables={"HTTPS_PROXY": "http://127.0.0.1:9"})
+    assert "Connection refused" in done.stdout  # by the proxy's port: without the proxy the name would not resolve
+
+
 @pytest.mark.parametrize("method", ["shim", "connect"])
 def test_other_https_is_left_alone(execute: Execute, elsewhere: tuple[str, Path], method: str) -> None:
     """Reached as without exec, trusted by the program's own authority, refused without it."""

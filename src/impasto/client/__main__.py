@@ -88,6 +88,8 @@ def _detached(options: argparse.Namespace) -> int:
         return 0 if line else 1
     os.close(reading)
     os.setsid()
+    options.tls = options.tls.absolute()
+    os.chdir("/")  # the folder that the program was started in is not ours to hold
     return asyncio.run(_serve_for(options, writing))
 
 
