@@ -112,6 +112,7 @@ class Dispatcher:
         self._trouble = ""
         self._draining = False
         self._wake = asyncio.Event()
+        self._claiming = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
         self._writing: set[asyncio.Task[None]] = set()
@@ -133,8 +134,9 @@ class Dispatcher:
     async def __aexit__(self, *_: object) -> None:
         """Stop listening; what runners still hold goes back to the queue without costing an attempt."""
         self._draining = True
-        for task in self._tasks:
-            task.cancel()
+        async with self._claiming:  # a request that was claimed is assigned, too
+            for task in self._tasks:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for runner in list(self._runners.values()):
             runner.writer.close()
@@ -217,8 +219,9 @@ class Dispatcher:
             self._wake.clear()
             try:
                 self._tell_cancels()
-                for runner in list(self._runners.values()):
-                    await self._claim_for(runner)
+                async with self._claiming:
+                    for runner in list(self._runners.values()):
+                        await self._claim_for(runner)
             except Exception:
                 log.exception("Claiming failed; it is tried again in a second")
 
@@ -362,8 +365,9 @@ class Dispatcher:
                 )  # fmt: skip
                 self._wake.set()
             case m.Unready(reason=reason):
+                if reason != self._trouble:
+                    log.error("%s cannot draw: %s", runner.runner_id, reason)
                 self._trouble = reason
-                log.error("%s cannot draw: %s", runner.runner_id, reason)
             case m.Beat(leases=leases):
                 await self._renew(runner, leases)
             case m.Progress(request_id=request_id, lease=lease):
@@ -377,7 +381,11 @@ class Dispatcher:
     async def _renew(self, runner: _Runner, leases: dict[str, str]) -> None:
         if not leases:
             return
-        lost, cancelled = await self._store.renew(leases, lease_seconds=self._settings.queue.lease_seconds)
+        try:
+            lost, cancelled = await self._store.renew(leases, lease_seconds=self._settings.queue.lease_seconds)
+        except StoreError:
+            log.exception("Leases could not be renewed; the next beat tries again")
+            return
         for request_id in lost:
             # The work may have ended while the Beat was on its way; then nobody holds it, and Lost hits nothing.
             runner.say(m.Lost(request_id=request_id, lease=leases[request_id]))
@@ -395,7 +403,11 @@ class Dispatcher:
         for work in list(runner.works.values()):
             self._let_go(runner, work.request.request_id)
             reason = "the server stops" if stopping else "the runner went away"
-            await self._requeue(work, crashed=not stopping, drain=stopping, reason=reason)
+            try:
+                await self._requeue(work, crashed=not stopping, drain=stopping, reason=reason)
+            except StoreError:
+                # Nobody renews the lease any more: the sweeper will bring the request back.
+                log.exception("%s could not be given back", work.request.request_id)
         level = logging.INFO if stopping or runner.ready is None else logging.WARNING
         log.log(level, "%s has left", runner.runner_id)
 
@@ -427,13 +439,13 @@ class Dispatcher:
 
     async def _settle_group(self, runner: _Runner, request_id: str, lease: str, messages: Sequence[_Settled]) -> None:
         """What a runner said of one piece of work, in a row: lines, or an outcome."""
-        work = runner.held(request_id, lease)
         lines = [LogLine(x.timestamp, x.message, x.level) for x in messages if isinstance(x, m.Log)]
-        if work is not None and lines:
+        if lines and runner.held(request_id, lease):
             await self._write_lines(request_id, lease, lines)
         for message in messages:
             if isinstance(message, m.Log):
                 continue
+            work = runner.held(request_id, lease)  # asked anew: the first outcome lets go
             if work is None:
                 log.info("%s: late %s dropped", runner.runner_id, type(message).__name__)
             else:

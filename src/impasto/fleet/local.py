@@ -26,6 +26,7 @@ log = logging.getLogger("impasto.fleet")
 
 LONG_LIFE_SECONDS = 60.0  # who lived so long was healthy: the pauses start anew
 MAX_PAUSE_SECONDS = 30.0
+UNREADY_PAUSE_SECONDS = 10.0
 SILENCES = 4  # leases of silence after which a runner is killed
 LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
@@ -91,8 +92,10 @@ class LocalFleet:
                 return
             short_lives = 1 if loop.time() - born >= LONG_LIFE_SECONDS else short_lives + 1
             pause = restart_pause(short_lives)
-            log.warning("%s ended (%s); it is started again in %.1f s", name, describe(status), pause)
-            if status != Exit.UNREADY:
+            if status == Exit.UNREADY:
+                pause = max(pause, UNREADY_PAUSE_SECONDS)  # it said why; somebody has to do something about it
+            else:
+                log.warning("%s ended (%s); it is started again in %.1f s", name, describe(status), pause)
                 self._dispatcher.report(f"The runner ended ({describe(status)}) and is started again.")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -101,15 +104,11 @@ class LocalFleet:
 
     async def _live(self, runner_id: str, name: str) -> int:
         """One process from start to end; → its exit status, negative for a signal."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "impasto.fleet.runner",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C at the terminal reaches the gateway only, which then stops us in order
-        )
+        try:
+            process = await self._spawn()
+        except OSError as error:  # no memory, too many processes
+            log.critical("%s could not be started: %s", name, error.strerror)
+            return 1
         self._processes[name] = process
         if self._stopping.is_set():  # while it was being made, so `stop` did not see it
             _signal(process, signal.SIGTERM)
@@ -127,6 +126,18 @@ class LocalFleet:
             return status
         finally:
             del self._processes[name]
+
+    @staticmethod
+    async def _spawn() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "impasto.fleet.runner",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C at the terminal reaches the gateway only, which then stops us in order
+        )
 
     async def _watch(self, runner_id: str, process: asyncio.subprocess.Process) -> None:
         """A runner that hangs as a whole (frozen, swapped out) would keep its slots for ever."""

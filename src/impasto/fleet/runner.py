@@ -127,7 +127,8 @@ class Runner:
             pipeline, finisher = await asyncio.to_thread(_load, self._config)
         except (ImpastoError, OSError, ImportError, RuntimeError, ValueError, MemoryError) as error:
             reason = _reason(error, self._config)
-            log.critical("%s", reason, exc_info=not isinstance(error, ImpastoError))
+            if not isinstance(error, ImpastoError):
+                log.exception("The model could not be loaded")
             self._say(m.Unready(reason=reason))
             await self._outgoing.join()
             return Exit.UNREADY
@@ -140,7 +141,6 @@ class Runner:
             dtype=pipeline.dtype,
             load_seconds=round(time.monotonic() - start, 3),
         )
-        log.info("%s ready on %s (%s) in %.1f s", ready.models[0], ready.device, ready.dtype, ready.load_seconds)
         if not self._draining.is_set():
             self._say(ready)
         await self._draining.wait()

@@ -1,7 +1,7 @@
 """From a stored request to a job, and from an outcome to a stored result. Pure; `dispatcher` does the moving."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -49,6 +49,7 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
         raise NotFound(f"This server no longer has the endpoint {request.endpoint}")
     input_ = validate(endpoint, request.input)
     job = endpoint.to_job(input_, request_id=request.request_id, seed=request.seed, model=model)
+    job = replace(job, priority=request.priority)
     return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job)
 
 
