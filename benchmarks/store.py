@@ -3,7 +3,7 @@
     python benchmarks/store.py [--seconds 4] [--folder DIR]
 
 Prints a table and writes benchmarks/results/store.json. The peer in the same run, on the same disk, is plain sqlite3
-with one commit an insert (WAL, synchronous=FULL): the ratio says what sharing a sync brings, whatever the disk is worth.
+with one commit an insert (WAL, synchronous=FULL): the ratio tells what sharing a sync brings, whatever the disk is.
 """
 
 import argparse
