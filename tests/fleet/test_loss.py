@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -43,6 +44,38 @@ async def test_a_killed_runner_loses_nothing_and_the_second_attempt_draws_the_sa
         assert (await house.ended(neighbour))[0].outcome is Outcome.OK
         assert only_pid(house) != first, "another process was started in its place"
         assert any("Attempt 1 ended: the runner went away" in message for message in house.messages(killed))
+
+
+async def test_random_kills_and_freezes_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+    """Thirty requests, two runners, and somebody who kills or freezes one of them again and again."""
+    dice = random.Random(20260102)
+    settings = make_settings(tmp_path, lease_seconds=1.5, beat_seconds=0.2, max_attempts=100, max_crashes=100)
+    count = 30
+    async with open_house(settings, runners=2, step_seconds=0.02) as house:
+        ids = [await house.submit(f"picture {number}", num_inference_steps=10) for number in range(count)]
+        hits = 0
+        while any(house.request(request_id).status is not Status.COMPLETED for request_id in ids):
+            await asyncio.sleep(dice.uniform(0.1, 0.6))
+            runners = house.dispatcher.runners
+            if runners and hits < 12:
+                victim, hits = dice.choice(runners).pid, hits + 1
+                with contextlib.suppress(ProcessLookupError):
+                    if dice.random() < 0.7:
+                        os.kill(victim, signal.SIGKILL)
+                    else:
+                        os.kill(victim, signal.SIGSTOP)
+                        await asyncio.sleep(2.0)  # longer than the lease
+                        os.kill(victim, signal.SIGCONT)
+        results = [await house.ended(request_id) for request_id in ids]
+        assert {request.outcome for request, _ in results} == {Outcome.OK}
+        assert sum(request.attempt for request, _ in results) > count, "the trouble hit work"
+        await house.until(lambda: all(runner.busy == 0 for runner in house.dispatcher.runners))
+        found = [house.sums(result) for _, result in results]
+        assert house.blobs_on_disk() == count, "nobody's pictures are left behind"
+    async with open_house(make_settings(tmp_path / "undisturbed")) as house:
+        for number, sums in enumerate(found):
+            request_id = await house.submit(f"picture {number}", num_inference_steps=10)
+            assert house.sums((await house.ended(request_id))[1]) == sums
 
 
 async def test_a_request_that_kills_every_runner_ends_in_503(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ connection). Nothing that one request or one runner does stops the others.
 
     _dispatch    waits for the doorbell or for a free slot, tells cancels, claims
     _connected   one task a runner: reads what it says; beats and progress are answered here
-    _settle      one task a runner: logs and outcomes in order, because they wait for the disk
-    sweeper      every second (`fleet.sweeper`)
+    outcomes     one task a runner: lines and outcomes in order, because they wait for the disk
+    sweeper      every second
 """
 
 import asyncio
@@ -18,11 +18,8 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import tempfile
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,57 +32,19 @@ from impasto.errors import InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
+from impasto.fleet.link import Link, RunnerFacts, bind
+from impasto.fleet.outcomes import Outcomes
 from impasto.fleet.sweeper import sweep_for_ever
-from impasto.fleet.work import Ending, Work
+from impasto.fleet.work import Work
 from impasto.settings import Settings
 from impasto.store.base import Store
-from impasto.store.records import FileRecord, LogLine, Request
+from impasto.store.records import Request
 
 log = logging.getLogger("impasto.dispatcher")
 
 HELLO_SECONDS = 10.0  # a connection that does not introduce itself by then is closed
 POLL_SECONDS = 1.0  # back-offs end without a doorbell
-LINES_WAITING = 64  # writes of log lines under way at once
-OUTCOMES_WAITING = 256  # of one runner; beyond it the runner's sentences wait in its socket
 SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
-
-_Settled = m.Log | m.Done | m.Failed | m.Released
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerFacts:
-    """What is known of a ready runner, for people."""
-
-    runner_id: str
-    pid: int
-    models: tuple[str, ...]
-    device: str
-    dtype: str
-    load_seconds: float
-    slots: int
-    busy: int
-
-
-@dataclass(slots=True, eq=False)
-class _Runner:
-    """One connection."""
-
-    runner_id: str
-    pid: int
-    writer: asyncio.StreamWriter
-    heard: float  # loop time of its last sentence
-    ready: m.Ready | None = None
-    works: dict[str, Work] = field(default_factory=dict[str, Work])
-    settling: asyncio.Queue[_Settled] = field(default_factory=lambda: asyncio.Queue(OUTCOMES_WAITING))
-
-    def say(self, message: m.Down) -> None:
-        # Never awaited: these are small, and a frozen runner must not hold up the others.
-        if not self.writer.is_closing():
-            self.writer.write(m.encode(message))
-
-    def held(self, request_id: str, lease: str) -> Work | None:
-        work = self.works.get(request_id)
-        return work if work is not None and work.lease == lease else None
 
 
 class Dispatcher:
@@ -105,9 +64,10 @@ class Dispatcher:
         self._settings = settings
         self._store = store
         self._blobs = blobs
+        self._outcomes = Outcomes(store, blobs, self._let_go)
         self._endpoints = endpoints
         self._model_map = dict(model_map or {})
-        self._runners: dict[str, _Runner] = {}
+        self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
         self._trouble = ""
         self._draining = False
@@ -115,7 +75,6 @@ class Dispatcher:
         self._claiming = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
-        self._writing: set[asyncio.Task[None]] = set()
         self._cleanup = contextlib.AsyncExitStack()
         self.token = secrets.token_urlsafe(32)
         self.socket_path = Path()
@@ -124,7 +83,7 @@ class Dispatcher:
 
     async def __aenter__(self) -> Self:
         self.socket_path = self._choose_path()
-        server = await asyncio.start_unix_server(self._accept, sock=_bind(self.socket_path))
+        server = await asyncio.start_unix_server(self._accept, sock=bind(self.socket_path))
         self._cleanup.callback(server.close)
         self._start(self._dispatch())
         self._start(self._listen_for_work())
@@ -140,7 +99,8 @@ class Dispatcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for runner in list(self._runners.values()):
             runner.writer.close()
-        await asyncio.gather(*self._connections, *self._writing, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._outcomes.close()
         await self._cleanup.aclose()
         with contextlib.suppress(OSError):
             self.socket_path.unlink()
@@ -183,20 +143,7 @@ class Dispatcher:
     @property
     def runners(self) -> list[RunnerFacts]:
         """The runners that are ready."""
-        return [
-            RunnerFacts(
-                runner_id=runner.runner_id,
-                pid=runner.pid,
-                models=tuple(runner.ready.models),
-                device=runner.ready.device,
-                dtype=runner.ready.dtype,
-                load_seconds=runner.ready.load_seconds,
-                slots=runner.ready.slots,
-                busy=len(runner.works),
-            )
-            for runner in self._runners.values()
-            if runner.ready is not None
-        ]
+        return [facts for runner in self._runners.values() if (facts := runner.facts) is not None]
 
     def progress(self, request_id: str) -> m.Progress | None:
         """The last step that a running request has made."""
@@ -205,7 +152,7 @@ class Dispatcher:
     def silence(self, runner_id: str) -> float:
         """Seconds since a connected runner last said something; 0 for one that is not connected."""
         runner = self._runners.get(runner_id)
-        return 0.0 if runner is None else asyncio.get_running_loop().time() - runner.heard
+        return 0.0 if runner is None else runner.silence
 
     def report(self, trouble: str) -> None:
         """Remember why there is no runner (`fleet.local` saw it die); forgotten when one becomes ready."""
@@ -239,13 +186,13 @@ class Dispatcher:
                     if request is not None and request.cancel_requested:
                         self._cancel(runner, work)
 
-    def _cancel(self, runner: _Runner, work: Work) -> None:
+    def _cancel(self, runner: Link, work: Work) -> None:
         work.cancel_sent = True
         runner.say(m.Cancel(request_id=work.request.request_id, lease=work.lease))
 
-    async def _claim_for(self, runner: _Runner) -> None:
-        free = self._free_slots(runner)
-        if free <= 0 or self._draining:
+    async def _claim_for(self, runner: Link) -> None:
+        free = runner.free_slots
+        if not free or self._draining or not self._is_able(runner):
             return
         endpoints = [endpoint.id for endpoint in self._endpoints.values() if self._model_for(endpoint, runner)]
         requests = await self._store.claim(
@@ -261,23 +208,17 @@ class Dispatcher:
             finally:
                 telemetry.request_id.reset(token)
 
-    def _is_able(self, runner: _Runner) -> bool:
+    def _is_able(self, runner: Link) -> bool:
         """Ready and not silent: a frozen runner must not be given more."""
-        patience = 3 * self._settings.queue.beat_seconds
-        return runner.ready is not None and asyncio.get_running_loop().time() - runner.heard <= patience
+        return runner.ready is not None and runner.silence <= 3 * self._settings.queue.beat_seconds
 
-    def _free_slots(self, runner: _Runner) -> int:
-        if runner.ready is None or not self._is_able(runner) or runner.writer.is_closing():
-            return 0
-        return runner.ready.slots - len(runner.works)
-
-    def _model_for(self, endpoint: Endpoint, runner: _Runner) -> str | None:
+    def _model_for(self, endpoint: Endpoint, runner: Link) -> str | None:
         """Name of the loaded model that serves the endpoint; None: this runner cannot."""
         loaded = runner.ready.models if runner.ready else []
         name = self._model_map.get(endpoint.model, loaded[0] if loaded else None)
         return name if name in loaded else None
 
-    async def _assign(self, runner: _Runner, request: Request) -> None:
+    async def _assign(self, runner: Link, request: Request) -> None:
         endpoint = self._endpoints.get(request.endpoint)
         model = self._model_for(endpoint, runner) if endpoint else None
         lease = request.lease
@@ -286,12 +227,12 @@ class Dispatcher:
             work = w.prepare(request, endpoints=self._endpoints, model=model or "")
         except WireError as error:
             log.info("Refused: %s", error.message)
-            await self._finish(request.request_id, lease, w.refused(error))
+            await self._outcomes.finish(request.request_id, lease, w.refused(error))
             return
         except Exception:
             # A fault in an endpoint must not leave its request to run out its lease, again and again.
             log.exception("The input could not be turned into a job")
-            await self._finish(request.request_id, lease, w.refused(InternalError()))
+            await self._outcomes.finish(request.request_id, lease, w.refused(InternalError()))
             return
         if runner.runner_id not in self._runners:
             await self._store.requeue(
@@ -321,7 +262,7 @@ class Dispatcher:
         if runner is None:
             return
         self._runners[runner.runner_id] = runner
-        settling = asyncio.create_task(self._settle(runner))
+        settling = asyncio.create_task(self._outcomes.settle(runner))
         try:
             while (frame := await m.read_frame(reader)) is not None:
                 runner.heard = asyncio.get_running_loop().time()
@@ -334,7 +275,7 @@ class Dispatcher:
             settling.cancel()
             await self._give_back(runner)
 
-    async def _introduce(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Runner | None:
+    async def _introduce(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Link | None:
         """Hello → Welcome; None for a stranger."""
         try:
             async with asyncio.timeout(HELLO_SECONDS):
@@ -348,13 +289,13 @@ class Dispatcher:
         if not hmac.compare_digest(hello.token.encode(), self.token.encode()):
             log.warning("%s dialled with a wrong token", hello.runner_id)
             return None
-        runner = _Runner(hello.runner_id, hello.pid, writer, asyncio.get_running_loop().time())
+        runner = Link(hello.runner_id, hello.pid, writer, asyncio.get_running_loop().time())
         runner.say(m.Welcome(beat_seconds=self._settings.queue.beat_seconds))
         if self._draining:
             runner.say(m.Drain(seconds=0))
         return runner
 
-    async def _hear(self, runner: _Runner, message: m.Up) -> None:
+    async def _hear(self, runner: Link, message: m.Up) -> None:
         match message:
             case m.Ready():
                 runner.ready = message
@@ -378,7 +319,7 @@ class Dispatcher:
             case m.Hello():
                 log.warning("%s introduces itself twice", runner.runner_id)
 
-    async def _renew(self, runner: _Runner, leases: dict[str, str]) -> None:
+    async def _renew(self, runner: Link, leases: dict[str, str]) -> None:
         if not leases:
             return
         try:
@@ -397,142 +338,21 @@ class Dispatcher:
             if work is not None and not work.cancel_sent:
                 self._cancel(runner, work)
 
-    async def _give_back(self, runner: _Runner) -> None:
+    async def _give_back(self, runner: Link) -> None:
         """The connection is gone: all it held goes back to the queue at once."""
         stopping = self._draining
         for work in list(runner.works.values()):
             self._let_go(runner, work.request.request_id)
             reason = "the server stops" if stopping else "the runner went away"
             try:
-                await self._requeue(work, crashed=not stopping, drain=stopping, reason=reason)
+                await self._outcomes.requeue(work, crashed=not stopping, drain=stopping, reason=reason)
             except StoreError:
                 # Nobody renews the lease any more: the sweeper will bring the request back.
                 log.exception("%s could not be given back", work.request.request_id)
         level = logging.INFO if stopping or runner.ready is None else logging.WARNING
         log.log(level, "%s has left", runner.runner_id)
 
-    # ------------------------------------------------------------ outcomes
-
-    async def _settle(self, runner: _Runner) -> None:
-        while True:
-            said = [await runner.settling.get()]
-            while not runner.settling.empty():
-                said.append(runner.settling.get_nowait())
-            # Lines that came together are written together: one commit, not one a line.
-            for (request_id, lease, kind), group in groupby(said, lambda x: (x.request_id, x.lease, type(x))):
-                messages = list(group)
-                token = telemetry.request_id.set(request_id)
-                try:
-                    await self._settle_group(runner, request_id, lease, messages)
-                except StoreError:
-                    # The lease is no longer renewed: the sweeper will bring the request back.
-                    log.exception("%s could not be stored", kind.__name__)
-                except Exception:
-                    # A fault in an endpoint: another attempt would meet it again.
-                    log.exception("%s could not be turned into a result", kind.__name__)
-                    with contextlib.suppress(StoreError):
-                        await self._finish(request_id, lease, w.refused(InternalError()))
-                finally:
-                    telemetry.request_id.reset(token)
-                    for _ in messages:
-                        runner.settling.task_done()
-
-    async def _settle_group(self, runner: _Runner, request_id: str, lease: str, messages: Sequence[_Settled]) -> None:
-        """What a runner said of one piece of work, in a row: lines, or an outcome."""
-        lines = [LogLine(x.timestamp, x.message, x.level) for x in messages if isinstance(x, m.Log)]
-        if lines and runner.held(request_id, lease):
-            await self._write_lines(request_id, lease, lines)
-        for message in messages:
-            if isinstance(message, m.Log):
-                continue
-            work = runner.held(request_id, lease)  # asked anew: the first outcome lets go
-            if work is None:
-                log.info("%s: late %s dropped", runner.runner_id, type(message).__name__)
-            else:
-                await self._end(runner, work, message)
-
-    async def _write_lines(self, request_id: str, lease: str, lines: Sequence[LogLine]) -> None:
-        """Hand the lines to the store and go on: the store keeps the order of its calls, so an outcome that follows
-        shares their commit instead of waiting for it.
-        """
-
-        async def write() -> None:
-            try:
-                await self._store.progress(request_id, lease, lines)
-            except StoreError:
-                log.exception("Log lines could not be stored")
-
-        task = asyncio.create_task(write())
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-        if len(self._writing) > LINES_WAITING:
-            await asyncio.wait(self._writing)
-        await asyncio.sleep(0)  # the task's first step hands the lines over
-
-    async def _end(self, runner: _Runner, work: Work, message: m.Done | m.Failed | m.Released) -> None:
-        try:
-            match message:
-                case m.Done(result=result):
-                    await self._done(work, result)
-                case m.Failed(retryable=True):
-                    await self._requeue(work, crashed=False, reason=w.one_line(message.body))
-                case m.Failed():
-                    log.log(
-                        logging.WARNING if message.status >= 500 else logging.INFO,
-                        "Ended with %d %s: %s", message.status, message.error_type, w.one_line(message.body),
-                    )  # fmt: skip
-                    await self._finish(message.request_id, message.lease, w.failed(message))
-                case m.Released():
-                    await self._requeue(work, crashed=False, drain=True, reason="the runner was stopped")
-        finally:
-            self._let_go(runner, work.request.request_id)
-
-    async def _done(self, work: Work, result: m.JobResult) -> None:
-        """Files first, synced; then the result that names them, if the lease still holds."""
-        files: list[FileRecord] = []
-        kept = False
-        try:
-            if not work.inline:
-                for picture in result.pictures:
-                    token = await asyncio.to_thread(self._blobs.put, picture.data, media_type=picture.media_type)
-                    files.append(FileRecord(token=token, media_type=picture.media_type, size=len(picture.data)))
-            urls = [f"{work.request.base_url}/files/{file.token}" for file in files]
-            kept = await self._finish(result.request_id, work.lease, w.succeeded(work, result, urls), files)
-        except OSError as error:
-            log.exception("The pictures could not be written")
-            await self._requeue(work, crashed=False, reason=f"the pictures could not be written ({error.strerror})")
-        finally:
-            if not kept:
-                for file in files:
-                    await asyncio.to_thread(self._blobs.delete, file.token)
-        if kept:
-            count = len(result.pictures)
-            log.info("Drew %d picture%s in %.2f s", count, "" if count == 1 else "s", result.timings["inference"])
-
-    async def _finish(self, request_id: str, lease: str, ending: Ending, files: list[FileRecord] | None = None) -> bool:
-        """→ whether the lease still held, and so whether the ending is now the request's."""
-        kept = await self._store.finish(
-            request_id,
-            lease,
-            outcome=ending.outcome,
-            result=ending.result,
-            files=files or [],
-            error=ending.error,
-            error_type=ending.error_type,
-            inference_time=ending.inference_time,
-        )
-        if not kept:
-            log.warning("The outcome came too late: the lease is somebody else's. It is dropped")
-        return kept
-
-    async def _requeue(self, work: Work, *, crashed: bool, drain: bool = False, reason: str) -> None:
-        request = await self._store.requeue(
-            work.request.request_id, work.lease, crashed=crashed, drain=drain, reason=reason
-        )
-        if request is not None:
-            log.warning("Attempt %d ended: %s. Now %s", work.request.attempt, reason, request.status)
-
-    def _let_go(self, runner: _Runner, request_id: str) -> None:
+    def _let_go(self, runner: Link, request_id: str) -> None:
         runner.works.pop(request_id, None)
         self._progress.pop(request_id, None)
         self._wake.set()
@@ -550,14 +370,3 @@ class Dispatcher:
         folder = tempfile.mkdtemp(prefix="impasto-")
         self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         return Path(folder) / "runners.sock"
-
-
-def _bind(path: Path) -> socket.socket:
-    """A Unix socket that nobody but its owner can open, from its first moment on."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    with contextlib.suppress(OSError):
-        os.fchmod(listener.fileno(), 0o600)  # Linux: the file is born with it
-    listener.bind(str(path))
-    path.chmod(0o600)
-    return listener

@@ -1,0 +1,159 @@
+"""How a request ends: lines, files and results written down in the order in which a runner said them.
+
+In: what a link has in its queue. Out: one of `finish` and `requeue` for every piece of work; `let_go` hears of it.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from impasto import telemetry
+from impasto.engine.job import JobResult
+from impasto.errors import InternalError, StoreError
+from impasto.files.blobs import BlobStore
+from impasto.fleet import messages as m
+from impasto.fleet import work as w
+from impasto.fleet.link import Link, Settled
+from impasto.fleet.work import Ending, Work
+from impasto.store.base import Store
+from impasto.store.records import FileRecord, LogLine
+
+log = logging.getLogger("impasto.dispatcher")
+
+LINES_WAITING = 64  # writes of log lines under way at once
+
+
+class Outcomes:
+    """Between the runners' links and store and blobs."""
+
+    def __init__(self, store: Store, blobs: BlobStore, let_go: Callable[[Link, str], None]) -> None:
+        self._store = store
+        self._let_go = let_go
+        self._blobs = blobs
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait for lines that are being written."""
+        await asyncio.gather(*self._writing)
+
+    async def settle(self, link: Link) -> None:
+        """One task a link, until it is cancelled. `link.settling.join` tells when all that was said is written down."""
+        while True:
+            said = [await link.settling.get()]
+            while not link.settling.empty():
+                said.append(link.settling.get_nowait())
+            # Lines that came together are written together: one commit, not one a line.
+            for (request_id, lease, kind), group in groupby(said, lambda x: (x.request_id, x.lease, type(x))):
+                messages = list(group)
+                token = telemetry.request_id.set(request_id)
+                try:
+                    await self._settle_group(link, request_id, lease, messages)
+                except StoreError:
+                    # The lease is no longer renewed: the sweeper will bring the request back.
+                    log.exception("%s could not be stored", kind.__name__)
+                except Exception:
+                    # A fault in an endpoint: another attempt would meet it again.
+                    log.exception("%s could not be turned into a result", kind.__name__)
+                    with contextlib.suppress(StoreError):
+                        await self.finish(request_id, lease, w.refused(InternalError()))
+                finally:
+                    telemetry.request_id.reset(token)
+                    for _ in messages:
+                        link.settling.task_done()
+
+    async def _settle_group(self, link: Link, request_id: str, lease: str, messages: Sequence[Settled]) -> None:
+        """What a runner said of one piece of work, in a row: lines, or an outcome."""
+        lines = [LogLine(x.timestamp, x.message, x.level) for x in messages if isinstance(x, m.Log)]
+        if lines and link.held(request_id, lease):
+            await self._write_lines(request_id, lease, lines)
+        for message in messages:
+            if isinstance(message, m.Log):
+                continue
+            work = link.held(request_id, lease)  # asked anew: the first outcome lets go
+            if work is None:
+                log.info("%s: late %s dropped", link.runner_id, type(message).__name__)
+            else:
+                try:
+                    await self._end(work, message)
+                finally:
+                    self._let_go(link, request_id)
+
+    async def _write_lines(self, request_id: str, lease: str, lines: Sequence[LogLine]) -> None:
+        """Hand the lines to the store and go on: the store keeps the order of its calls, so an outcome that follows
+        shares their commit instead of waiting for it.
+        """
+
+        async def write() -> None:
+            try:
+                await self._store.progress(request_id, lease, lines)
+            except StoreError:
+                log.exception("Log lines could not be stored")
+
+        task = asyncio.create_task(write())
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        if len(self._writing) > LINES_WAITING:
+            await asyncio.wait(self._writing)
+        await asyncio.sleep(0)  # the task's first step hands the lines over
+
+    async def _end(self, work: Work, message: m.Done | m.Failed | m.Released) -> None:
+        match message:
+            case m.Done(result=result):
+                await self._done(work, result)
+            case m.Failed(retryable=True):
+                await self.requeue(work, crashed=False, reason=w.one_line(message.body))
+            case m.Failed():
+                log.log(
+                    logging.WARNING if message.status >= 500 else logging.INFO,
+                    "Ended with %d %s: %s", message.status, message.error_type, w.one_line(message.body),
+                )  # fmt: skip
+                await self.finish(message.request_id, message.lease, w.failed(message))
+            case m.Released():
+                await self.requeue(work, crashed=False, drain=True, reason="the runner was stopped")
+
+    async def _done(self, work: Work, result: JobResult) -> None:
+        """Files first, synced; then the result that names them, if the lease still holds."""
+        files: list[FileRecord] = []
+        kept = False
+        try:
+            if not work.inline:
+                for picture in result.pictures:
+                    token = await asyncio.to_thread(self._blobs.put, picture.data, media_type=picture.media_type)
+                    files.append(FileRecord(token=token, media_type=picture.media_type, size=len(picture.data)))
+            urls = [f"{work.request.base_url}/files/{file.token}" for file in files]
+            kept = await self.finish(result.request_id, work.lease, w.succeeded(work, result, urls), files)
+        except OSError as error:
+            log.exception("The pictures could not be written")
+            await self.requeue(work, crashed=False, reason=f"the pictures could not be written ({error.strerror})")
+        finally:
+            if not kept:
+                for file in files:
+                    await asyncio.to_thread(self._blobs.delete, file.token)
+        if kept:
+            count = len(result.pictures)
+            log.info("Drew %d picture%s in %.2f s", count, "" if count == 1 else "s", result.timings["inference"])
+
+    async def finish(self, request_id: str, lease: str, ending: Ending, files: list[FileRecord] | None = None) -> bool:
+        """→ whether the lease still held, and so whether the ending is now the request's."""
+        kept = await self._store.finish(
+            request_id,
+            lease,
+            outcome=ending.outcome,
+            result=ending.result,
+            files=files or [],
+            error=ending.error,
+            error_type=ending.error_type,
+            inference_time=ending.inference_time,
+        )
+        if not kept:
+            log.warning("The outcome came too late: the lease is somebody else's. It is dropped")
+        return kept
+
+    async def requeue(self, work: Work, *, crashed: bool, drain: bool = False, reason: str) -> None:
+        request = await self._store.requeue(
+            work.request.request_id, work.lease, crashed=crashed, drain=drain, reason=reason
+        )
+        if request is not None:
+            log.warning("Attempt %d ended: %s. Now %s", work.request.attempt, reason, request.status)
