@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from impasto.engine.fake import FakePipeline
-from impasto.engine.loading import available_memory, check_memory, load_pipeline
+from impasto.engine.loading import load_pipeline
+from impasto.engine.memory import available_memory, check_memory
 from impasto.errors import WeightsError
 from impasto.settings import ModelSettings
 

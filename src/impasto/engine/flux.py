@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from impasto.engine.job import Job
+from impasto.engine.memory import HEADROOM, available_memory, check_memory
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.flux import pipeline as flux
-from impasto.flux import precision
+from impasto.flux import precision, weights
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
@@ -31,6 +32,9 @@ class FluxPipeline:
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
         """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing."""
         device = precision.choose_device(settings.device)
+        spec = weights.locate(settings.name).spec
+        if device.type == "cpu":
+            check_memory(spec.memory + HEADROOM, available_memory(), name=spec.name)
         dtype = precision.choose_dtype(device)
         pipeline = flux.Pipeline.load(settings.name, device=str(device), dtype=dtype, threads=settings.threads)
         return cls(pipeline, device=device, dtype=dtype)
