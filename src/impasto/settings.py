@@ -6,6 +6,7 @@ Built once in `cli.py` and passed down; nobody else reads the environment. Every
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -44,6 +45,10 @@ class AuthSettings(Section):
         default="auto",
         description="auto: any key passes on a loopback address, elsewhere a created one is needed; "
         "keys: always needed; open: never.",
+    )
+    origins: tuple[str, ...] = Field(
+        default=(),
+        description="Origins such as https://app.example whose pages may call a server that asks for no key.",
     )
 
 
@@ -91,7 +96,7 @@ class Settings(Section):
 
     @property
     def loopback(self) -> bool:
-        return self.server.host in {"127.0.0.1", "localhost", "::1"} or self.server.host.startswith("127.")
+        return is_loopback(self.server.host)
 
     @property
     def local_url(self) -> str:
@@ -104,7 +109,16 @@ class Settings(Section):
         return self.auth.mode == "keys" or (self.auth.mode == "auto" and not self.loopback)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or an address, no port) means this very machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 PREFIX = "IMPASTO_"
+LISTS = {"auth.origins", "safety.thresholds"}  # in the environment: separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL", "IMPASTO_VENV"}  # read by the command line and the scripts
 
 
@@ -134,7 +148,7 @@ def load(
                 raise ConfigError(
                     f"environment: {name} is not a setting. Known: {', '.join(sorted(_environment_keys()))}"
                 )
-            _put(tree, key, value.split(",") if key == "safety.thresholds" else value)
+            _put(tree, key, [part for part in value.split(",") if part] if key in LISTS else value)
             origin[key] = f"environment {name}"
     for key, value in (flags or {}).items():
         if value is not None:

@@ -127,9 +127,9 @@ async def build(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Make a server: `await build(auth="keys", max_body_mb=1)`."""
     made: list[SqliteStore] = []
 
-    async def make(*, auth: str = "open", **server: Any) -> Server:
+    async def make(*, auth: str = "open", origins: tuple[str, ...] = (), **server: Any) -> Server:
         folder = tmp_path / str(len(made))
-        settings = Settings(data=folder, auth=AuthSettings(mode=auth), server=ServerSettings(**server))
+        settings = Settings(data=folder, auth=AuthSettings(mode=auth, origins=origins), server=ServerSettings(**server))
         store = await SqliteStore.open(folder / "impasto.sqlite3")
         made.append(store)
         blobs = BlobStore(folder / "files")

@@ -4,6 +4,7 @@ import pytest
 
 from impasto.api.auth import Access, Caller, identify
 from impasto.errors import Forbidden, Unauthorized
+from impasto.settings import AuthSettings, Settings
 
 APP = "/fal-ai/flux-pro"
 MALFORMED = "Invalid Key Authorization header format. Expected '<key_id>:<key_secret>'."
@@ -115,13 +116,50 @@ async def test_no_answer_repeats_the_key(keyed) -> None:
 
 async def test_identify_is_the_same_for_all_doors_with_a_good_key(keyed) -> None:
     server, alice, _ = keyed
+    keys, anyone = Settings(auth=AuthSettings(mode="keys")), Settings()
     for access in (Access.MODEL, Access.REQUEST, Access.REST):
-        caller = identify(f"Key {alice}", store=server.store, keys_required=True, access=access, path=APP)
+        caller = identify({"authorization": f"Key {alice}"}, store=server.store, settings=keys, access=access, path=APP)
         assert caller == Caller(alice.partition(":")[0])
-    assert identify(None, store=server.store, keys_required=True, access=Access.REQUEST) is None
-    assert identify(None, store=server.store, keys_required=False, access=Access.MODEL) == Caller("")
+    assert identify({}, store=server.store, settings=keys, access=Access.REQUEST) is None
+    assert identify({}, store=server.store, settings=anyone, access=Access.MODEL) == Caller("")
     with pytest.raises(Unauthorized, match="Authorization header is required"):
-        identify(None, store=server.store, keys_required=True, access=Access.REST)
+        identify({}, store=server.store, settings=keys, access=Access.REST)
     _, narrow = await server.store.create_key(alias="narrow", scopes=[])
     with pytest.raises(Forbidden):
-        identify(f"Key {narrow}", store=server.store, keys_required=True, access=Access.REST)
+        identify({"authorization": f"Key {narrow}"}, store=server.store, settings=keys, access=Access.REST)
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1:8000", 200),
+        ("http://[::1]:8000", 200),
+        ("http://app.localhost", 200),
+        ("https://allowed.example", 200),
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("http://127.0.0.1.evil.example", 403),
+        ("https://allowed.example.evil.example", 403),
+        ("null", 403),
+    ],
+)
+async def test_a_server_without_keys_is_not_at_the_service_of_every_page_its_user_visits(
+    build, origin: str | None, status: int
+) -> None:
+    server = await build(auth="auto", origins=("https://allowed.example",))
+    headers = {} if origin is None else {"Origin": origin}
+    async with server.client() as client:
+        answer = await client.post("/queue" + APP, json={"prompt": "a"}, headers=headers)
+        assert answer.status_code == status
+        assert server.store.queued() == (1 if status == 200 else 0)
+        if status == 403:
+            assert "auth.origins" in answer.json()["detail"]
+
+
+async def test_with_keys_any_page_may_call_as_on_fal(keyed) -> None:
+    server, alice, _ = keyed
+    async with server.client(key=alice) as client:
+        answer = await client.post("/queue" + APP, json={"prompt": "a"}, headers={"Origin": "https://app.example"})
+        assert answer.status_code == 200

@@ -65,7 +65,9 @@ def test_every_setting_has_a_sentence_an_environment_name_and_a_row_in_the_docs(
     for key, sentence, default in settings.describe():
         assert sentence.endswith("."), key
         name = settings.PREFIX + key.replace(".", "_").upper()
-        assert f"| `{key}` | `{name}` | `{default}` | {sentence} |" in page, f"{key}: run python -m impasto.settings > docs/settings.md"
+        assert f"| `{key}` | `{name}` | `{default}` | {sentence} |" in page, (
+            f"{key}: run python -m impasto.settings > docs/settings.md"
+        )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,19 @@
 
 The open mode (a server on a loopback address) takes any key and none; all its requests belong to the caller "". In the
 keys mode a request belongs to the key that made it, and other keys' requests do not exist.
+
+A page that the user of the machine happens to visit reaches loopback addresses, too. So in the open mode a browser's
+request passes only when its page comes from this machine or from `auth.origins`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from urllib.parse import urlsplit
 
 from impasto.api.roles import app_of
 from impasto.errors import Forbidden, Unauthorized
+from impasto.settings import Settings, is_loopback
 from impasto.store.base import Store
 
 SCOPES = ("API", "ADMIN")  # either lets a key call models
@@ -30,10 +36,13 @@ EVERYBODY = Caller("")
 
 
 def identify(
-    authorization: str | None, *, store: Store, keys_required: bool, access: Access, path: str = ""
+    headers: Mapping[str, str], *, store: Store, settings: Settings, access: Access, path: str = ""
 ) -> Caller | None:
     """The caller; None when nobody is named and the door allows that. Raises `Unauthorized` or `Forbidden`."""
-    if not keys_required:
+    authorization = headers.get("authorization")
+    if not settings.keys_required:
+        if access is not Access.PUBLIC:
+            _refuse_foreign_page(headers.get("origin"), settings)
         return EVERYBODY
     if access is Access.PUBLIC:
         return None
@@ -46,6 +55,18 @@ def identify(
             raise Unauthorized
         return None
     return _of_key(authorization, store)
+
+
+def _refuse_foreign_page(origin: str | None, settings: Settings) -> None:
+    """Only browsers send an Origin, and no page can change its own."""
+    if origin is None or origin in settings.auth.origins or settings.auth.mode == "open":
+        return
+    host = urlsplit(origin).hostname or ""
+    if not (is_loopback(host) or host.endswith(".localhost")):
+        raise Forbidden(
+            f"Pages of {origin} may not call this server, which asks for no key. Add the origin to the setting "
+            "auth.origins, or require keys: auth.mode = keys."
+        )
 
 
 def _of_key(authorization: str, store: Store) -> Caller:

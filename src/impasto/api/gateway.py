@@ -86,9 +86,9 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         caller = identify(
-            request.headers.get("authorization"),
+            request.headers,
             store=self.gateway.store,
-            keys_required=self.gateway.settings.keys_required,
+            settings=self.gateway.settings,
             access=self.access,
             path=scope["path"],
         )

@@ -115,10 +115,7 @@ def _uploader(call: Call) -> str:
         if claims is not None:
             return claims.key_id
     caller = identify(
-        authorization,
-        store=call.gateway.store,
-        keys_required=call.gateway.settings.keys_required,
-        access=Access.REST,
+        call.request.headers, store=call.gateway.store, settings=call.gateway.settings, access=Access.REST
     )
     if caller is None:
         raise Unauthorized
