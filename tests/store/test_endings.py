@@ -175,14 +175,14 @@ class TestStoreNothing:
             result=Result(200, {"ok": True}),
             input_={"prompt": "canary-prompt"},
         )
-        assert store.get(request.request_id).input == {}
+        assert store.input(request.request_id) == {}
         assert "canary" not in str(table("requests"))
         assert store.result(request.request_id) == Result(200, {"ok": True})
 
     async def test_the_input_is_kept_for_another_attempt(self, store, running):
         request = await running(store_io=False)
         await store.requeue(request.request_id, request.lease, crashed=True, reason="gone")
-        assert store.get(request.request_id).input == request.input
+        assert store.input(request.request_id) == request.input
 
     async def test_the_result_goes_after_ten_minutes(self, store, finished, clock):
         request = await finished(store_io=False)
@@ -201,4 +201,4 @@ class TestStoreNothing:
         else:
             clock.advance(6)
             await store.sweep()
-        assert store.get(request.request_id).input == {}
+        assert store.input(request.request_id) == {}

@@ -228,7 +228,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (request.status, request.outcome) == (model.status, model.outcome), request_id
             assert (request.attempt, request.crash_count) == (model.attempt, model.crashes), request_id
             assert request.lease == model.lease
-            assert request.input == {"n": model.number}
+            assert self.store.input(request.request_id) == {"n": model.number}
             assert (result is not None) == (model.status == Status.COMPLETED)
             if result is not None:
                 model.payload = result.payload if model.payload is None else model.payload

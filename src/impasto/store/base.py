@@ -7,7 +7,7 @@ records, notifies and schedules; nobody else touches the tables. Returning means
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewRequest, Outcome, Request, Result
 
@@ -77,7 +77,13 @@ class Store(Protocol):
         ...
 
     # ------------------------------------------------------------ requests: reads (cheap, synchronous)
-    def get(self, request_id: str) -> Request | None: ...
+    def get(self, request_id: str) -> Request | None:
+        """The request without its input: what a poll needs, at the same small cost whatever was sent."""
+        ...
+
+    def input(self, request_id: str) -> dict[str, Any] | None:
+        """The input of a request, {} when it was not to be kept; None: unknown."""
+        ...
 
     def result(self, request_id: str) -> Result | None: ...
 

@@ -173,8 +173,16 @@ SELECT * FROM requests WHERE status = 'IN_PROGRESS' ORDER BY lease_until;
 -- ------------------------------------------------------------------------------------------------ requests: reads
 
 -- name: request_get
--- One request.
-SELECT * FROM requests WHERE request_id = :request_id;
+-- One request, without its input: polls ask for it ten times a second, and an input may hold megabytes of data URIs.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests WHERE request_id = :request_id;
+
+-- name: request_input
+-- The input of a request.
+SELECT input FROM requests WHERE request_id = :request_id;
 
 -- name: result_get
 -- The stored answer of a request.

@@ -60,7 +60,7 @@ class Request:
 
     request_id: str
     endpoint: str
-    input: dict[str, Any]
+    input: dict[str, Any] | None = field(compare=False)  # None from `Store.get`, for polls; `Store.input` reads it
     seed: int
     base_url: str
     key_id: str

@@ -26,7 +26,7 @@ def request_of(row: sqlite3.Row) -> Request:
     return Request(
         request_id=row["request_id"],
         endpoint=row["endpoint"],
-        input=json.loads(row["input"]),
+        input=None if row["input"] is None else json.loads(row["input"]),
         seed=int(row["seed"]),
         base_url=row["base_url"],
         key_id=row["key_id"],

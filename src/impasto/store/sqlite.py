@@ -186,6 +186,10 @@ class SqliteStore:
         row = self._row("request_get", request_id=request_id)
         return None if row is None else request_of(row)
 
+    def input(self, request_id: str) -> dict[str, Any] | None:
+        row = self._row("request_input", request_id=request_id)
+        return None if row is None else json.loads(row["input"])
+
     def result(self, request_id: str) -> Result | None:
         row = self._row("result_get", request_id=request_id)
         return None if row is None else result_of(row)
