@@ -42,6 +42,8 @@ async def open_store(settings: Settings) -> SqliteStore:
     _make_folder(settings.data)
     return await SqliteStore.open(
         settings.data / "impasto.sqlite3",
+        lease_seconds=settings.queue.lease_seconds,
+        max_attempts=settings.queue.max_attempts,
         max_crashes=settings.queue.max_crashes,
         retention_seconds=settings.queue.retention_hours * 3600,
     )

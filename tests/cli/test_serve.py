@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,30 @@ def test_a_request_that_waits_at_a_stop_is_drawn_by_the_next_server(start: Calla
         while second.get(path + "/status")[1]["status"] != "COMPLETED" and time.monotonic() < deadline:
             time.sleep(0.05)
         assert second.get(path)[0] == 200
+
+
+def test_a_caller_who_waits_at_a_stop_gets_an_answer_and_the_request_stays(start: Callable[..., Server]):
+    """The model cannot be loaded, so the picture never comes; the stop must not leave the caller without an answer."""
+    first = start(IMPASTO_MODEL_PIPELINE="flux", IMPASTO_MODEL_NAME="no-such-model")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(first.get, "/fal-ai/flux-pro", body={"prompt": "x", "image_size": "square"})
+        while first.get("/queue/fal-ai/flux-pro", body={"prompt": "y"})[1]["queue_position"] == 0:
+            time.sleep(0.02)
+        assert first.get("/readyz")[0] == 503
+        assert first.stop()[0] == 0
+        status, answer = waiting.result(timeout=30)
+    assert status == 503
+    assert "after its restart" in answer["detail"]
+
+
+def test_a_model_that_is_not_there_is_named_by_readyz(start: Callable[..., Server]):
+    server = start(IMPASTO_MODEL_PIPELINE="flux", IMPASTO_MODEL_NAME="no-such-model")
+    deadline = time.monotonic() + 60
+    while "no-such-model" not in (reason := str(server.get("/readyz")[1])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.get("/readyz")[0] == 503
+    assert "no-such-model" in reason
+    assert server.get("/healthz")[0] == 200
 
 
 def test_a_taken_port_is_named_with_the_remedy(tmp_path: Path):

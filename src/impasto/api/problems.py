@@ -4,6 +4,7 @@ In: whatever a handler raises. Out: a `WireError` as its status, body and header
 traceback and answered 500 in fal's shape. Never a bare 500, never a traceback on the wire.
 """
 
+import asyncio
 import logging
 from uuid import uuid4
 
@@ -64,6 +65,11 @@ class Problems:
             response = answer(error)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:
+            # The server stops and its patience with waiting callers is over. The request itself is kept.
+            if started:
+                raise
+            response = answer(ServiceUnavailable("The server is stopping; the request goes on after its restart."))
         except StoreError:
             telemetry.request_id.set(holder[0])
             log.exception("%s %s: the store failed", scope["method"], scope["path"])
