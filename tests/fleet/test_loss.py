@@ -31,7 +31,8 @@ def only_pid(house: House) -> int:
 
 async def test_a_killed_runner_loses_nothing_and_the_second_attempt_draws_the_same_bytes(tmp_path: Path) -> None:
     expected = await undisturbed_sums(tmp_path, num_images=2, num_inference_steps=20)
-    async with open_house(make_settings(tmp_path), step_seconds=0.05) as house:
+    # A lease of an hour: it is the torn connection that brings the work back, at once.
+    async with open_house(make_settings(tmp_path, lease_seconds=3600.0), step_seconds=0.05) as house:
         await house.until_ready()
         killed = await house.submit(num_images=2, num_inference_steps=20)
         neighbour = await house.submit("neighbour", num_inference_steps=20)

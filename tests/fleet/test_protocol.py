@@ -39,8 +39,8 @@ class Scripted:
         assert isinstance(message, m.Assign)
         return message
 
-    def done(self, assign: m.Assign, *, lease: str | None = None) -> None:
-        picture = Picture(data=b"\x89PNG", media_type="image/png", width=128, height=96, nsfw=False, nsfw_score=0.0)
+    def done(self, assign: m.Assign, *, lease: str | None = None, data: bytes = b"\x89PNG") -> None:
+        picture = Picture(data=data, media_type="image/png", width=128, height=96, nsfw=False, nsfw_score=0.0)
         result = JobResult(request_id=assign.job.request_id, pictures=(picture,), seed=7, timings={"inference": 1.0})
         self.say(m.Done(request_id=assign.job.request_id, lease=lease or assign.lease, result=result))
 
@@ -113,7 +113,7 @@ async def test_a_second_done_and_a_stale_one_change_nothing(empty_house: House) 
     request_id = await empty_house.submit()
     async with scripted_runner(empty_house) as runner:
         assign = await runner.assigned()
-        runner.done(assign, lease="an-old-lease")
+        runner.done(assign, lease="an-old-lease", data=b"stale")
         runner.done(assign)
         runner.done(assign)
         _, result = await empty_house.ended(request_id)
@@ -121,6 +121,7 @@ async def test_a_second_done_and_a_stale_one_change_nothing(empty_house: House) 
         runner.done(await runner.assigned())
         await empty_house.ended(other)
         assert empty_house.store.result(request_id) == result
+        assert empty_house.file_bytes(result) == [b"\x89PNG"]
         assert empty_house.blobs_on_disk() == 2
 
 
@@ -148,9 +149,11 @@ async def test_a_beat_with_a_lost_lease_is_answered_lost_and_frees_the_slot(empt
         assert lost == m.Lost(request_id=request_id, lease=first.lease)
         second = await runner.assigned()
         assert second.lease != first.lease
-        runner.done(first)
+        runner.done(first, data=b"stale")
         runner.done(second)
-        assert (await empty_house.ended(request_id))[0].outcome is Outcome.OK
+        request, result = await empty_house.ended(request_id)
+        assert request.outcome is Outcome.OK
+        assert empty_house.file_bytes(result) == [b"\x89PNG"]
         assert empty_house.blobs_on_disk() == 1
 
 
