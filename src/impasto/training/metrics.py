@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from impasto.training.captions import article
 from impasto.training.compose import BACKGROUNDS, Composition, paint
 from impasto.training.concepts import CONCEPTS
 from impasto.training.sprites import Pixels, Sprites
@@ -45,8 +46,8 @@ def judged_prompts(seed: int = 5) -> list[Asked]:
         free = [name for name in BACKGROUNDS if name != (colour or concept.colour)]
         background = free[int(rng.integers(len(free)))]
         noun = f"{colour} {concept.name}" if colour else concept.name
-        article = "an" if noun[0] in "aeiou" else "a"
-        asked.append(Asked(f"{article} {noun} on a {background} background", concept.name, background, colour))
+        prompt = f"{article(noun)} on {article(background)} background"
+        asked.append(Asked(prompt, concept.name, background, colour))
     return asked
 
 
