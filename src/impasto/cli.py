@@ -55,7 +55,7 @@ def main(ctx: click.Context, config: Path | None) -> None:
 def model_options(command: F) -> F:
     """The options that `serve`, `generate` and `doctor` share."""
     for option in (
-        click.option("--threads", type=int, help="CPU threads of the model; 0: all cores."),
+        click.option("--threads", type=int, help="CPU threads of the model; 0: its own choice."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs."),
         click.option("--model", metavar="NAME|PATH", help="Model to use (default: impasto-mini, the embedded one)."),
     ):

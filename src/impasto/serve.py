@@ -107,8 +107,8 @@ class _Http:
     async def __aenter__(self) -> None:
         # `_serve` and not `serve`: the latter would take the signal handlers.
         self._task = asyncio.create_task(self._server._serve(sockets=[self._listener]))  # pyright: ignore[reportPrivateUsage]
-        while not self._server.started and not self._task.done():
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - uvicorn has no event for it
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.005)
 
     async def __aexit__(self, *_: object) -> None:
         self._server.should_exit = True

@@ -57,7 +57,12 @@ class ModelSettings(Section):
         default="impasto-mini", description="Model to serve: a name of the model table, or a path to a checkpoint."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
-    threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of the runner; 0: all cores.")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="CPU threads of the model; 0: its own choice (impasto-mini: 1, others: all cores).",
+    )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
     )

@@ -1,5 +1,7 @@
 """From settings to a loaded pipeline, for the runner and for `impasto generate`. torch is imported here, on demand."""
 
+import os
+
 from impasto.engine.fake import FakePipeline
 from impasto.engine.pipeline import Pipeline
 from impasto.settings import ModelSettings
@@ -9,6 +11,10 @@ def load_pipeline(settings: ModelSettings, *, fake_step_seconds: float = 0.0) ->
     """The pipeline that `settings` name. Raises WeightsError: unknown, missing or broken weights, too little memory."""
     if settings.pipeline == "fake":
         return FakePipeline(settings.name, step_seconds=fake_step_seconds)
+    # Read when torch is loaded. Threads that spin while they wait drew twenty times slower beside other work
+    # (benchmarks/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from impasto.engine.flux import FluxPipeline
 
     return FluxPipeline.load(settings)

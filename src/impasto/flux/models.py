@@ -140,8 +140,9 @@ class ModelFile:
 class ModelSpec:
     """All that is known of a model before its weights are read.
 
-    `memory` is an estimate in bytes of weights plus working set at the dtype the model is usually run in. `embedded`
-    models come with the package; the others are looked for in the user's folder.
+    `memory` is an estimate in bytes of weights plus working set at the dtype the model is usually run in. `threads` of
+    the CPU suit it best; 0: all cores. `embedded` models come with the package; the others are looked for in the user's
+    folder.
     """
 
     name: str
@@ -158,6 +159,7 @@ class ModelSpec:
     files: tuple[ModelFile, ...]
     licence: str
     memory: int
+    threads: int = 0
     embedded: bool = False
 
 
@@ -241,6 +243,9 @@ IMPASTO_MINI = ModelSpec(
     ),
     licence="Apache-2.0",
     memory=400 * 2**20,
+    # So small that a second thread gains little where it is free and costs where it is not (benchmarks/step.py). And a
+    # picture's bytes depend on the number of threads: a fixed one makes them the same on 2 cores and on 64.
+    threads=1,
     embedded=True,
 )
 

@@ -106,9 +106,9 @@ class Pipeline:
     ) -> Pipeline:
         """Reads a model: a name of the table, when it is embedded, or the folder of a checkpoint.
 
-        `device` auto, cpu, cuda…; `dtype` None: what `precision` finds best there; `threads` of the CPU, 0: all cores
-        that this process may use (set for the whole process, since PyTorch has one pool). Raises ModelUnavailable or
-        WeightsError.
+        `device` auto, cpu, cuda…; `dtype` None: what `precision` finds best there; `threads` of the CPU, 0: what
+        suits the model, which may be all cores (set for the whole process, since PyTorch has one pool). Raises
+        ModelUnavailable or WeightsError.
         """
         checkpoint = weights.locate(model)
         spec, place = checkpoint.spec, precision.choose_device(device)
@@ -119,7 +119,7 @@ class Pipeline:
             )
         if spec.embedded:
             checkpoint.verify()
-        torch.set_num_threads(threads or precision.cores())
+        torch.set_num_threads(threads or spec.threads or precision.cores())
         target = weights.Target(place, dtype or precision.choose_dtype(place))
         return cls(
             spec,
