@@ -1,107 +1,15 @@
 """`impasto serve` as a person starts it: a real process, its output, its answers, its end."""
 
-import json
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
-
-IMPASTO = [sys.executable, "-m", "impasto.cli"]
+from typing import Any
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("IMPASTO_")} | {
-        "IMPASTO_MODEL_PIPELINE": "fake",
-        **more,
-    }
-
-
-class Server:
-    """One `impasto serve` with the fake pipeline; stopped with SIGTERM at the end."""
-
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
-        self.process = subprocess.Popen(
-            [*IMPASTO, "serve", "--port", "0", "--data", str(folder), *arguments],
-            env=environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.url = self._url()
-
-    def _url(self) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if found := re.search(r"serving (http://\S+)", line):
-                return found[1]
-        assert self.process.stderr is not None
-        raise AssertionError(f"no URL printed; stderr:\n{self.process.stderr.read()}")
-
-    def get(self, path: str, *, body: dict[str, object] | None = None, key: str = "local:local") -> tuple[int, dict]:
-        request = urllib.request.Request(
-            self.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Key {key}", "Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.loads(error.read())
-
-    def until_ready(self) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if self.get("/readyz")[0] == 200:
-                return
-            time.sleep(0.05)
-        raise AssertionError("never ready")
-
-    def stop(self) -> tuple[int, str]:
-        self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
-        return self.process.returncode, errors
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def begin(*arguments: str, folder: Path | None = None, **variables: str) -> Server:
-        servers.append(Server(folder or tmp_path / "data", *arguments, **variables))
-        return servers[-1]
-
-    yield begin
-    for server in servers:
-        if server.process.poll() is None:
-            server.stop()
-        for stream in (server.process.stdout, server.process.stderr):
-            if stream is not None:
-                stream.close()
-
-
-def refused(*arguments: str, **variables: str) -> str:
-    """stderr of a start that must fail with exit status 2."""
-    ended = subprocess.run(
-        [*IMPASTO, *arguments], env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 2, ended
-    assert "Traceback" not in ended.stderr
-    return ended.stderr
-
-
-def test_a_start_prints_url_key_and_a_line_to_try_and_draws(start: Callable[..., Server]):
+def test_a_start_prints_url_key_and_a_line_to_try_and_draws(start: Callable[..., Any]):
     server = start()
     assert server.get("/healthz")[0] == 200
     server.until_ready()
@@ -115,7 +23,7 @@ def test_a_start_prints_url_key_and_a_line_to_try_and_draws(start: Callable[...,
     assert server.process.stdout is not None
 
 
-def test_results_survive_a_restart_and_the_same_seed_gives_the_same_bytes(start: Callable[..., Server], tmp_path: Path):
+def test_results_survive_a_restart_and_the_same_seed_gives_the_same_bytes(start: Callable[..., Any], tmp_path: Path):
     body: dict[str, object] = {"prompt": "x", "seed": 5, "image_size": "square", "sync_mode": True}
     first = start()
     first.until_ready()
@@ -133,7 +41,7 @@ def test_results_survive_a_restart_and_the_same_seed_gives_the_same_bytes(start:
     assert second.get("/fal-ai/flux-pro", body=body)[1]["images"] == before["images"]
 
 
-def test_a_request_that_waits_at_a_stop_is_drawn_by_the_next_server(start: Callable[..., Server]):
+def test_a_request_that_waits_at_a_stop_is_drawn_by_the_next_server(start: Callable[..., Any]):
     slow = {"IMPASTO_QUEUE_SLOTS": "1"}
     first = start(**slow)
     first.until_ready()
@@ -153,7 +61,7 @@ def test_a_request_that_waits_at_a_stop_is_drawn_by_the_next_server(start: Calla
         assert second.get(path)[0] == 200
 
 
-def test_a_caller_who_waits_at_a_stop_gets_an_answer_and_the_request_stays(start: Callable[..., Server]):
+def test_a_caller_who_waits_at_a_stop_gets_an_answer_and_the_request_stays(start: Callable[..., Any]):
     """The model cannot be loaded, so the picture never comes; the stop must not leave the caller without an answer."""
     first = start(IMPASTO_MODEL_PIPELINE="flux", IMPASTO_MODEL_NAME="no-such-model")
     with ThreadPoolExecutor(1) as pool:
@@ -167,7 +75,7 @@ def test_a_caller_who_waits_at_a_stop_gets_an_answer_and_the_request_stays(start
     assert "after its restart" in answer["detail"]
 
 
-def test_a_model_that_is_not_there_is_named_by_readyz(start: Callable[..., Server]):
+def test_a_model_that_is_not_there_is_named_by_readyz(start: Callable[..., Any]):
     server = start(IMPASTO_MODEL_PIPELINE="flux", IMPASTO_MODEL_NAME="no-such-model")
     deadline = time.monotonic() + 60
     while "no-such-model" not in (reason := str(server.get("/readyz")[1])) and time.monotonic() < deadline:
@@ -177,7 +85,7 @@ def test_a_model_that_is_not_there_is_named_by_readyz(start: Callable[..., Serve
     assert server.get("/healthz")[0] == 200
 
 
-def test_a_taken_port_is_named_with_the_remedy(tmp_path: Path):
+def test_a_taken_port_is_named_with_the_remedy(refused: Callable[..., str], tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -187,35 +95,31 @@ def test_a_taken_port_is_named_with_the_remedy(tmp_path: Path):
     assert "--port" in message
 
 
-def test_two_servers_never_share_a_data_folder(start: Callable[..., Server], tmp_path: Path):
+def test_two_servers_never_share_a_data_folder(start: Callable[..., Any], refused: Callable[..., str], tmp_path: Path):
     start(folder=tmp_path)
     message = refused("serve", "--port", "0", "--data", str(tmp_path))
     assert str(tmp_path) in message
     assert "--data" in message
 
 
-def test_off_loopback_a_key_is_needed_before_the_start_and_at_every_call(start: Callable[..., Server], tmp_path: Path):
+def test_off_loopback_a_key_is_needed_before_the_start_and_at_every_call(
+    start: Callable[..., Any], impasto: Callable[..., Any], refused: Callable[..., str], tmp_path: Path
+):
     folder = tmp_path / "data"
     message = refused("serve", "--host", "0.0.0.0", "--port", "0", "--data", str(folder))
     assert "impasto keys create" in message
-    made = subprocess.run(
-        [*IMPASTO, "keys", "create", "ci", "--data", str(folder)],
-        env=environment(), capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    made = impasto("keys", "create", "ci", "--data", str(folder))
     key = made.stdout.strip()
     server = start(IMPASTO_AUTH_MODE="keys", folder=folder)
     server.until_ready()
     body: dict[str, object] = {"prompt": "x", "image_size": "square"}
     assert server.get("/fal-ai/flux-pro", body=body, key="wrong:key")[0] == 401
     assert server.get("/fal-ai/flux-pro", body=body, key=key)[0] == 200
-    revoked = subprocess.run(
-        [*IMPASTO, "keys", "revoke", key.partition(":")[0], "--data", str(folder)],
-        env=environment(), capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    revoked = impasto("keys", "revoke", key.partition(":")[0], "--data", str(folder))
     assert "revoked" in revoked.stdout
 
 
-def test_a_bad_setting_stops_the_start_and_names_it():
+def test_a_bad_setting_stops_the_start_and_names_it(refused: Callable[..., str]):
     message = refused("serve", IMPASTO_SERVER_PORT="many")
     assert "IMPASTO_SERVER_PORT" in message
     assert "many" in message

@@ -1,0 +1,56 @@
+"""`impasto doctor` says what works and, for what does not, what to do."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from impasto import settings
+from impasto.doctor import Check, examine
+
+
+def checks(folder: Path, **flags: object) -> dict[str, Check]:
+    tree = settings.load(environment={}, flags={"data": folder, "server.port": 0} | flags)
+    return {check.name: check for check in examine(tree)}
+
+
+def test_a_machine_that_can_serve_has_no_problem(tmp_path: Path):
+    found = checks(tmp_path)
+    assert [check.name for check in found.values() if check.state == "problem"] == []
+    assert "impasto-mini" in found["weights"].found
+    assert str(tmp_path) in found["data folder"].found
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "state"),
+    [
+        ({"model.name": "no-such-model"}, "weights", "problem"),
+        ({"safety.enabled": False}, "safety", "note"),
+        ({"server.host": "0.0.0.0"}, "keys", "note"),
+    ],
+)
+def test_what_is_wrong_comes_with_a_remedy(tmp_path: Path, flags: dict[str, object], name: str, state: str):
+    check = checks(tmp_path, **flags)[name]
+    assert check.state == state
+    assert check.remedy
+
+
+def test_a_data_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    check = checks(tmp_path / "file" / "data")["data folder"]
+    assert (check.state, "--data" in check.remedy) == ("problem", True)
+
+
+def test_a_broken_database(tmp_path: Path):
+    (tmp_path / "impasto.sqlite3").write_bytes(b"this is no database" * 100)
+    check = checks(tmp_path)["database"]
+    assert (check.state, "backup" in check.remedy) == ("problem", True)
+
+
+def test_a_taken_port(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        check = checks(tmp_path, **{"server.port": taken.getsockname()[1]})["address"]
+    assert (check.state, "--port" in check.remedy) == ("note", True)
