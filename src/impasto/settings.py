@@ -124,7 +124,7 @@ def is_loopback(host: str) -> bool:
 
 PREFIX = "IMPASTO_"
 LISTS = {"auth.origins", "safety.thresholds"}  # in the environment: separated by commas
-NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL", "IMPASTO_VENV"}  # read by the command line and the scripts
+NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line
 
 
 def load(
