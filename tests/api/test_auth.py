@@ -143,6 +143,8 @@ async def test_identify_is_the_same_for_all_doors_with_a_good_key(keyed) -> None
         ("http://127.0.0.1.evil.example", 403),
         ("https://allowed.example.evil.example", 403),
         ("null", 403),
+        ("http://[", 403),
+        ("http://[::1", 403),
     ],
 )
 async def test_a_server_without_keys_is_not_at_the_service_of_every_page_its_user_visits(

@@ -27,7 +27,7 @@ HEADERS: list[tuple[bytes, list[bytes]]] = [
     (b"range", [b"bytes=0-", b"bytes=\xd9\xa1-", b"bytes=" + b"9" * 5000 + b"-"]),
     (b"if-none-match", [b"*", b'"\xff"']),
     (b"accept", [b"image/png"]),
-    (b"origin", [b"null"]),
+    (b"origin", [b"null", b"http://[", b"\xff"]),
     (b"access-control-request-headers", [b"a,b", b"\xff"]),
     (b"host", [b"queue.fal.run", b"rest.fal.ai", b"v3.fal.media", b"h:99999999", b"", b"\xff"]),
 ]  # fmt: skip

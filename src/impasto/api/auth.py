@@ -61,7 +61,10 @@ def _refuse_foreign_page(origin: str | None, settings: Settings) -> None:
     """Only browsers send an Origin, and no page can change its own."""
     if origin is None or origin in settings.auth.origins or settings.auth.mode == "open":
         return
-    host = urlsplit(origin).hostname or ""
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:
+        host = ""
     if not (is_loopback(host) or host.endswith(".localhost")):
         raise Forbidden(
             f"Pages of {origin} may not call this server, which asks for no key. Add the origin to the setting "
