@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from impasto.api.bodies import MAX_DEPTH, parse_object
+from impasto.api.bodies import MAX_DEPTH, MAX_VALUES, parse_object
 from impasto.errors import ModelError
 
 APP = "/fal-ai/flux-pro"
@@ -55,10 +55,26 @@ def nested(depth: int) -> bytes:
 def test_depth_is_limited_exactly() -> None:
     assert parse_object(nested(MAX_DEPTH)) == json.loads(nested(MAX_DEPTH))
     assert parse_object(b'{"a":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}")
-    for depth in (MAX_DEPTH + 1, 100_000):
+    for depth in (MAX_DEPTH + 1, 90_000):
         with pytest.raises(ModelError, match="JSON decode error") as caught:
             parse_object(nested(depth) if depth < 1000 else b'{"a":' + b"[" * depth)
         assert str(MAX_DEPTH) in caught.value.items[0]["ctx"]["error"]
+
+
+@pytest.mark.parametrize("mark", [b"{},", b"[],", b"1,", b'"k":1,'])
+def test_the_number_of_values_is_limited(mark: bytes) -> None:
+    """30 MiB of empty objects took 2 GB and stopped every other caller for seconds."""
+    opening, closing = (b'{"a":1,', b'"z":1}') if b":" in mark else (b'{"a":[', b"1]}")
+    fitting = (MAX_VALUES - 2) // sum(mark.count(byte) for byte in b",[{")
+    assert parse_object(opening + mark * fitting + closing)
+    with pytest.raises(ModelError) as caught:
+        parse_object(opening + mark * (fitting + 2) + closing)
+    assert f"at most {MAX_VALUES} values" in caught.value.items[0]["ctx"]["error"]
+
+
+def test_one_long_text_is_one_value() -> None:
+    data = "data:image/png;base64," + "A" * 5_000_000
+    assert parse_object(json.dumps({"image_url": data}).encode()) == {"image_url": data}
 
 
 def test_whole_numbers_of_any_length_do_no_harm() -> None:

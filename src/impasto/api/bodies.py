@@ -15,6 +15,7 @@ from impasto.errors import DOCS_URL, ModelError, PayloadTooLarge
 
 MIB = 1024 * 1024
 MAX_DEPTH = 32  # arrays and objects within each other; no input of any endpoint needs five
+MAX_VALUES = 100_000  # commas and opening brackets; parsed, 30 MiB of them would be gigabytes and stop the event loop
 
 _BYTE = re.compile(r"\(byte (\d+)\)")
 
@@ -67,6 +68,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """`body` as a JSON object at most `MAX_DEPTH` deep; no body is {}. Raises `ModelError`."""
     if not body.strip():
         return {}
+    if sum(body.count(mark) for mark in b",[{") > MAX_VALUES:
+        raise _invalid(f"the body may hold at most {MAX_VALUES} values (commas and opening brackets are counted)")
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
