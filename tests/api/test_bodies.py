@@ -20,7 +20,7 @@ NOT_JSON = [
     b'{"a": 1e999}',
     b'{"a": "\xff"}',
     b'{"a": "\\ud800"}',
-    b"\xef\xbb\xbf{}",
+    b"{}\xef\xbb\xbf",
 ]
 
 
@@ -75,6 +75,11 @@ def test_the_number_of_values_is_limited(mark: bytes) -> None:
 def test_one_long_text_is_one_value() -> None:
     data = "data:image/png;base64," + "A" * 5_000_000
     assert parse_object(json.dumps({"image_url": data}).encode()) == {"image_url": data}
+
+
+@pytest.mark.parametrize(("body", "value"), [(b"", {}), (b'{"a": 1}', {"a": 1})])
+def test_a_byte_order_mark_is_skipped(body: bytes, value: dict[str, int]) -> None:
+    assert parse_object(b"\xef\xbb\xbf" + body) == value
 
 
 def test_whole_numbers_of_any_length_do_no_harm() -> None:

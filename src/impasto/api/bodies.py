@@ -4,6 +4,7 @@ A body that is not JSON is refused at once with FastAPI's item for it (422 `json
 cannot be parsed cannot be kept for later. An empty body means {}: JavaScript's client sends none for an empty input.
 """
 
+import codecs
 import re
 from typing import Any, cast
 
@@ -65,7 +66,11 @@ async def read_object(request: Request, *, limit_mb: int) -> dict[str, Any]:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """`body` as a JSON object at most `MAX_DEPTH` deep; no body is {}. Raises `ModelError`."""
+    """`body` as a JSON object at most `MAX_DEPTH` deep; no body is {}. Raises `ModelError`.
+
+    A byte order mark is skipped, as fal's own parser does: editors and shells of Windows write one.
+    """
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body.strip():
         return {}
     if sum(body.count(mark) for mark in b",[{") > MAX_VALUES:
