@@ -1,8 +1,10 @@
 """Every error becomes bytes in one place; every answer carries its id; nothing is ever a bare 500."""
 
+import asyncio
 import inspect
 import json
 import logging
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -14,7 +16,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from impasto import errors
-from impasto.api.problems import PHRASES, Problems, answer, install_phrases
+from impasto.api.problems import PHRASES, Problems, answer, teach_uvicorn
 from impasto.errors import ModelError, RequestError, StoreError, WireError
 
 
@@ -131,7 +133,7 @@ async def test_an_exception_after_the_start_breaks_the_answer_off(caplog) -> Non
 async def test_phrases_are_installed_in_uvicorn() -> None:
     from uvicorn.protocols.http import h11_impl, httptools_impl
 
-    install_phrases()
+    teach_uvicorn()
     for status, phrase in PHRASES.items():
         assert httptools_impl.STATUS_LINE[status] == f"HTTP/1.1 {status} {phrase}\r\n".encode()
         assert h11_impl.STATUS_PHRASES[status] == phrase.encode()
@@ -162,3 +164,34 @@ async def test_a_host_header_that_is_no_host_is_400(client) -> None:
     found = await client.get("/healthz", headers={"Host": "a b"})
     assert found.status_code == 400
     assert "Host" in found.json()["detail"]
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",  # TLS to a plain port
+        b"GET /fal-ai/\xff HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"POST /fal-ai/flux-pro HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n",
+    ],
+)
+async def test_bytes_that_are_no_http_are_answered_in_fals_shape(server, listen, http: str, sent: bytes) -> None:
+    with listen(server.app, http=http, log_config=None) as url:
+        answer = await asyncio.to_thread(said, httpx.URL(url).port, sent)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode("ascii").split("\r\n")
+    headers = httpx.Headers([(name, value) for name, _, value in (line.partition(": ") for line in lines[1:])])
+    assert lines[0] == "HTTP/1.1 400 Bad Request"
+    assert json.loads(body) == {"detail": "Invalid HTTP request received.", "error_type": "bad_request"}
+    assert int(headers["content-length"]) == len(body)
+    assert headers["content-type"] == "application/json"
+    assert headers["x-fal-error-type"] == "bad_request"
+    assert headers["connection"] == "close"
+    assert len(headers["x-fal-request-id"]) == 36
+
+
+def said(port: int | None, sent: bytes) -> bytes:
+    """Everything that the server says to `sent` before it closes."""
+    with socket.create_connection(("127.0.0.1", port or 0), timeout=10) as connection:
+        connection.sendall(sent)
+        return b"".join(iter(lambda: connection.recv(65536), b""))

@@ -21,7 +21,7 @@ from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
-from impasto.api.problems import Problems, install_phrases
+from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.roles import Addressing, Role
 from impasto.api.run import run
 from impasto.api.signing import load_secret
@@ -48,7 +48,7 @@ def create_app(
 
     `secret` signs upload tokens; by default it lies in the data folder, so that a restart invalidates nothing.
     """
-    install_phrases()
+    teach_uvicorn()
     gateway = Gateway(
         settings=settings,
         store=store,

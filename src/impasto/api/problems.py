@@ -6,6 +6,7 @@ traceback and answered 500 in fal's shape. Never a bare 500, never a traceback o
 
 import asyncio
 import logging
+from typing import Protocol
 from uuid import uuid4
 
 from starlette.requests import ClientDisconnect
@@ -14,23 +15,41 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from impasto import telemetry
 from impasto.api.bodies import Json
-from impasto.errors import InternalError, ServiceUnavailable, StoreError, WireError
+from impasto.errors import BadRequest, InternalError, ServiceUnavailable, StoreError, WireError
 
 log = logging.getLogger("impasto.api")
 
 PHRASES = {413: "Request Entity Too Large", 422: "Unprocessable Entity", 499: "Client Closed Request"}
 
 
-def install_phrases() -> None:
-    """Teach uvicorn the reason phrases that JavaScript's client shows as error messages.
+def teach_uvicorn() -> None:
+    """What uvicorn says by itself, as fal says it.
 
-    `http.HTTPStatus` has none for 499 and from Python 3.13 on other ones for 413 and 422 than fal sends.
+    Reason phrases, which JavaScript's client shows as error messages: `http.HTTPStatus` has none for 499 and from
+    Python 3.13 on other ones for 413 and 422 than fal sends. And the answer to bytes that are no HTTP: they never
+    become a request, so no app could answer them.
     """
     from uvicorn.protocols.http import h11_impl, httptools_impl
 
     for status, phrase in PHRASES.items():
         httptools_impl.STATUS_LINE[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
         h11_impl.STATUS_PHRASES[status] = phrase.encode("ascii")
+    httptools_impl.HttpToolsProtocol.send_400_response = _refuse_bytes
+    h11_impl.H11Protocol.send_400_response = _refuse_bytes
+
+
+class _Connection(Protocol):
+    """The part of uvicorn's protocols that is needed to answer."""
+
+    transport: asyncio.Transport
+
+
+def _refuse_bytes(self: _Connection, msg: str) -> None:
+    response = answer(BadRequest(msg))
+    headers = [*response.raw_headers, (b"x-fal-request-id", str(uuid4()).encode("ascii")), (b"connection", b"close")]
+    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers), b"", bytes(response.body)]
+    self.transport.write(b"\r\n".join(lines))
+    self.transport.close()
 
 
 def answer(error: WireError) -> Response:
