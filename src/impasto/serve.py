@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from impasto import __version__, telemetry
 from impasto.api.app import create_app
+from impasto.api.connection import Connection
 from impasto.errors import ConfigError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.dispatcher import Dispatcher
@@ -93,6 +94,7 @@ class _Http:
     def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
         config = uvicorn.Config(
             app,
+            http=Connection,
             log_config=None,
             access_log=False,
             server_header=False,
