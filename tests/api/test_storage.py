@@ -132,6 +132,8 @@ async def test_parts_that_do_not_fit_are_named(client) -> None:
         ({"parts": []}, "parts"),
         ({"parts": [{"partNumber": 1, "etag": tag}] * 2}, "parts"),
         ({"parts": [{"partNumber": "1"}]}, "parts"),
+        ({"parts": [{"partNumber": 0, "etag": tag}]}, "1 to 10000, not 0"),
+        ({"parts": [{"partNumber": int("9" * 300), "etag": tag}]}, "1 to 10000"),
         ([], "parts"),
     ):
         answer = await client.post(f"{base}/complete", json=listed)
@@ -269,6 +271,17 @@ async def test_a_wish_that_cannot_be_kept_is_refused_not_forgotten(client, wish:
     answer = await client.post("/files/upload", content=b"x", headers={"X-Fal-Object-Lifecycle": wish})
     assert answer.status_code == 400
     assert "X-Fal-Object-Lifecycle" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("digits", [12, 400, 4000])
+async def test_a_file_for_ever_is_one_for_a_hundred_years(client, server, digits: int) -> None:
+    headers = {"X-Fal-Object-Lifecycle": '{"expiration_duration_seconds": ' + "9" * digits + "}"}
+    for path in ("/files/upload", "/files/upload/multipart", "/storage/upload/initiate"):
+        assert (await client.post(path, headers=headers)).status_code == 200
+    url = (await client.post("/files/upload", content=b"x", headers=headers)).json()["access_url"]
+    record = server.store.file(httpx.URL(url).path.removeprefix("/files/"))
+    assert record.expires_at == pytest.approx(time.time() + 100 * 365 * 24 * 3600, abs=3600)
+    assert (await client.get(url)).content == b"x"
 
 
 async def test_an_acl_that_allows_everybody_is_what_we_do(client) -> None:

@@ -23,8 +23,7 @@ class Parts:
 
     def put(self, token: str, number: int, data: bytes) -> str:
         """Keep a part, replacing an earlier try; → its ETag. Raises `PayloadTooLarge` past the limit of one file."""
-        if not 1 <= number <= MAX_PART:
-            raise BadRequest(f"The part number is 1 to {MAX_PART}, not {number}.")
+        _check(number)
         folder = self._of(token)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{number:05d}"
@@ -43,6 +42,7 @@ class Parts:
             raise BadRequest("parts lists every part once, at least one.")
         joined: list[bytes] = []
         for number, expected in sorted(parts):
+            _check(number)
             path = folder / f"{number:05d}"
             data = path.read_bytes() if path.is_file() else None
             if data is None:
@@ -66,6 +66,13 @@ class Parts:
     def _of(self, token: str) -> Path:
         # a hash, so that no name that comes over the wire ever becomes a path
         return self._folder / hashlib.sha256(token.encode("utf-8")).hexdigest()[:32]
+
+
+def _check(number: int) -> None:
+    if not 1 <= number <= MAX_PART:
+        # the number may have thousands of digits, for which there is neither a file name nor a text
+        given = number if abs(number) < 10**18 else "one so large"
+        raise BadRequest(f"The part number is 1 to {MAX_PART}, not {given}.")
 
 
 def etag(data: bytes) -> str:

@@ -29,6 +29,7 @@ from impasto.errors import BadRequest, Forbidden, Unauthorized
 from impasto.store.records import FileRecord
 
 TOKEN_SECONDS = 3600.0  # life of an upload token and of an upload URL
+CENTURY = 100 * 365 * 24 * 3600  # seconds; who wants a file to live longer wants it for ever
 TOKEN, PUT, MULTIPART = "token", "put", "multipart"  # kinds of signed claims
 
 
@@ -231,7 +232,8 @@ def _lifetime(call: Call) -> float | None:
             "X-Fal-Object-Lifecycle: initial_acl is not supported, the file would be public to whoever knows its URL. "
             "Leave initial_acl out to accept that."
         )
-    return wish.expiration_duration_seconds
+    seconds = wish.expiration_duration_seconds
+    return None if seconds is None else min(seconds, CENTURY)
 
 
 class _Rule(msgspec.Struct):
