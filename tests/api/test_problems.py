@@ -195,3 +195,11 @@ def said(port: int | None, sent: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port or 0), timeout=10) as connection:
         connection.sendall(sent)
         return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+async def test_a_stopping_server_promises_no_more_than_it_keeps() -> None:
+    """The caller may still be sending: what was not taken does not go on."""
+    async with app_that(asyncio.CancelledError()) as client:
+        found = await client.get("/x")
+    assert (found.status_code, found.headers["x-fal-error-type"]) == (503, "runner_scheduling_failure")
+    assert "a request that it has taken goes on after its restart" in found.json()["detail"]

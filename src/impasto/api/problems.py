@@ -88,7 +88,9 @@ class Problems:
             # The server stops and its patience with waiting callers is over. The request itself is kept.
             if started:
                 raise
-            response = answer(ServiceUnavailable("The server is stopping; the request goes on after its restart."))
+            response = answer(
+                ServiceUnavailable("The server is stopping; a request that it has taken goes on after its restart.")
+            )
         except StoreError:
             telemetry.request_id.set(holder[0])
             log.exception("%s %s: the store failed", scope["method"], scope["path"])
