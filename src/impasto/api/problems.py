@@ -93,11 +93,11 @@ class Problems:
             )
         except StoreError:
             telemetry.request_id.set(holder[0])
-            log.exception("%s %s: the store failed", scope["method"], scope["path"])
+            log.exception("%s %r: the store failed", scope["method"], scope["path"])
             response = answer(ServiceUnavailable("The request store cannot be used now; the server's log says why."))
         except Exception:  # the edge: whatever it was, the client gets an answer and the operator the traceback
             telemetry.request_id.set(holder[0])
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %r failed", scope["method"], scope["path"])
             if started:
                 raise
             response = answer(InternalError())
