@@ -99,7 +99,7 @@ class _Http:
             access_log=False,
             server_header=False,
             lifespan="off",
-            timeout_keep_alive=65,  # clients pool connections for 5 to 60 s; closing first would race with their next call
+            timeout_keep_alive=65,  # longer than clients pool connections: who closes first races with the next call
             timeout_graceful_shutdown=3,
             h11_max_incomplete_event_size=64 * 1024,
         )
