@@ -135,4 +135,4 @@ def _placed(concept: str, colour: str | None, ground: str, scale: float, dx: flo
 
 def _templates(sprites: Sprites, concept: str, colour: str | None, background: str) -> Thumbs:
     painted, through = _layers(sprites, concept, colour)
-    return painted + through * np.array(BACKGROUNDS[background], np.float32)
+    return (painted + through * np.array(BACKGROUNDS[background], np.float32)).astype(np.float32)
