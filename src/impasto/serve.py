@@ -8,8 +8,11 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
+import shutil
 import signal
 import socket
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -190,5 +193,13 @@ def _print_welcome(settings: Settings, listener: socket.socket) -> None:
   data   {settings.data.resolve()}
   key    {explained}
   try    curl {url}/fal-ai/flux-pro -H "Authorization: Key {key}" -d '{{"prompt": "a red apple"}}'
-         impasto exec --url {url} -- python app.py     (a program written for fal, unchanged)"""
+         {_program()} exec --url {url} -- python app.py     (a program written for fal, unchanged)"""
     )
+
+
+def _program() -> str:
+    """How to call impasto from the same folder in another terminal."""
+    started = Path(sys.argv[0])
+    if shutil.which("impasto") or started.name != "impasto":
+        return "impasto"
+    return os.path.relpath(started)
