@@ -75,6 +75,9 @@ def test_the_authority_cannot_vouch_for_other_hosts(authority: ca.Authority, tmp
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("example.com")]), critical=False)
+        .add_extension(  # Python 3.13 would refuse it for the lack of this alone
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+        )
         .sign(issuer_key, hashes.SHA256())
     )
     pem = tmp_path / "forged.pem"
