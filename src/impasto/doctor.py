@@ -1,5 +1,6 @@
 """What `impasto doctor` looks at: one function a question, each answers with what was found and what to do about it."""
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -7,13 +8,12 @@ import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from impasto import __version__
+from impasto.engine.memory import available_memory
 from impasto.errors import ImpastoError
 from impasto.settings import Settings
 
@@ -75,7 +75,7 @@ def instructions(settings: Settings) -> Check:
 
 
 def memory(settings: Settings) -> Check:
-    available = _available_memory()
+    available = available_memory()
     if available is None:
         return Check("memory", "note", "cannot be read on this system")
     found = f"{available / 2**30:.1f} GiB available"
@@ -126,10 +126,9 @@ def database(settings: Settings) -> Check:
     if not path.exists():
         return Check("database", "good", "none yet: the first start makes it")
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
             requests = connection.execute("SELECT count(*) FROM requests").fetchone()[0]
-        connection.close()
     except sqlite3.Error as error:
         return Check(
             "database", "problem", f"{path}: {error}", "restore a backup, or move the file away to start empty"
@@ -182,13 +181,3 @@ def _nvidia() -> str:
         return ""
     listing = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
     return listing.stdout.splitlines()[0] if listing.returncode == 0 and listing.stdout else ""
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be had without swapping (Linux), else None."""
-    if sys.platform != "linux":
-        return None
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
