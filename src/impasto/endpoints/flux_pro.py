@@ -6,8 +6,8 @@ A prompt may be empty (it draws what the model draws unasked, as fal does) and h
 Custom sizes: 64 to 2048 pixels a side, rounded to the nearest multiple of 16; `images[]` tells the true size.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +28,7 @@ from impasto.endpoints.fields import (
     pixels,
 )
 from impasto.engine.job import Job, JobResult
+from impasto.files.images import data_uri
 
 STEPS = 28
 GUIDANCE = 3.5
@@ -124,7 +125,7 @@ def to_job(input_: TextToImage, *, request_id: str, seed: int, model: str) -> Jo
 def to_output(input_: TextToImage, result: JobResult, urls: Sequence[str]) -> dict[str, Any]:
     """The output in the page's order. With `sync_mode` the pictures themselves are the URLs (data URIs)."""
     if input_.sync_mode:
-        urls = [f"data:{p.media_type};base64,{b64encode(p.data).decode('ascii')}" for p in result.pictures]
+        urls = [data_uri(picture.data, picture.media_type) for picture in result.pictures]
     return {
         "images": [
             {"url": url, "width": picture.width, "height": picture.height, "content_type": picture.media_type}
@@ -148,16 +149,11 @@ FLUX_PRO = Endpoint(
     to_output=to_output,
     example=EXAMPLE,
 )
-FLUX_PRO_NEW = Endpoint(
+FLUX_PRO_NEW = replace(
+    FLUX_PRO,
     id="fal-ai/flux-pro/new",
     title="FLUX.1 [pro] new",
     description="The same as fal-ai/flux-pro under its later id.",
-    model="flux-pro",
-    Input=FluxProTextToImageInput,
-    Output=FluxProTextToImageOutput,
-    to_job=to_job,
-    to_output=to_output,
-    example=EXAMPLE,
 )
 FLUX_PRO_V1_1 = Endpoint(
     id="fal-ai/flux-pro/v1.1",
