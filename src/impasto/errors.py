@@ -6,9 +6,8 @@
     │   ├── RequestError              shape (a): {"detail": "<text>", "error_type": "<type>"}
     │   └── ModelError                shape (b): {"detail": [{"loc", "msg", "type", …}]}
     ├── StoreError                    an illegal move or a broken database
-    ├── WeightsError                  weights that are missing, incomplete or of the wrong shape
-    │   └── ModelUnavailable          a model that this installation cannot load
-    └── RunnerLost                    the process that held the work is gone
+    └── WeightsError                  weights that are missing, incomplete or of the wrong shape
+        └── ModelUnavailable          a model that this installation cannot load
 
 The docstring of a class is its default message. `api/problems.py` turns WireErrors into bytes, nobody else does.
 """
@@ -45,10 +44,6 @@ class WeightsError(ImpastoError):
 
 class ModelUnavailable(WeightsError):
     """This installation cannot load the model."""
-
-
-class RunnerLost(ImpastoError):
-    """The runner that held the work is gone."""
 
 
 # ---------------------------------------------------------------- what ends as an HTTP answer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from impasto.files.images import INLINE, black, data_uri, disposition, encode, parse_data_uri, sniff
+from impasto.files.images import INLINE, data_uri, disposition, encode, parse_data_uri, sniff
 
 
 @pytest.fixture
@@ -77,14 +77,6 @@ def test_other_shapes_and_types_are_refused_by_name(bad):
 def test_an_unknown_format_is_refused_by_name(pixels):
     with pytest.raises(ValueError, match="'gif' is not one of jpeg, png"):
         encode(pixels, "gif")
-
-
-def test_black_is_black_and_of_the_asked_size():
-    pixels = black(32, 16)
-    assert pixels.shape == (16, 32, 3)
-    assert pixels.dtype == np.uint8
-    assert not pixels.any()
-    assert decode(encode(pixels, "png")[0]).size == (32, 16)
 
 
 class TestDataUri:

@@ -42,13 +42,6 @@ def encode(pixels: "NDArray[np.uint8]", format: Format) -> tuple[bytes, str]:
     return buffer.getvalue(), f"image/{format}"
 
 
-def black(width: int, height: int) -> "NDArray[np.uint8]":
-    """(height, width, 3) uint8 zeros: what a flagged picture becomes."""
-    import numpy as np
-
-    return np.zeros((height, width, 3), dtype=np.uint8)
-
-
 def data_uri(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
