@@ -4,7 +4,7 @@
     python benchmarks/concepts.py [--work impasto-training]
 
 A picture counts when its nearest sprite of 64 is the asked concept's, and its corners' nearest colour of 14 the asked
-one (`impasto.training.metrics`). The training was scored on other prompts than these (their seeds are 100 and 101); some
+one (`impasto.training.metrics`). The training was scored on other prompts than these (seeds 100 and 101); some
 of the sentences do occur among its captions. Writes benchmarks/results/concepts.json.
 """
 
