@@ -63,7 +63,7 @@ def generate_files(
             bar.update(1)
 
         result = draw(job, pipeline=pipeline, finisher=finisher, on_step=on_step)
-    for warning in result.warnings:
+    for notice in result.notices:
         click.echo(f"warning: {warning}", err=True)
     for target, picture in zip(targets, result.pictures, strict=True):
         _write(target, picture.data)

@@ -119,7 +119,7 @@ class Drawing:
             pictures=tuple(self.pictures[index] for index in range(self.job.num_images)),
             seed=self.job.seed,
             timings={name: round(seconds, 6) for name, seconds in timings.items()},
-            warnings=self.conditioning.warnings,
+            notices=(*self.job.notices, *self.conditioning.notices),
         )
 
     def _spent(self, name: str, start: float) -> None:

@@ -196,8 +196,8 @@ class Engine:
         job = drawing.job
         if drawing.started is None:
             self._sink.log(job, lease, _opening(job))
-            for warning in drawing.begin().warnings:
-                self._sink.log(job, lease, warning, level="WARN")
+            for notice in (*job.notices, *drawing.begin().notices):
+                self._sink.log(job, lease, notice.message, level="WARN")
         step = drawing.step(index)
         if step is not None:
             self._sink.progress(job, lease, image=index + 1, step=step.number, steps=step.total)

@@ -9,6 +9,27 @@ Format = Literal["jpeg", "png"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something the caller should know though the request succeeded; the wire shows it as a warning."""
+
+    code: str  # size_rounded, prompt_cut, field_ignored, image_downscaled, safety_blackened, …
+    message: str  # one sentence, with the remedy if there is one
+    field: str | None = None  # of the input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """A picture that the caller gave, checked and made plain by the gateway: RGB, upright, bounded in size."""
+
+    data: bytes  # PNG
+    width: int
+    height: int
+    role: Literal["init", "prompt"]  # image-to-image starts from it; redux and ultra take after it
+    strength: float  # init: 0 (unchanged) to 1 (only the prompt); prompt: 0 (text only) to 1 (picture only)
+    field: str = "image_url"  # where errors about it belong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """`num_images` pictures of one prompt. Image i depends on (seed, i) only."""
 
@@ -25,6 +46,10 @@ class Job:
     safety_tolerance: int = 2  # 1 strictest … 6
     safety_checker: bool = True
     priority: int = 0
+    images: tuple[ImageInput, ...] = ()
+    raw: bool = False  # ultra: a less polished look
+    notices: tuple[Notice, ...] = ()  # found on the way here: size rounded, image downscaled
+    preview_every: int = 0  # steps between previews; 0: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,4 +72,4 @@ class JobResult:
     timings: dict[str, float] = field(
         default_factory=dict[str, float]
     )  # seconds: inference, text_encode, denoise, decode, …
-    warnings: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()  # the job's own first, then the engine's

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from impasto.engine.job import Job
+from impasto.engine.job import Job, Notice
 
 Pixels = NDArray[np.uint8]
 """[H, W, 3], RGB."""
@@ -18,10 +18,10 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What a prompt became. `value` is the pipeline's own; `warnings` are sentences for the caller."""
+    """What a prompt became. `value` is the pipeline's own; `notices` are for the caller."""
 
     value: Any
-    warnings: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

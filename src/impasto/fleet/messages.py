@@ -1,7 +1,7 @@
 """Every sentence that gateway and runner say to each other, and their one codec.
 
 The runner opens the connection (a Unix socket on one machine; a WebSocket across machines, later) and speaks first.
-Up (runner → gateway): Hello, Ready, Unready, Beat, Progress, Log, Done, Failed, Released.
+Up (runner → gateway): Hello, Ready, Unready, Beat, Progress, Preview, Log, Done, Failed, Released.
 Down: Welcome, Assign, Cancel, Lost, Drain.
 A frame is 4 bytes of length (big-endian) and that many bytes of msgpack. Work is named by (request_id, lease): the
 lease is the fence, a sentence with an old one is dropped. Before all that, a child reads its RunnerConfig from stdin.
@@ -61,6 +61,19 @@ class Progress(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     steps: int
     image: int
     images: int
+
+
+class Preview(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What picture `image` (1-based) looks like after `step` of `steps`: a small JPEG. Never stored."""
+
+    request_id: str
+    lease: str
+    step: int
+    steps: int
+    image: int
+    jpeg: bytes
+    width: int
+    height: int
 
 
 class Log(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -128,7 +141,7 @@ class Drain(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     seconds: float
 
 
-Up = Hello | Ready | Unready | Beat | Progress | Log | Done | Failed | Released
+Up = Hello | Ready | Unready | Beat | Progress | Preview | Log | Done | Failed | Released
 Down = Welcome | Assign | Cancel | Lost | Drain
 
 
