@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from impasto.errors import ConfigError
 
@@ -89,6 +89,33 @@ class SafetySettings(Section):
     )
 
 
+class FetchSettings(Section):
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="Networks (10.0.0.0/8) and host names that users' URLs may reach although they are not public, "
+        "at any port.",
+    )
+    ports: tuple[int, ...] = Field(default=(80, 443, 8080, 8443), description="Ports that users' URLs may name.")
+    seconds: float = Field(default=30.0, gt=0, description="How long reading a user's URL may take in all.")
+    max_mb: int = Field(default=30, ge=1, le=1024, description="Largest file read from a user's URL, in MiB.")
+
+    @field_validator("allow")
+    @classmethod
+    def _networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            if "/" in entry:
+                ipaddress.ip_network(entry, strict=False)
+        return entries
+
+
+class WebhookSettings(Section):
+    loopback: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="Whether webhooks may go to this machine itself; auto: when the server listens on loopback only.",
+    )
+    seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook.")
+
+
 class Settings(Section):
     """The whole tree. `data` is the one folder that impasto writes to."""
 
@@ -98,6 +125,8 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     queue: QueueSettings = QueueSettings()
     safety: SafetySettings = SafetySettings()
+    fetch: FetchSettings = FetchSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @property
     def loopback(self) -> bool:
@@ -123,7 +152,7 @@ def is_loopback(host: str) -> bool:
 
 
 PREFIX = "IMPASTO_"
-LISTS = {"auth.origins", "safety.thresholds"}  # in the environment: separated by commas
+LISTS = {"auth.origins", "fetch.allow", "fetch.ports", "safety.thresholds"}  # in the environment: separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line
 
 
