@@ -98,6 +98,9 @@ class _Http:
         config = uvicorn.Config(
             app,
             http=Connection,
+            ws="websockets-sansio",
+            ws_max_size=settings.server.max_body_mb * 1024 * 1024,
+            ws_per_message_deflate=False,  # pictures do not get smaller, they only cost time
             log_config=None,
             access_log=False,
             server_header=False,

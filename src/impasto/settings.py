@@ -34,6 +34,9 @@ class ServerSettings(Section):
     )
     max_upload_mb: int = Field(default=100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
     drain_seconds: float = Field(default=30.0, ge=0, description="How long a stop waits for running pictures.")
+    realtime_idle_seconds: float = Field(
+        default=60.0, gt=0, description="A realtime connection without inputs for so long is closed."
+    )
     cors: bool = Field(default=True, description="Answer browsers of any origin, as fal does.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line logged."
@@ -49,6 +52,9 @@ class AuthSettings(Section):
     origins: tuple[str, ...] = Field(
         default=(),
         description="Origins such as https://app.example whose pages may call a server that asks for no key.",
+    )
+    token_seconds: int = Field(
+        default=3600, ge=1, le=86400, description="Longest life of a token from /tokens/; clients ask for 120 seconds."
     )
 
 

@@ -13,15 +13,16 @@ from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from impasto.api import openapi, ops, proxy, queue, storage
+from impasto.api import openapi, ops, proxy, queue, storage, tokens
 from impasto.api.admission import resolve
 from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
 from impasto.api.problems import Problems, teach_uvicorn
+from impasto.api.realtime import Sockets
 from impasto.api.roles import Addressing, Role
 from impasto.api.run import run
 from impasto.api.signing import load_secret
@@ -102,11 +103,11 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/openapi.json", Access.PUBLIC, GET=openapi.of_run),
         row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
         # ------------------------------------------------------------ known, not served yet
-        row("/tokens", Access.REST, POST=later("Short-lived tokens")),
-        row("/tokens/realtime", Access.REST, POST=later("Short-lived tokens")),
+        row("/tokens", Access.REST, POST=tokens.create),
+        row("/tokens/realtime", Access.REST, POST=tokens.create),
         row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
         row("/{endpoint:path}/stream", Access.MODEL, POST=later("Streaming of a run")),
-        row("/{endpoint:path}/realtime", Access.MODEL, GET=later("Realtime")),
+        WebSocketRoute("/{endpoint:path}", Sockets(gateway)),
         # ------------------------------------------------------------ models: every other path
         Route("/{endpoint:path}", Door(gateway, Access.MODEL, dict.fromkeys(_ALL_METHODS, model))),
     ]

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from urllib.parse import urlsplit
 
 from impasto.api.roles import app_of
+from impasto.api.token_claims import read
 from impasto.errors import Forbidden, Unauthorized
 from impasto.settings import Settings, is_loopback
 from impasto.store.base import Store
@@ -36,9 +37,19 @@ EVERYBODY = Caller("")
 
 
 def identify(
-    headers: Mapping[str, str], *, store: Store, settings: Settings, access: Access, path: str = ""
+    headers: Mapping[str, str],
+    *,
+    store: Store,
+    settings: Settings,
+    access: Access,
+    path: str = "",
+    token: str | None = None,
+    secret: bytes = b"",
 ) -> Caller | None:
-    """The caller; None when nobody is named and the door allows that. Raises `Unauthorized` or `Forbidden`."""
+    """The caller; None when nobody is named and the door allows that. Raises `Unauthorized` or `Forbidden`.
+
+    `token`: a short-lived one from the query, which counts at models when there is no header; `secret` signed it.
+    """
     authorization = headers.get("authorization")
     if not settings.keys_required:
         if access is not Access.PUBLIC:
@@ -47,6 +58,8 @@ def identify(
     if access is Access.PUBLIC:
         return None
     if not authorization:
+        if access is Access.MODEL and token is not None:
+            return _of_token(token, path=path, store=store, secret=secret)
         if access is Access.MODEL:
             raise Unauthorized(
                 f'Cannot access application "{app_of(path)}". Authentication is required to access this application.'
@@ -70,6 +83,22 @@ def _refuse_foreign_page(origin: str | None, settings: Settings) -> None:
             f"Pages of {origin} may not call this server, which asks for no key. Add the origin to the setting "
             "auth.origins, or require keys: auth.mode = keys."
         )
+
+
+def key_is_live(store: Store, key_id: str) -> bool:
+    """Whether the key still calls models: neither revoked nor without scope. The open mode's "" always does."""
+    return not key_id or any(
+        key.key_id == key_id and key.revoked_at is None and set(SCOPES) & set(key.scopes)
+        for key in store.keys()  # noqa: SIM118 - a store is no mapping
+    )
+
+
+def _of_token(token: str, *, path: str, store: Store, secret: bytes) -> Caller:
+    """A token is worth what its key is worth now. One of the open mode, without a key, is worth nothing here."""
+    key_id = read(token, path=path, secret=secret)
+    if not key_id or not key_is_live(store, key_id):
+        raise Unauthorized("The key that this token was made with is no longer valid.")
+    return Caller(key_id)
 
 
 def _of_key(authorization: str, store: Store) -> Caller:

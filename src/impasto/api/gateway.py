@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from impasto.api.auth import Access, Caller, identify
-from impasto.api.roles import Address
+from impasto.api.roles import Address, Role
+from impasto.api.token_claims import PARAMETER
 from impasto.errors import MethodNotAllowed
 from impasto.settings import Settings
 from impasto.store.base import Store
@@ -91,6 +92,8 @@ class Door:
             settings=self.gateway.settings,
             access=self.access,
             path=scope["path"],
+            token=request.query_params.get(PARAMETER) if scope["impasto.address"].role is Role.RUN else None,
+            secret=self.gateway.secret,
         )
         method = "GET" if request.method == "HEAD" and "HEAD" not in self.handlers else request.method
         handler = self.handlers.get(method)

@@ -22,6 +22,9 @@ log = logging.getLogger("impasto.api")
 PHRASES = {413: "Request Entity Too Large", 422: "Unprocessable Entity", 499: "Client Closed Request"}
 
 
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
 def teach_uvicorn() -> None:
     """What uvicorn says by itself, as fal says it.
 
@@ -64,17 +67,19 @@ class Problems:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        socket = scope["type"] == "websocket"
+        if not socket and scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         holder = scope["impasto.request_id"] = [str(uuid4())]  # a list: a handler that knows better overwrites it
         started = False
+        method = "WebSocket" if socket else scope["method"]
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
+            if message["type"] in _STARTS:
                 started = True
-                message["headers"] = [*message["headers"], (b"x-fal-request-id", holder[0].encode("latin-1"))]
+                message["headers"] = [*message.get("headers", ()), (b"x-fal-request-id", holder[0].encode("latin-1"))]
             await send(message)
 
         try:
@@ -93,11 +98,11 @@ class Problems:
             )
         except StoreError:
             telemetry.request_id.set(holder[0])
-            log.exception("%s %r: the store failed", scope["method"], scope["path"])
+            log.exception("%s %r: the store failed", method, scope["path"])
             response = answer(ServiceUnavailable("The request store cannot be used now; the server's log says why."))
         except Exception:  # the edge: whatever it was, the client gets an answer and the operator the traceback
             telemetry.request_id.set(holder[0])
-            log.exception("%s %r failed", scope["method"], scope["path"])
+            log.exception("%s %r failed", method, scope["path"])
             if started:
                 raise
             response = answer(InternalError())

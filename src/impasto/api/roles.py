@@ -7,7 +7,7 @@ In: scheme, Host and path as received. Out: an `Address`, and endpoint ids in th
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ class Role(StrEnum):
     QUEUE = "queue"
     REST = "rest"
     CDN = "cdn"
+    WS = "ws"  # one HTTP call a message over a WebSocket
 
 
 FAL_HOSTS: dict[str, Role] = {
@@ -30,6 +31,7 @@ FAL_HOSTS: dict[str, Role] = {
     "falrun.com": Role.RUN,
     "queue.fal.run": Role.QUEUE,
     "queue.falrun.com": Role.QUEUE,
+    "ws.fal.run": Role.WS,
     "rest.fal.ai": Role.REST,
     "rest.alpha.fal.ai": Role.REST,
     "api.fal.ai": Role.REST,
@@ -41,6 +43,8 @@ FAL_HOSTS: dict[str, Role] = {
 FAL_QUEUE = "https://queue.fal.run"
 FAL_FILES = "https://v3.fal.media"
 
+_PREFIXED = {"queue": Role.QUEUE, "ws": Role.WS}  # first label of any other host name
+_WEB = {"ws": "http", "wss": "https"}  # schemes of URLs that we hand out over a WebSocket
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 _LEGACY = re.compile(r"(\d+)-(.+)")
 
@@ -75,7 +79,7 @@ def locate(*, scheme: str, host: str, path: str, public_url: str | None = None) 
     role = FAL_HOSTS.get(name)
     known = role is not None
     if role is None:
-        role = Role.QUEUE if name.startswith("queue.") else Role.RUN
+        role = _PREFIXED.get(name.partition(".")[0], Role.RUN) if "." in name else Role.RUN
     if prefixed:
         role = Role.QUEUE
     if known:
@@ -121,8 +125,11 @@ class Addressing:
         self.public_url = public_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            address = locate(scheme=scope["scheme"], host=_host(scope), path=scope["path"], public_url=self.public_url)
+        if scope["type"] in {"http", "websocket"}:
+            scheme = _WEB.get(scope["scheme"], scope["scheme"])
+            address = locate(scheme=scheme, host=_host(scope), path=scope["path"], public_url=self.public_url)
+            if scope["type"] == "websocket" and address.path.startswith("/ws/"):
+                address = replace(address, role=Role.WS, path="/" + address.path.removeprefix("/ws/").strip("/"))
             scope["impasto.address"] = address
             scope["path"] = address.path
         await self.app(scope, receive, send)

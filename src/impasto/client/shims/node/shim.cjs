@@ -20,7 +20,7 @@ function reroute(address) {
   }
   if (!FAL.test(url.hostname) || !/^(https?|wss?):$/.test(url.protocol)) return null;
   const scheme = url.protocol.startsWith("ws") ? base.protocol.replace("http", "ws") : base.protocol;
-  const queue = /^queue\./i.test(url.hostname) ? "/queue" : "";
+  const queue = /^queue\./i.test(url.hostname) ? "/queue" : /^ws\./i.test(url.hostname) ? "/ws" : "";
   return `${scheme}//${base.host}${base.pathname.replace(/\/+$/, "")}${queue}${url.pathname}${url.search}`;
 }
 

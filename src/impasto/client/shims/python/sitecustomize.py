@@ -38,7 +38,7 @@ def reroute(url: str) -> str | None:
     if parts.scheme not in ("http", "https", "ws", "wss") or not is_fal(host):
         return None
     base = BASE.replace("http", "ws", 1) if parts.scheme.startswith("ws") else BASE
-    queue = "/queue" if host.startswith("queue.") else ""
+    queue = "/queue" if host.startswith("queue.") else "/ws" if host.startswith("ws.") else ""
     query = "?" + parts.query if parts.query else ""
     return base + queue + (parts.path or "/") + query
 
