@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from io import BytesIO
 from pathlib import Path
 from textwrap import dedent
@@ -20,6 +20,9 @@ import httpx
 import pytest
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib: neighbours are not importable by themselves
+import matrix
+
 HERE = Path(__file__).parent
 NODE = HERE / "node"
 OLD_CLIENTS = HERE / ".venv-clients"  # ignored by git, as .venv* is
@@ -27,6 +30,54 @@ IMPASTO = [sys.executable, "-m", "impasto.cli"]
 PATIENCE = 120
 
 Program = Callable[..., Any]
+seen = matrix.Seen()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-matrix", action="store_true", help="write docs/reference/clients.md from this run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "matrix(client, verb): the cell of docs/reference/clients.md that a test proves")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    if any(True for item in items for _ in item.iter_markers("matrix")):
+        seen.whole = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    seen.expected |= {mark.args for item in items for mark in item.iter_markers("matrix")}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    cells = {mark.args for mark in item.iter_markers("matrix")}
+    if report.failed:
+        seen.failed |= cells
+    elif report.when == "call" and report.passed:
+        seen.passed |= cells
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Compare the page with what was seen, when all of it was to be seen."""
+    whole = seen.whole and matrix_tests_collected(session) and seen.expected == seen.passed | seen.failed
+    if not whole:
+        return
+    page = matrix.render(seen)
+    if session.config.getoption("--write-matrix"):
+        matrix.PAGE.parent.mkdir(parents=True, exist_ok=True)
+        matrix.PAGE.write_text(page)
+    elif not matrix.PAGE.exists() or matrix.PAGE.read_text() != page:
+        print(f"\n{matrix.PAGE} is stale: scripts/test tests/conformance --write-matrix makes it anew")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def matrix_tests_collected(session: pytest.Session) -> bool:
+    """Whether the run took in the whole file (one test named on the command line proves no page)."""
+    return bool(seen.expected) and not any("::" in argument for argument in session.config.args)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -1,0 +1,62 @@
+"""The page docs/reference/clients.md, made from what the tests of this folder saw: which client, which verb.
+
+A test says which cell it proves with `@pytest.mark.matrix(client, verb)`. After a run of all such tests the page is
+made anew and compared; a stale one fails the run. `scripts/test tests/conformance --write-matrix` writes it.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "clients.md"
+
+VERBS = (
+    "run", "submit", "status", "result", "subscribe", "logs", "cancel", "upload", "status stream", "stream", "realtime",
+    "errors",
+)  # fmt: skip
+
+# client → the one thing that points it here
+LINES = {
+    "fal-client 0.5.9": "`impasto exec -- python app.py`",
+    "fal-client 0.5.9, async": "`impasto exec -- python app.py`",
+    "fal-client 0.10.0": "`impasto exec -- python app.py`",
+    "fal-client 0.10.0, async": "`impasto exec -- python app.py`",
+    "fal-client 1.0.3": "`impasto exec -- python app.py`",
+    "fal-client 1.0.3, async": "`impasto exec -- python app.py`",
+    "@fal-ai/client 1.2.3, Node.js": "`impasto exec -- node app.mjs`",
+    "@fal-ai/client 1.10.1, Node.js": "`impasto exec -- node app.mjs`",
+    "@fal-ai/client 1.10.1, Chromium": '`fal.config({ proxyUrl: "http://127.0.0.1:8000/api/fal/proxy" })`',
+    "@fal-ai/client behind @fal-ai/server-proxy 1.2.1": "`impasto exec -- node server.mjs`",
+    "curl": "`http://127.0.0.1:8000/queue/…` for `https://queue.fal.run/…`",
+}
+
+
+@dataclass
+class Seen:
+    """The outcomes of one test run."""
+
+    expected: set[tuple[str, str]] = field(default_factory=set)  # cells that the collected tests stand for
+    passed: set[tuple[str, str]] = field(default_factory=set)
+    failed: set[tuple[str, str]] = field(default_factory=set)
+    whole: bool = True  # nothing was deselected
+
+
+def render(seen: Seen) -> str:
+    rows = []
+    for client, line in LINES.items():
+        cells = ["yes" if (client, verb) in seen.passed - seen.failed else "–" for verb in VERBS]
+        rows.append(f"| {client} | {' | '.join(cells)} | {line} |")
+    count = len(seen.passed - seen.failed)
+    return "\n".join(
+        [
+            "# What was run with which client",
+            "",
+            f"Made by `scripts/test tests/conformance --write-matrix` from its own results: {count} cells, each a",
+            "call by an unmodified client to `impasto serve`. A dash: the client has no such verb, or it was not run.",
+            "The ways to point a client here, and their limits, are in [Clients](../clients.md).",
+            "",
+            f"| client | {' | '.join(VERBS)} | the line that points it here |",
+            f"|---|{'---|' * len(VERBS)}---|",
+            *rows,
+            "",
+        ]
+    )
