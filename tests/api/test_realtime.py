@@ -141,7 +141,7 @@ async def test_an_idle_socket_is_told_and_closed_normally(build) -> None:
             await socket.recv()
 
 
-async def test_a_refused_handshake_is_an_http_answer(url, keyed) -> None:
+async def test_a_refused_handshake_is_an_http_answer(url, keyed, build, caplog) -> None:
     async def refusal(address: str, **options: Any) -> Any:
         with pytest.raises(InvalidStatus) as caught:
             await connect(address, **options)
@@ -153,10 +153,13 @@ async def test_a_refused_handshake_is_an_http_answer(url, keyed) -> None:
     assert await refusal(url + "/fal-ai/flux-pro/xyz/realtime") == (404, "Path /xyz not found")
     assert (await refusal(url + "/fal-ai/flux-pro"))[0] == 404
     assert (await refusal(url + PATH + "?max_buffering=61"))[0] == 400
-    assert (await refusal(url + PATH, origin="https://evil.example"))[0] == 403
+    async with serving(await build(auth="auto")) as open_:
+        assert (await refusal(open_ + PATH, origin="https://evil.example"))[0] == 403
+        await (await connect(open_ + PATH, origin="http://localhost:3000")).close()
     async with serving(keyed[0]) as locked:
         assert (await refusal(locked + PATH))[0] == 401
         assert (await refusal(locked + PATH, additional_headers={"Authorization": "Key a:b"}))[0] == 401
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_bad_token_is_told_in_the_frame_that_the_javascript_client_understands(keyed) -> None:

@@ -37,8 +37,14 @@ def teach_uvicorn() -> None:
     for status, phrase in PHRASES.items():
         httptools_impl.STATUS_LINE[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
         h11_impl.STATUS_PHRASES[status] = phrase.encode("ascii")
+    logging.getLogger("uvicorn.error").addFilter(_no_false_alarm)
     httptools_impl.HttpToolsProtocol.send_400_response = _refuse_bytes
     h11_impl.H11Protocol.send_400_response = _refuse_bytes
+
+
+def _no_false_alarm(record: logging.LogRecord) -> bool:
+    """uvicorn calls a WebSocket handshake that was answered with an HTTP error one that was not answered."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 class _Connection(Protocol):
