@@ -28,7 +28,7 @@ async def serving(server: Any) -> AsyncIterator[str]:
     )
     running = uvicorn.Server(config)
     task = asyncio.create_task(running._serve())
-    while not running.started:
+    while not running.started:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     port = running.servers[0].sockets[0].getsockname()[1]
     try:
@@ -57,7 +57,7 @@ async def say(socket: Any) -> Any:
 
 async def until(condition: Any) -> None:
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

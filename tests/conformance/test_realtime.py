@@ -71,11 +71,10 @@ def test_javascript_draws_and_sees_errors(node: Program) -> None:
               resolve();
             },
           });
-          connection.send(%s);
+          connection.send(INPUT);
         });
         out(said);
-        """
-        % json.dumps(INPUT),
+        """.replace("INPUT", json.dumps(INPUT)),
         variables={"NODE_OPTIONS": "--experimental-websocket"},  # Node.js 22 needs no flag
     )
     assert said["head"] == [0xFF, 0xD8, 0xFF], said

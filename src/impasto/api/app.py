@@ -84,6 +84,10 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/{endpoint:path}/requests/{request_id}/response", Access.REQUEST, GET=queue.result),
         row("/{endpoint:path}/requests/{request_id}/cancel", Access.REQUEST, PUT=queue.cancel),
         row("/{endpoint:path}/requests/{request_id}/status/stream", Access.REQUEST, GET=later("The status stream")),
+        # ------------------------------------------------------------ sockets and the tokens that open them
+        WebSocketRoute("/{endpoint:path}", Sockets(gateway)),
+        row("/tokens", Access.REST, POST=tokens.create),
+        row("/tokens/realtime", Access.REST, POST=tokens.create),
         # ------------------------------------------------------------ files in and out
         row("/storage/auth/token", Access.REST, POST=storage.auth_token),
         row("/storage/upload/initiate", Access.REST, POST=storage.initiate),
@@ -103,11 +107,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/openapi.json", Access.PUBLIC, GET=openapi.of_run),
         row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
         # ------------------------------------------------------------ known, not served yet
-        row("/tokens", Access.REST, POST=tokens.create),
-        row("/tokens/realtime", Access.REST, POST=tokens.create),
         row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
         row("/{endpoint:path}/stream", Access.MODEL, POST=later("Streaming of a run")),
-        WebSocketRoute("/{endpoint:path}", Sockets(gateway)),
         # ------------------------------------------------------------ models: every other path
         Route("/{endpoint:path}", Door(gateway, Access.MODEL, dict.fromkeys(_ALL_METHODS, model))),
     ]

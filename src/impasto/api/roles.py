@@ -126,7 +126,7 @@ class Addressing:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in {"http", "websocket"}:
-            scheme = _WEB.get(scope["scheme"], scope["scheme"])
+            scheme: str = _WEB.get(scope["scheme"]) or scope["scheme"]
             address = locate(scheme=scheme, host=_host(scope), path=scope["path"], public_url=self.public_url)
             if scope["type"] == "websocket" and address.path.startswith("/ws/"):
                 address = replace(address, role=Role.WS, path="/" + address.path.removeprefix("/ws/").strip("/"))
