@@ -75,8 +75,6 @@ async def test_the_run_document_lists_every_endpoint_in_order(client) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/tokens/"),
-        ("POST", "/tokens/realtime"),
         ("GET", "/.well-known/jwks.json"),
         ("POST", APP + "/stream"),
         ("GET", f"/queue{APP}/requests/x/status/stream"),
