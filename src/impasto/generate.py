@@ -64,7 +64,7 @@ def generate_files(
 
         result = draw(job, pipeline=pipeline, finisher=finisher, on_step=on_step)
     for notice in result.notices:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {notice.message}", err=True)
     for target, picture in zip(targets, result.pictures, strict=True):
         _write(target, picture.data)
         note = ", flagged by the safety classifier: black" if picture.nsfw else ""

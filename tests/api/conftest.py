@@ -23,6 +23,7 @@ from impasto.endpoints.validation import validate
 from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
+from impasto.fleet.messages import Preview, Progress
 from impasto.settings import AuthSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
@@ -48,6 +49,18 @@ class Worker:
     ready: bool = True
     reason: str = ""
     taken: list[str] = field(default_factory=list)
+    watched: list[str] = field(default_factory=list)
+    steps: dict[str, Progress] = field(default_factory=dict)
+    seen: dict[str, list[Preview]] = field(default_factory=dict)
+
+    def want_previews(self, request_id: str) -> None:
+        self.watched.append(request_id)
+
+    def progress(self, request_id: str) -> Progress | None:
+        return self.steps.get(request_id)
+
+    def previews(self, request_id: str) -> list[Preview]:
+        return self.seen.get(request_id, [])
 
     async def take(self) -> Request:
         requests = await self.store.claim(endpoints=list(ENDPOINTS), runner_id="w1", limit=1, lease_seconds=60)

@@ -110,9 +110,9 @@ def test_interleaved_jobs_give_the_bytes_that_each_gives_alone(pipeline: FluxPip
 
 def test_a_prompt_that_is_too_long_is_warned_about(pipeline: FluxPipeline, finisher: Finisher) -> None:
     result = draw(make_job("r", prompt="very " * 100 + "red", steps=1), pipeline=pipeline, finisher=finisher)
-    assert len(result.warnings) == 1
-    assert str(IMPASTO_MINI.max_text_tokens) in result.warnings[0]
-    assert draw(make_job("r", steps=1), pipeline=pipeline, finisher=finisher).warnings == ()
+    assert [(notice.code, notice.field) for notice in result.notices] == [("prompt_cut", "prompt")]
+    assert str(IMPASTO_MINI.max_text_tokens) in result.notices[0].message
+    assert draw(make_job("r", steps=1), pipeline=pipeline, finisher=finisher).notices == ()
 
 
 def test_out_of_memory_is_recognised(pipeline: FluxPipeline) -> None:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from impasto.engine.job import Job, JobResult, Picture
+from impasto.engine.job import Job, JobResult, Notice, Picture
 from impasto.fleet import messages as m
 
 JOB = Job(
@@ -19,7 +19,7 @@ RESULT = JobResult(
     pictures=(Picture(data=bytes(range(256)), media_type="image/png", width=8, height=8, nsfw=True, nsfw_score=0.5),),
     seed=2**64 - 1,
     timings={"inference": 1.25},
-    warnings=("too long",),
+    notices=(Notice(code="prompt_cut", message="too long", field="prompt"),),
 )
 WORK = {"request_id": "r", "lease": "l"}
 EXAMPLES: dict[type[Any], Any] = {
@@ -28,6 +28,7 @@ EXAMPLES: dict[type[Any], Any] = {
     m.Unready: m.Unready(reason="no weights"),
     m.Beat: m.Beat(leases={"r": "l"}),
     m.Progress: m.Progress(**WORK, step=3, steps=28, image=1, images=4),
+    m.Preview: m.Preview(**WORK, step=3, steps=28, image=1, jpeg=b"\xff\xd8", width=32, height=24),
     m.Log: m.Log(**WORK, timestamp="2026-01-02T03:04:05.000006", message="step 3/28", level="WARN"),
     m.Done: m.Done(**WORK, result=RESULT),
     m.Failed: m.Failed(

@@ -39,7 +39,7 @@ def resolve(path: str) -> Endpoint:
     raise NotFound(f'Application "{app.rpartition("/")[2]}" not found')
 
 
-async def admit(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> Request:
+async def admit(call: Call, endpoint: Endpoint, input_: dict[str, Any], *, previews: bool = False) -> Request:
     """Store the request; a repeated Idempotency-Key gets the first one back.
 
     Raises `BadRequest` for a header or query value that makes no sense, `QueueFull` (429) past the caller's own
@@ -50,6 +50,8 @@ async def admit(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> Reque
     longest = _max_queue_length(call.request.query_params)
     if longest is not None and store.queued(endpoint.id) > longest:
         raise QueueFull(f"More than {longest} requests are waiting (fal_max_queue_length={longest}).")
+    if previews:
+        call.gateway.dispatcher.want_previews(new.request_id)
     request = await store.submit(new)
     call.request_id = request.request_id
     return request

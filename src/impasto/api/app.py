@@ -26,6 +26,7 @@ from impasto.api.realtime import Sockets
 from impasto.api.roles import Addressing, Role
 from impasto.api.run import run
 from impasto.api.signing import load_secret
+from impasto.api.stream import stream
 from impasto.errors import MethodNotAllowed, NotFound
 from impasto.settings import Settings
 from impasto.store.base import Store
@@ -83,7 +84,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/{endpoint:path}/requests/{request_id}", Access.REQUEST, GET=queue.result),
         row("/{endpoint:path}/requests/{request_id}/response", Access.REQUEST, GET=queue.result),
         row("/{endpoint:path}/requests/{request_id}/cancel", Access.REQUEST, PUT=queue.cancel),
-        row("/{endpoint:path}/requests/{request_id}/status/stream", Access.REQUEST, GET=later("The status stream")),
+        row("/{endpoint:path}/requests/{request_id}/status/stream", Access.REQUEST, GET=queue.status_stream),
         # ------------------------------------------------------------ sockets and the tokens that open them
         WebSocketRoute("/{endpoint:path}", Sockets(gateway)),
         row("/tokens", Access.REST, POST=tokens.create),
@@ -108,7 +109,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
         # ------------------------------------------------------------ known, not served yet
         row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
-        row("/{endpoint:path}/stream", Access.MODEL, POST=later("Streaming of a run")),
+        row("/{endpoint:path}/stream", Access.MODEL, POST=stream),
         # ------------------------------------------------------------ models: every other path
         Route("/{endpoint:path}", Door(gateway, Access.MODEL, dict.fromkeys(_ALL_METHODS, model))),
     ]

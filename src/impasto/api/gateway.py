@@ -18,6 +18,7 @@ from impasto.api.auth import Access, Caller, identify
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
 from impasto.errors import MethodNotAllowed
+from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
 from impasto.store.base import Store
 
@@ -31,6 +32,18 @@ class Fleet(Protocol):
     @property
     def reason(self) -> str:
         """Why it is not ready; "" when it is."""
+        ...
+
+    def want_previews(self, request_id: str) -> None:
+        """Somebody will watch this request, which is about to be submitted."""
+        ...
+
+    def progress(self, request_id: str) -> Progress | None:
+        """The last step that a running request has made."""
+        ...
+
+    def previews(self, request_id: str) -> list[Preview]:
+        """What its pictures look like, the latest of each, in their order."""
         ...
 
 

@@ -1,10 +1,12 @@
-"""The queue: submit, status, result, cancel (reference, protocol section 3).
+"""The queue: submit, status and its stream, result, cancel (reference, protocol section 3).
 
-In: `POST /{endpoint}`, `GET|PUT /{app}/requests/{id}[/status|/response|/cancel]`. Out: fal's bodies, field by field in
-the order of the real service. Status is asked ten times a second by every waiting Python client, so it is one read, a
-dict and one encoding: no validation, no write. A request of another key, or under another app, does not exist.
+In: `POST /{endpoint}`, `GET|PUT /{app}/requests/{id}[/status|/status/stream|/response|/cancel]`. Out: fal's bodies,
+field by field in the order of the real service. Status is asked ten times a second by every waiting Python client, so
+it is one read, a dict and one encoding: no validation, no write. A request of another key, or under another app, does
+not exist.
 """
 
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -13,6 +15,7 @@ from impasto.api.admission import admit, resolve
 from impasto.api.bodies import Json, read_object
 from impasto.api.gateway import Call
 from impasto.api.roles import app_of
+from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.base import split_id
 from impasto.errors import RequestTimeout, StillInProgress, UnknownRequest
 from impasto.store.records import CancelResult, LogLine, Outcome, Request, Result, Status
@@ -46,21 +49,58 @@ async def submit(call: Call) -> Response:
 async def status(call: Call) -> Response:
     """202 until the request is completed, then 200; one of fal's packages looks at nothing else."""
     request = _own(call)
+    logs = None
+    if _with_logs(call) and request.status is not Status.IN_QUEUE:
+        logs = call.gateway.store.logs(request.request_id)
+    return Json(_status(call, request, logs), status_code=200 if request.status is Status.COMPLETED else 202)
+
+
+async def status_stream(call: Call) -> Response:
+    """The status as events: now, at every change, until it is COMPLETED. Logs are only those that no event told yet."""
+    return EventStream(_statuses(call, _own(call).request_id))
+
+
+async def _statuses(call: Call, request_id: str) -> AsyncIterator[bytes]:
+    store, told, last = call.gateway.store, 0, b""
+    while True:
+        since = store.version(request_id)
+        request = store.get(request_id)
+        if request is None:  # past its retention
+            return
+        logs = None
+        if _with_logs(call) and request.status is not Status.IN_QUEUE:
+            logs = store.logs(request_id, after=told)
+            told += len(logs)
+        now = event(_status(call, request, logs))
+        if now != last or logs:
+            yield now
+        last = now
+        if request.status is Status.COMPLETED:
+            return
+        if await store.changed(request_id, since=since, timeout=PING_SECONDS) == since:
+            yield PING
+
+
+def _with_logs(call: Call) -> bool:
+    return call.request.query_params.get("logs", "").lower() in _ON
+
+
+def _status(call: Call, request: Request, logs: Sequence[LogLine] | None) -> dict[str, Any]:
+    """The status object, in the order of the real service."""
     body: dict[str, Any] = {"status": request.status.value, "request_id": request.request_id, **_urls(call, request)}
     if request.status is Status.IN_QUEUE:
         body["queue_position"] = call.gateway.store.position(request)
         body["logs"] = None
         body["metrics"] = {}
-        return Json(body, status_code=202)
-    with_logs = call.request.query_params.get("logs", "").lower() in _ON
-    body["logs"] = [_log(line) for line in call.gateway.store.logs(request.request_id)] if with_logs else None
+        return body
+    body["logs"] = None if logs is None else [_log(line) for line in logs]
     done = request.status is Status.COMPLETED
     timed = done and request.inference_time is not None
     body["metrics"] = {"inference_time": request.inference_time} if timed else {}
     if done and request.outcome is not Outcome.OK:
         body["error"] = request.error or f"Invalid status code: {request.http_status}"
         body["error_type"] = request.error_type or "internal_error"
-    return Json(body, status_code=200 if done else 202)
+    return body
 
 
 async def result(call: Call) -> Response:

@@ -7,6 +7,7 @@ size), so two requests differ visibly and the same request gives the same pixels
 import hashlib
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,10 @@ class FakePipeline:
         identity = f"{conditioning.value}\0{job.seed}\0{index}\0{job.width}x{job.height}"
         for number in range(1, job.steps + 1):
             time.sleep(self._step_seconds)
-            yield Step(number, job.steps, identity)
+            yield Step(number, job.steps, identity, partial(self._preview, identity, job))
+
+    def _preview(self, identity: str, job: Job) -> Pixels:
+        return draw(identity, width=max(job.width // 8, 1), height=max(job.height // 8, 1))
 
     def decode(self, job: Job, latents: Any) -> Pixels:
         return draw(str(latents), width=job.width, height=job.height)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from impasto.engine.job import Job
+from impasto.engine.job import Job, Notice
 from impasto.engine.memory import HEADROOM, available_memory, check_memory
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.flux import pipeline as flux
@@ -45,8 +45,9 @@ class FluxPipeline:
         if job.prompt not in self._read:
             value = self._pipeline.encode(job.prompt)
             limit = self._pipeline.spec.max_text_tokens
-            warning = f"The prompt is longer than the {limit} tokens that {self.models[0]} reads; its end has no effect"
-            self._read[job.prompt] = Conditioning(value, (warning,) if value.truncated else ())
+            message = f"The prompt is longer than the {limit} tokens that {self.models[0]} reads; its end has no effect"
+            notice = Notice(code="prompt_cut", message=message, field="prompt")
+            self._read[job.prompt] = Conditioning(value, (notice,) if value.truncated else ())
             if len(self._read) > PROMPTS_KEPT:
                 self._read.popitem(last=False)
         self._read.move_to_end(job.prompt)
@@ -72,7 +73,7 @@ class FluxPipeline:
                 event = launched if step.index + 1 == step.total else before
                 if event is not None:
                     event.synchronize()
-            yield Step(step.index + 1, step.total, step.latents)
+            yield Step(step.index + 1, step.total, step.latents, step.preview)
 
     def decode(self, job: Job, latents: Any) -> Pixels:
         return self._pipeline.decode(latents, height=job.height, width=job.width)

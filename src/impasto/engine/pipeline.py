@@ -3,7 +3,7 @@
 Everything between the three calls (conditioning, latents) is the pipeline's own and opaque to the engine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ class Step:
     number: int
     total: int
     latents: Any
+    preview: Callable[[], Pixels] | None = None  # a small picture of how it looks so far; only before the next step
 
 
 class Pipeline(Protocol):

@@ -20,6 +20,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +45,8 @@ log = logging.getLogger("impasto.dispatcher")
 
 HELLO_SECONDS = 10.0  # a connection that does not introduce itself by then is closed
 POLL_SECONDS = 1.0  # back-offs end without a doorbell
+WATCHED_MAX = 10_000
+PREVIEWS = 4  # of one picture
 SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
 
 
@@ -69,6 +72,8 @@ class Dispatcher:
         self._model_map = dict(model_map or {})
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
+        self._previews: dict[str, dict[int, m.Preview]] = {}
+        self._watched: dict[str, None] = {}  # in the order in which they came
         self._trouble = ""
         self._draining = False
         self._wake = asyncio.Event()
@@ -148,6 +153,16 @@ class Dispatcher:
     def progress(self, request_id: str) -> m.Progress | None:
         """The last step that a running request has made."""
         return self._progress.get(request_id)
+
+    def want_previews(self, request_id: str) -> None:
+        """Somebody will watch this request, which is about to be submitted. Forgotten when thousands came after it."""
+        self._watched[request_id] = None
+        while len(self._watched) > WATCHED_MAX:
+            del self._watched[next(iter(self._watched))]
+
+    def previews(self, request_id: str) -> list[m.Preview]:
+        """What its pictures look like, the latest of each, in their order."""
+        return [preview for _, preview in sorted(self._previews.get(request_id, {}).items())]
 
     def silence(self, runner_id: str) -> float:
         """Seconds since a connected runner last said something; 0 for one that is not connected."""
@@ -239,6 +254,9 @@ class Dispatcher:
                 request.request_id, lease, crashed=False, drain=True, reason="the runner left before it began"
             )
             return
+        if request.request_id in self._watched:
+            every = max(1, work.job.steps // (PREVIEWS + 1))
+            work.job = replace(work.job, preview_every=every)
         runner.works[request.request_id] = work
         runner.say(m.Assign(lease=lease, attempt=request.attempt, job=work.job))
         log.info("%s: %s draws it (attempt %d)", request.endpoint, runner.runner_id, request.attempt)
@@ -314,6 +332,9 @@ class Dispatcher:
             case m.Progress(request_id=request_id, lease=lease):
                 if runner.held(request_id, lease):
                     self._progress[request_id] = message
+            case m.Preview(request_id=request_id, lease=lease):
+                if runner.held(request_id, lease):
+                    self._previews.setdefault(request_id, {})[message.image] = message
             case m.Log() | m.Done() | m.Failed() | m.Released():
                 await runner.settling.put(message)
             case m.Hello():
@@ -355,6 +376,8 @@ class Dispatcher:
     def _let_go(self, runner: Link, request_id: str) -> None:
         runner.works.pop(request_id, None)
         self._progress.pop(request_id, None)
+        self._previews.pop(request_id, None)
+        self._watched.pop(request_id, None)
         self._wake.set()
 
     # ------------------------------------------------------------ pieces

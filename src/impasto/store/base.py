@@ -120,14 +120,14 @@ class Store(Protocol):
         before: str | None = None,
         limit: int = 50,
     ) -> list[Request]:
-        """Newest first, without inputs. `key_id` None: of all keys. `before`: the request id that ended the last page."""
+        """Newest first, without inputs. `key_id` None: of all keys. `before`: the id that ended the last page."""
         ...
 
     def usage(self, *, key_id: str | None, since: float, until: float) -> list[UsageRow]:
         """Ended requests by hour, endpoint and key, oldest hour first. `key_id` None: of all keys."""
         ...
 
-    # ------------------------------------------------------------ webhook deliveries (the outbox row is made by `finish`)
+    # ------------------------------------------------------------ webhook deliveries (`finish` makes the outbox row)
     async def claim_deliveries(self, *, limit: int, seconds: float) -> list[Delivery]:
         """Due deliveries, theirs for `seconds` (on the unix clock): attempt+1; a claim that lapses is due again."""
         ...

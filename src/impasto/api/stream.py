@@ -1,0 +1,86 @@
+"""`POST /{endpoint}/stream`: the sync run, told while it happens (reference, protocol section 6.1).
+
+What is wrong before the first picture is an ordinary status; after it, an event with the error's body, since the 200 is
+out. Progress events have the output's shape with previews as pictures; the last event is the model's own output.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+from starlette.responses import Response
+
+from impasto.api.admission import admit, resolve, start_timeout
+from impasto.api.bodies import read_object
+from impasto.api.gateway import Call
+from impasto.api.run import OVERDUE
+from impasto.api.sse import PING, PING_SECONDS, EventStream, event
+from impasto.endpoints.validation import validate
+from impasto.files.images import data_uri
+from impasto.store.records import Request, Status
+
+
+async def stream(call: Call) -> Response:
+    """Validated as the sync run is. When the client hangs up, the request is cancelled."""
+    endpoint = resolve(call.address.path.removesuffix("/stream"))
+    input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
+    validate(endpoint, input_)
+    request = await admit(call, endpoint, input_, previews=True)
+    return EventStream(_events(call, request))
+
+
+async def _events(call: Call, request: Request) -> AsyncIterator[bytes]:
+    store, request_id = call.gateway.store, request.request_id
+    seconds = start_timeout(call.request.headers)
+    deadline = None if seconds is None else request.created_at + seconds
+    told: dict[str, Any] | None = None
+    ended = False
+    try:
+        while True:
+            since = store.version(request_id)
+            now = store.get(request_id)
+            if now is None or now.status is Status.COMPLETED:
+                ended = True
+                stored = store.result(request_id)
+                if stored is not None:
+                    yield event(stored.payload)
+                return
+            progress = _progress(call, now)
+            if progress != told:
+                told = progress
+                yield event(progress)
+            timeout = PING_SECONDS
+            if deadline is not None and now.status is Status.IN_QUEUE:
+                timeout = min(timeout, deadline + OVERDUE - time.time())
+                if timeout <= 0:
+                    await store.sweep()
+                    timeout = OVERDUE
+            if await store.changed(request_id, since=since, timeout=timeout) == since and timeout == PING_SECONDS:
+                yield PING
+    finally:
+        if not ended:  # the client hung up
+            with anyio.CancelScope(shield=True):
+                await store.cancel(request_id)
+
+
+def _progress(call: Call, request: Request) -> dict[str, Any]:
+    """How far it is; `images` are previews, small and never stored."""
+    fleet = call.gateway.dispatcher
+    step = fleet.progress(request.request_id)
+    done = 0.0 if step is None else ((step.image - 1) * step.steps + step.step) / (step.images * step.steps)
+    return {
+        "status": request.status.value,
+        "request_id": request.request_id,
+        "progress": round(min(done, 1.0), 4),
+        "images": [
+            {
+                "url": data_uri(preview.jpeg, "image/jpeg"),
+                "width": preview.width,
+                "height": preview.height,
+                "content_type": "image/jpeg",
+            }
+            for preview in fleet.previews(request.request_id)
+        ],
+        "seed": request.seed,
+    }
