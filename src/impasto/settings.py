@@ -84,14 +84,28 @@ class QueueSettings(Section):
 
 
 class SafetySettings(Section):
-    enabled: bool = Field(default=True, description="Classify every picture; has_nsfw_concepts tells the outcome.")
+    enabled: bool = Field(
+        default=True,
+        description="Check prompts and pictures; has_nsfw_concepts tells the outcome. Sexual content with minors is "
+        "refused even when false.",
+    )
     on_flagged: Literal["black", "error"] = Field(
         default="black",
-        description="A flagged picture becomes black (200), or the request fails (422 content_policy_violation).",
+        description="What a flagged prompt or picture leads to: black pictures (200), or 422 content_policy_violation.",
+    )
+    prompt_check: str = Field(
+        default="rules", description="rules, none, an entry point of the group impasto.safety, or module:name."
+    )
+    picture_check: str = Field(
+        default="open_nsfw", description="open_nsfw, none, an entry point of the group impasto.safety, or module:name."
     )
     thresholds: tuple[float, float, float, float, float, float] = Field(
         default=(0.30, 0.50, 0.65, 0.80, 0.90, 0.97),
         description="Classifier score from which a picture is flagged, for safety_tolerance 1 to 6.",
+    )
+    prompt_thresholds: tuple[float, float, float, float, float, float] = Field(
+        default=(0.30, 0.50, 0.65, 0.80, 0.90, 0.97),
+        description="Rule score from which a prompt is flagged, for safety_tolerance 1 to 6.",
     )
 
 
@@ -158,7 +172,13 @@ def is_loopback(host: str) -> bool:
 
 
 PREFIX = "IMPASTO_"
-LISTS = {"auth.origins", "fetch.allow", "fetch.ports", "safety.thresholds"}  # in the environment: separated by commas
+LISTS = {
+    "auth.origins",
+    "fetch.allow",
+    "fetch.ports",
+    "safety.thresholds",
+    "safety.prompt_thresholds",
+}  # in the environment: separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line
 
 

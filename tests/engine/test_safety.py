@@ -16,7 +16,7 @@ from impasto.engine.fake import FakePipeline
 from impasto.engine.fake import draw as draw_pixels
 from impasto.engine.job import JobResult
 from impasto.engine.pipeline import Pixels
-from impasto.engine.safety import OpenNsfw, Safety
+from impasto.engine.safety import Classifier, OpenNsfw, Safety, ScoredPictures
 from impasto.settings import SafetySettings
 
 from .conftest import Recorder, encode_image, make_job
@@ -32,6 +32,11 @@ class Scores:
         return self.value
 
 
+def looking(classifier: Classifier, settings: SafetySettings | None = None) -> Safety:
+    settings = settings or SafetySettings()
+    return Safety(settings, ScoredPictures(classifier, settings.thresholds))
+
+
 @pytest.fixture(scope="module")
 def network() -> OpenNsfw:
     return OpenNsfw()
@@ -42,9 +47,9 @@ def harmless() -> list[Pixels]:
 
 
 def test_harmless_pictures_pass_at_the_strictest_tolerance(network: OpenNsfw) -> None:
-    safety = Safety(SafetySettings(), network)
+    safety = looking(network)
     verdicts = [safety.judge(pixels, tolerance=1) for pixels in harmless()]
-    assert not any(verdict.nsfw for verdict in verdicts)
+    assert not any(verdict.flagged for verdict in verdicts)
     scores = {verdict.score for verdict in verdicts}
     assert len(scores) > 20, "a network that looks gives every picture its own score"
     assert all(0 < score < 1 for score in scores)
@@ -72,12 +77,12 @@ def test_the_same_picture_gets_the_same_score_every_time(network: OpenNsfw) -> N
 @pytest.mark.parametrize(("tolerance", "threshold"), list(enumerate(SafetySettings().thresholds, start=1)))
 def test_the_caller_s_tolerance_chooses_the_threshold(tolerance: int, threshold: float) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
-    assert Safety(SafetySettings(), Scores(threshold)).judge(pixels, tolerance=tolerance).nsfw
-    assert not Safety(SafetySettings(), Scores(threshold - 0.01)).judge(pixels, tolerance=tolerance).nsfw
+    assert looking(Scores(threshold)).judge(pixels, tolerance=tolerance).flagged
+    assert not looking(Scores(threshold - 0.01)).judge(pixels, tolerance=tolerance).flagged
 
 
 def drawn(score: float, settings: SafetySettings | None = None, **changes: object) -> JobResult:
-    finisher = Finisher(Safety(settings or SafetySettings(), Scores(score)), encode_image)
+    finisher = Finisher(looking(Scores(score), settings), encode_image)
     return draw(make_job(**changes), pipeline=FakePipeline(), finisher=finisher)
 
 
@@ -105,7 +110,7 @@ def test_a_caller_may_switch_the_checker_off() -> None:
 
 
 def test_flagged_can_mean_refused(make_engine: Callable[..., Engine], recorder: Recorder) -> None:
-    engine = make_engine(safety=Safety(SafetySettings(on_flagged="error"), Scores(0.99)))
+    engine = make_engine(safety=looking(Scores(0.99), SafetySettings(on_flagged="error")))
     engine.submit(make_job(), "lease")
     engine.start()
     recorder.wait("lease")
@@ -118,7 +123,7 @@ def test_flagged_can_mean_refused(make_engine: Callable[..., Engine], recorder: 
 
 
 def test_the_score_stands_in_the_callers_log(make_engine: Callable[..., Engine], recorder: Recorder) -> None:
-    engine = make_engine(safety=Safety(SafetySettings(), Scores(0.42)))
+    engine = make_engine(safety=looking(Scores(0.42)))
     engine.submit(make_job("strict", safety_tolerance=1), "strict")
     engine.submit(make_job("lax", safety_tolerance=6), "lax")
     engine.start()
@@ -134,7 +139,7 @@ def test_a_classifier_that_fails_fails_the_job_and_lets_nothing_through(
         def score(self, pixels: Pixels) -> float:
             raise ValueError("no score")
 
-    engine = make_engine(safety=Safety(SafetySettings(), Fails()))
+    engine = make_engine(safety=looking(Fails()))
     engine.submit(make_job(), "lease")
     engine.start()
     recorder.wait("lease")

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from impasto.engine.job import Format, Job, JobResult, Picture
+from impasto.engine.job import Format, Job, JobResult, Notice, Picture
 from impasto.engine.pipeline import Conditioning, Pipeline, Pixels, Step
-from impasto.engine.safety import Safety
+from impasto.engine.safety import Safety, Verdict
+from impasto.errors import ModelError
 
 EncodeImage: TypeAlias = Callable[[Pixels, Format], tuple[bytes, str]]
 """(pixels, format) → (bytes, media type). It is `files.images.encode`, handed in: these rooms never meet."""
@@ -26,6 +27,16 @@ class Finished:
     judged: bool
     safety: float
     encode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    jpeg: bytes
+    width: int
+    height: int
+
+
+PREVIEW_SIDE = 256  # pixels at most
 
 
 class Finisher:
@@ -42,7 +53,7 @@ class Finisher:
         judge = job.safety_checker and self._safety.enabled
         if judge:
             verdict = self._safety.judge(pixels, tolerance=job.safety_tolerance)
-            nsfw, score = verdict.nsfw, verdict.score
+            nsfw, score = verdict.flagged, verdict.score
         if nsfw and self._safety.refuses:
             raise self._safety.refusal()
         judged = time.perf_counter()
@@ -52,6 +63,44 @@ class Finisher:
             data=data, media_type=media_type, width=width, height=height, nsfw=nsfw, nsfw_score=round(score, 6)
         )
         return Finished(picture, judge, safety=judged - start, encode=time.perf_counter() - judged)
+
+    def screen(self, job: Job) -> Verdict:
+        """The prompt, before it is drawn. Raises ModelError(content_policy_violation) when it must not be answered."""
+        verdict = self._safety.screen(job)
+        if self._safety.must_refuse(verdict):
+            raise PromptRefused(verdict)
+        return verdict
+
+    def black(self, job: Job, verdict: Verdict) -> Picture:
+        """What a flagged prompt gets instead of a drawing."""
+        pixels = np.zeros((job.height, job.width, 3), np.uint8)
+        data, media_type = self._encode_image(pixels, job.format)
+        return Picture(
+            data=data,
+            media_type=media_type,
+            width=job.width,
+            height=job.height,
+            nsfw=True,
+            nsfw_score=round(verdict.score, 6),
+        )
+
+    def preview(self, job: Job, pixels: Pixels) -> Preview | None:
+        """A picture in the making as a small JPEG; None when the classifier would flag it."""
+        stride = -(-max(pixels.shape[:2]) // PREVIEW_SIDE)
+        judge = job.safety_checker and self._safety.enabled
+        if judge and self._safety.judge(pixels, tolerance=job.safety_tolerance).flagged:
+            return None
+        small = np.ascontiguousarray(pixels[::stride, ::stride])
+        height, width, _ = small.shape
+        return Preview(self._encode_image(small, "jpeg")[0], width, height)
+
+
+class PromptRefused(ModelError):
+    """fal's content_policy_violation; `verdict` is for the caller's log."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(Safety.refusal().items)
+        self.verdict = verdict
 
 
 @dataclass(slots=True)
@@ -109,6 +158,27 @@ class Drawing:
         for name, seconds in (("safety", finished.safety), ("encode", finished.encode)):
             self.timings[name] = self.timings.get(name, 0.0) + seconds
 
+    @property
+    def _blackened(self) -> tuple[Notice, ...]:
+        """A notice for every picture that was drawn and then flagged."""
+        return tuple(
+            Notice(
+                code="safety_blackened",
+                message=f"Image {index + 1} was flagged (score {picture.nsfw_score:.2f}): it is black",
+            )
+            for index, picture in sorted(self.pictures.items())
+            if picture.nsfw and self.timings
+        )
+
+    def blacken(self, picture: Picture, verdict: Verdict) -> JobResult:
+        """The prompt is flagged: `picture` for every sample, none of them drawn."""
+        self.started = time.perf_counter() if self.started is None else self.started
+        message = f"The prompt was flagged ({verdict.category}); the pictures are black. Change the prompt."
+        notice = Notice(code="safety_blackened", message=message, field="prompt")
+        self.conditioning = Conditioning(None, (notice,))
+        self.pictures = dict.fromkeys(range(self.job.num_images), picture)
+        return self.result()
+
     def result(self) -> JobResult:
         """`timings.inference` is the wall time since `begin`; the others are this job's own seconds."""
         assert self.started is not None
@@ -119,7 +189,7 @@ class Drawing:
             pictures=tuple(self.pictures[index] for index in range(self.job.num_images)),
             seed=self.job.seed,
             timings={name: round(seconds, 6) for name, seconds in timings.items()},
-            notices=(*self.job.notices, *self.conditioning.notices),
+            notices=(*self.job.notices, *self.conditioning.notices, *self._blackened),
         )
 
     def _spent(self, name: str, start: float) -> None:
@@ -131,6 +201,9 @@ def draw(
 ) -> JobResult:
     """The whole job at once, in this thread. `on_step(image index, step)` after every step. Errors come through."""
     drawing = Drawing(job, "", pipeline)
+    verdict = finisher.screen(job)
+    if verdict.flagged:
+        return drawing.blacken(finisher.black(job, verdict), verdict)
     for index in range(job.num_images):
         while (step := drawing.step(index)) is not None:
             if on_step is not None:

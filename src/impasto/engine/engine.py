@@ -17,10 +17,11 @@ from functools import partial
 from typing import Protocol
 
 from impasto.engine import failure
-from impasto.engine.drawing import Drawing, Finished, Finisher
+from impasto.engine.drawing import Drawing, Finished, Finisher, Preview, PromptRefused
 from impasto.engine.failure import Failure
 from impasto.engine.job import Job, JobResult
 from impasto.engine.pipeline import Pipeline, Step
+from impasto.engine.safety import Verdict
 from impasto.engine.scheduler import Scheduler
 
 log = logging.getLogger("impasto.engine")
@@ -35,6 +36,10 @@ class Sink(Protocol):
 
     def progress(self, job: Job, lease: str, *, image: int, step: int, steps: int) -> None:
         """Picture `image` (1-based) has made `step` of `steps`."""
+        ...
+
+    def preview(self, job: Job, lease: str, preview: Preview, *, image: int, step: int, steps: int) -> None:
+        """What picture `image` (1-based) looks like after `step`; from the finisher's thread, at times of its own."""
         ...
 
     def done(self, job: Job, lease: str, result: JobResult) -> None: ...
@@ -195,12 +200,15 @@ class Engine:
         drawing = self._drawings[lease]
         job = drawing.job
         if drawing.started is None:
+            if self._blacken(drawing):
+                return
             self._sink.log(job, lease, _opening(job))
             for notice in (*job.notices, *drawing.begin().notices):
                 self._sink.log(job, lease, notice.message, level="WARN")
         step = drawing.step(index)
         if step is not None:
             self._sink.progress(job, lease, image=index + 1, step=step.number, steps=step.total)
+            self._preview(drawing, index, step)
             if _is_tenth(step):
                 self._sink.log(job, lease, f"{_image(job, index)}step {step.number}/{step.total}")
         if step is None or step.number >= step.total:
@@ -208,6 +216,40 @@ class Engine:
             pixels = drawing.decode(index)
             future = self._after.submit(self._finisher, job, pixels)
             future.add_done_callback(lambda done: self._inbox.put(_Finished(lease, index, done)))
+
+    def _preview(self, drawing: Drawing, index: int, step: Step) -> None:
+        """Hand a preview to the finisher's thread. One that fails is a line in the server's log, never a failed job."""
+        job, every = drawing.job, drawing.job.preview_every
+        if not every or step.number % every or step.number >= step.total or step.preview is None:
+            return
+        pixels = step.preview()
+
+        def finish() -> None:
+            try:
+                preview = self._finisher.preview(job, pixels)
+            except Exception:
+                log.exception("A preview of request %s failed", job.request_id)
+                return
+            if preview is not None:
+                self._sink.preview(job, drawing.lease, preview, image=index + 1, step=step.number, steps=step.total)
+
+        self._after.submit(finish)
+
+    def _blacken(self, drawing: Drawing) -> bool:
+        """Ends the job at once when its prompt is flagged; → whether it is. Raises when the prompt is refused."""
+        job, lease = drawing.job, drawing.lease
+        try:
+            verdict = self._finisher.screen(job)
+        except PromptRefused as refused:
+            self._sink.log(job, lease, f"Refused: {_reason(refused.verdict)}", level="WARN")
+            raise
+        if not verdict.flagged:
+            return False
+        result = drawing.blacken(self._finisher.black(job, verdict), verdict)
+        self._forget(lease)
+        self._sink.log(job, lease, f"Nothing is drawn, the pictures are black: {_reason(verdict)}", level="WARN")
+        self._sink.done(job, lease, result)
+        return True
 
     def _finish(self, lease: str, index: int, future: Future[Finished]) -> None:
         drawing = self._drawings.get(lease)
@@ -243,6 +285,10 @@ class Engine:
 def _opening(job: Job) -> str:
     images = "1 image" if job.num_images == 1 else f"{job.num_images} images"
     return f"Drawing {images} of {job.width}x{job.height} in {job.steps} steps, seed {job.seed}"
+
+
+def _reason(verdict: Verdict) -> str:
+    return f"{verdict.reason or verdict.category} (score {verdict.score:.2f})"
 
 
 def _image(job: Job, index: int) -> str:

@@ -1,0 +1,88 @@
+"""What becomes of a verdict: passed, black, or refused. Settings say what, the request how strictly."""
+
+from typing import cast
+
+from impasto.engine.job import Job
+from impasto.engine.pipeline import Pixels
+from impasto.engine.safety.base import SEXUAL_MINORS, PictureCheck, PromptCheck, Verdict, find
+from impasto.engine.safety.pictures import OpenNsfw, ScoredPictures
+from impasto.engine.safety.rules import Rules
+from impasto.errors import ModelError
+from impasto.settings import SafetySettings
+
+# fal's own sentence: clients compare it
+CONTENT_POLICY_MESSAGE = (
+    "The content could not be processed because it contained material flagged by a content checker."
+)
+PASSED = Verdict(False, 0.0)
+
+
+class Safety:
+    """Settings and checks together. A check that is None passes everything; one rule holds even so (`screen`)."""
+
+    def __init__(
+        self, settings: SafetySettings, pictures: PictureCheck | None = None, prompts: PromptCheck | None = None
+    ) -> None:
+        self._settings = settings
+        self._pictures = pictures
+        self._prompts = prompts
+        self._rules = prompts if isinstance(prompts, Rules) else Rules.load(settings.prompt_thresholds)
+
+    @classmethod
+    def load(cls, settings: SafetySettings) -> "Safety":
+        """With the checks that the settings name. Raises WeightsError (classifier missing), ConfigError (bad name)."""
+        if not settings.enabled:
+            return cls(settings)
+        return cls(settings, _picture_check(settings), _prompt_check(settings))
+
+    @property
+    def enabled(self) -> bool:
+        """Whether pictures are looked at."""
+        return self._pictures is not None
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a flagged picture fails its request instead of becoming black."""
+        return self._settings.on_flagged == "error"
+
+    @staticmethod
+    def refusal() -> ModelError:
+        return ModelError.at("prompt", CONTENT_POLICY_MESSAGE, "content_policy_violation")
+
+    def screen(self, job: Job) -> Verdict:
+        """The job's prompt, before anything is drawn. Raises nothing by itself: `must_refuse` reads the verdict.
+
+        Sexual content with minors is looked for always: with the checks disabled, at every tolerance, and beside a
+        third party's check.
+        """
+        worst = self._rules.sexual_minors(job.prompt)
+        if worst.flagged or self._prompts is None or not job.safety_checker:
+            return worst if worst.flagged else PASSED
+        return self._prompts.judge(job.prompt, tolerance=job.safety_tolerance)
+
+    def must_refuse(self, verdict: Verdict) -> bool:
+        return verdict.flagged and (self.refuses or verdict.category == SEXUAL_MINORS)
+
+    def judge(self, pixels: Pixels, *, tolerance: int) -> Verdict:
+        """`tolerance` 1 (strictest) to 6."""
+        return PASSED if self._pictures is None else self._pictures.judge(pixels, tolerance=tolerance)
+
+
+def _picture_check(settings: SafetySettings) -> PictureCheck | None:
+    match settings.picture_check:
+        case "none":
+            return None
+        case "open_nsfw":
+            return ScoredPictures(OpenNsfw(), settings.thresholds)
+        case name:
+            return cast(PictureCheck, find(name, setting="safety.picture_check")(settings))
+
+
+def _prompt_check(settings: SafetySettings) -> PromptCheck | None:
+    match settings.prompt_check:
+        case "none":
+            return None
+        case "rules":
+            return Rules.load(settings.prompt_thresholds)
+        case name:
+            return cast(PromptCheck, find(name, setting="safety.prompt_check")(settings))
