@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
-from impasto.engine.drawing import Finisher
+from impasto.engine.drawing import Finisher, Preview
 from impasto.engine.engine import Engine
 from impasto.engine.failure import Failure
 from impasto.engine.fake import FakePipeline
@@ -49,6 +49,7 @@ class Recorder:
     lines: list[tuple[str, str, str]] = field(default_factory=list)  # lease, level, message
     steps: list[tuple[str, int, int]] = field(default_factory=list)  # lease, image, step
     outcomes: dict[str, JobResult | Failure | str] = field(default_factory=dict)
+    previews: list[tuple[str, int, int, Preview]] = field(default_factory=list)
     on_step: Callable[[str, int, int], None] = lambda lease, image, step: None
     _arrived: threading.Condition = field(default_factory=threading.Condition)
 
@@ -58,6 +59,9 @@ class Recorder:
     def progress(self, job: Job, lease: str, *, image: int, step: int, steps: int) -> None:
         self.steps.append((lease, image, step))
         self.on_step(lease, image, step)
+
+    def preview(self, job: Job, lease: str, preview: Preview, *, image: int, step: int, steps: int) -> None:
+        self.previews.append((lease, image, step, preview))
 
     def done(self, job: Job, lease: str, result: JobResult) -> None:
         self._ends(lease, result)

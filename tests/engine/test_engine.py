@@ -1,17 +1,19 @@
 """What the loop promises: one outcome a job, the same bytes whatever runs beside it, nothing that stops it."""
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from impasto.engine.drawing import Finisher, draw
 from impasto.engine.engine import Engine
 from impasto.engine.failure import Failure
 from impasto.engine.fake import FakePipeline
-from impasto.engine.job import Job, JobResult
+from impasto.engine.job import Job, JobResult, Notice
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.engine.safety import Safety
 from impasto.errors import ModelError
@@ -216,10 +218,30 @@ def test_out_of_memory_beside_others_is_worth_another_attempt(make_engine: MakeE
     assert failure.headers["X-Fal-Retryable"] == "true"
 
 
+NOTICE = Notice(code="prompt_cut", message="The prompt is too long", field="prompt")
+
+
+def test_previews_show_every_picture_and_change_nothing(make_engine: MakeEngine, recorder: Recorder) -> None:
+    engine = make_engine()
+    engine.submit(make_job("r1", steps=10, num_images=2), "plain")
+    engine.submit(make_job("r1", steps=10, num_images=2, preview_every=4), "watched")
+    engine.start()
+    recorder.wait("plain")
+    recorder.wait("watched")
+    plain, watched = recorder.outcomes["plain"], recorder.outcomes["watched"]
+    assert isinstance(plain, JobResult)
+    assert isinstance(watched, JobResult)
+    assert [p.data for p in plain.pictures] == [p.data for p in watched.pictures]
+    assert sorted(seen[:3] for seen in recorder.previews) == [("watched", i, s) for i in (1, 2) for s in (4, 8)]
+    for *_, preview in recorder.previews:
+        image = Image.open(io.BytesIO(preview.jpeg))
+        assert (image.format, image.size) == ("JPEG", (preview.width, preview.height))
+
+
 def test_warnings_of_the_pipeline_reach_the_caller(make_engine: MakeEngine, recorder: Recorder) -> None:
     class Warns(FakePipeline):
         def encode(self, job: Job) -> Conditioning:
-            return Conditioning(job.prompt, ("The prompt is too long",))
+            return Conditioning(job.prompt, (NOTICE,))
 
     engine = make_engine(Warns())
     engine.submit(make_job(), "lease")
@@ -227,7 +249,7 @@ def test_warnings_of_the_pipeline_reach_the_caller(make_engine: MakeEngine, reco
     recorder.wait("lease")
     result = recorder.outcomes["lease"]
     assert isinstance(result, JobResult)
-    assert result.warnings == ("The prompt is too long",)
+    assert result.notices == (NOTICE,)
     assert ("lease", "WARN", "The prompt is too long") in recorder.lines
 
 

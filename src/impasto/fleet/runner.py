@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from impasto import telemetry
-from impasto.engine.drawing import Finisher, draw
+from impasto.engine.drawing import Finisher, Preview, draw
 from impasto.engine.engine import Engine
 from impasto.engine.failure import Failure
 from impasto.engine.job import Job, JobResult
@@ -201,6 +201,21 @@ class Runner:
                     steps=steps,
                     image=image,
                     images=job.num_images,
+                )
+            )
+
+    def preview(self, job: Job, lease: str, preview: Preview, *, image: int, step: int, steps: int) -> None:
+        if self._outgoing.qsize() < OUTGOING_CALM:
+            self._say_from_engine(
+                m.Preview(
+                    request_id=job.request_id,
+                    lease=lease,
+                    step=step,
+                    steps=steps,
+                    image=image,
+                    jpeg=preview.jpeg,
+                    width=preview.width,
+                    height=preview.height,
                 )
             )
 
