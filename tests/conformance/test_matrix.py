@@ -202,8 +202,8 @@ const verbs = {
     const { request_id: requestId } = await fal.queue.submit(app, { input: small });
     const stream = await fal.queue.streamStatus(app, { requestId, logs: true });
     const events = [];
-    for await (const event of stream) events.push(event);
-    await stream.done();
+    for await (const event of stream) events.push(event); // 1.2.3 forgets events that came together with the end
+    events.push(await stream.done());
     const streamed = await fal.subscribe(app, { input: small, mode: "streaming", logs: true });
     return { events, output: streamed.data };
   },
@@ -257,7 +257,7 @@ def js_said(execute: Program, node_modules: Path, tmp_path_factory: pytest.TempP
                 f"import {{ fal }} from {package!r};\n{js_program(JS_VERBS)}"
                 "console.log(JSON.stringify(said)); process.exit(0);"
             )
-            done = execute("node", str(folder / "app.mjs"))
+            done = execute("node", "--experimental-websocket", str(folder / "app.mjs"))
             assert done.returncode == 0, done.stderr
             known[package] = json.loads(done.stdout.splitlines()[-1])
         return known[package]
@@ -384,7 +384,7 @@ def proxied_said(execute: Program, node_modules: Path, tmp_path_factory: pytest.
     (folder / "app.mjs").write_text(
         PROXY + js_program(PROXY_VERBS) + "console.log(JSON.stringify(said)); process.exit(0);"
     )
-    done = execute("node", str(folder / "app.mjs"))
+    done = execute("node", "--experimental-websocket", str(folder / "app.mjs"))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
