@@ -76,8 +76,6 @@ async def test_the_run_document_lists_every_endpoint_in_order(client) -> None:
     ("method", "path"),
     [
         ("GET", "/.well-known/jwks.json"),
-        ("POST", APP + "/stream"),
-        ("GET", f"/queue{APP}/requests/x/status/stream"),
     ],
 )
 async def test_what_is_not_served_yet_says_so(client, method: str, path: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 Program = Callable[..., Any]
@@ -99,3 +100,18 @@ def test_method_e_proxy_by_hand(listener: dict[str, str], check_output: Program)
     assert said["url"].startswith("https://queue.fal.run/fal-ai/flux-pro/requests/")
     for output in said["outputs"]:
         check_output(output, prompt="a cat")
+
+
+def test_a_rounded_size_is_told_in_one_header_and_the_logs(server: Any) -> None:
+    """The wire's shape stays fal's; who wants to know looks at X-Impasto-Warnings."""
+    body = {"prompt": "a cat", "image_size": {"width": 500, "height": 333}}
+    with httpx.Client(base_url=server.url, headers={"Authorization": "Key a:b"}) as http:
+        answer = http.post("/fal-ai/flux-pro", json=body, timeout=60)
+        assert (answer.json()["images"][0]["width"], answer.json()["images"][0]["height"]) == (496, 336)
+        (warning,) = json.loads(answer.headers["x-impasto-warnings"])
+        assert (warning["code"], warning["field"]) == ("size_rounded", "image_size")
+        at = f"/queue/fal-ai/flux-pro/requests/{answer.headers['x-fal-request-id']}"
+        assert http.get(at).headers["x-impasto-warnings"] == answer.headers["x-impasto-warnings"]
+        logs = http.get(at + "/status?logs=1").json()["logs"]
+        assert [log["message"] for log in logs if log["level"] == "WARN"] == [warning["message"]]
+        assert "x-impasto-warnings" not in http.post("/fal-ai/flux-pro", json={"prompt": "a"}, timeout=60).headers

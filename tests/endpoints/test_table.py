@@ -41,7 +41,7 @@ def test_schema_publishes_order_titles_examples_and_no_null(endpoint: Endpoint) 
 
 
 def test_apps_are_owner_and_alias() -> None:
-    assert set(APPS) == {"fal-ai/flux-pro"}
+    assert set(APPS) == {"fal-ai/flux-pro", "fal-ai/flux", "fal-ai/flux-1"}
     assert split_id("fal-ai/flux-pro/v1.1/redux") == ("fal-ai/flux-pro", "v1.1/redux")
     assert split_id("workflows/me/mine/sub") == ("workflows/me/mine", "sub")
     assert split_id("comfy/me/mine") == ("comfy/me/mine", "")

@@ -93,6 +93,23 @@ def pixels(size: ImageSize | Preset) -> tuple[int, int]:
     return LIMITS.fit(size.width, size.height) if isinstance(size, ImageSize) else PRESETS[size]
 
 
+AspectRatio = Annotated[
+    Literal["21:9", "16:9", "4:3", "1:1", "3:4", "9:16", "9:21"],
+    Field(description="The aspect ratio of the generated image."),
+]
+
+
+def ultra_pixels(ratio: str) -> tuple[int, int]:
+    """(width, height) of about 4 MP; both sides multiples of 64 (reference fal-endpoints A6: fits all known sizes)."""
+    across, down = (int(part) for part in ratio.split(":"))
+    area = 2048 * 2048
+
+    def side(share: float) -> int:
+        return math.floor(math.sqrt(area * share) / 64 + 0.5) * 64
+
+    return side(across / down), side(down / across)
+
+
 def _kind_of_size(value: Any) -> str:
     return "ImageSize" if isinstance(value, dict | ImageSize) else "Preset"
 

@@ -6,7 +6,7 @@ A prompt may be empty (it draws what the model draws unasked, as fal does) and h
 Custom sizes: 64 to 2048 pixels a side, rounded to the nearest multiple of 16; `images[]` tells the true size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import (
+    AspectRatio,
     Guidance,
+    ImageSize,
     NumImages,
     OutputFormat,
     Prompt,
@@ -26,8 +28,9 @@ from impasto.endpoints.fields import (
     SyncMode,
     WireInput,
     pixels,
+    ultra_pixels,
 )
-from impasto.engine.job import Job, JobResult
+from impasto.engine.job import Job, JobResult, Notice
 from impasto.files.images import data_uri
 
 STEPS = 28
@@ -77,6 +80,18 @@ class FluxProPlusTextToImageInput(WireInput):
     output_format: OutputFormat = "jpeg"
 
 
+class FluxProUltraTextToImageInput(WireInput):
+    prompt: Prompt = Field(examples=[EXAMPLE["prompt"]])
+    seed: Seed = None
+    sync_mode: SyncMode = False
+    num_images: NumImages = 1
+    enable_safety_checker: SafetyChecker = True
+    safety_tolerance: SafetyTolerance = "2"
+    output_format: OutputFormat = "jpeg"
+    aspect_ratio: AspectRatio = "16:9"
+    raw: bool = Field(default=False, description="Generate less processed, more natural-looking images.")
+
+
 class Image(BaseModel):
     url: str
     width: int
@@ -99,30 +114,40 @@ class FluxProTextToImageOutput(BaseModel):
     prompt: str = Field(description="The prompt used for generating the image.")
 
 
-TextToImage = FluxProTextToImageInput | FluxProPlusTextToImageInput
-
-
-def to_job(input_: TextToImage, *, request_id: str, seed: int, model: str) -> Job:
+def to_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
     """Everything decided: pixels for presets, the caller's seed before `seed`, defaults for fields the input lacks."""
-    width, height = pixels(input_.image_size)
-    full = isinstance(input_, FluxProTextToImageInput)
+    width, height = pixels(input_.image_size) if hasattr(input_, "image_size") else ultra_pixels(input_.aspect_ratio)
     return Job(
         request_id=request_id,
         model=model,
         prompt=input_.prompt,
         width=width,
         height=height,
-        steps=input_.num_inference_steps if full else STEPS,
-        guidance=input_.guidance_scale if full else GUIDANCE,
+        steps=getattr(input_, "num_inference_steps", STEPS),
+        guidance=getattr(input_, "guidance_scale", GUIDANCE),
         seed=seed if input_.seed is None else input_.seed,
         num_images=input_.num_images,
         format=input_.output_format,
-        safety_tolerance=int(input_.safety_tolerance),
-        safety_checker=True if full else input_.enable_safety_checker,
+        safety_tolerance=int(getattr(input_, "safety_tolerance", "2")),
+        safety_checker=getattr(input_, "enable_safety_checker", True),
+        raw=getattr(input_, "raw", False),
+        notices=tuple(_notices(input_, width, height)),
     )
 
 
-def to_output(input_: TextToImage, result: JobResult, urls: Sequence[str]) -> dict[str, Any]:
+def _notices(input_: Any, width: int, height: int) -> Iterator[Notice]:
+    """What the caller should know of the way from the input to the job."""
+    asked = getattr(input_, "image_size", None)
+    if isinstance(asked, ImageSize) and (asked.width, asked.height) != (width, height):
+        message = f"The size {asked.width}x{asked.height} was rounded to {width}x{height}: sides are multiples of 16."
+        yield Notice(code="size_rounded", message=message, field="image_size")
+    if getattr(input_, "acceleration", "none") != "none":
+        yield Notice(code="field_ignored", message="acceleration has no effect on this server.", field="acceleration")
+    if getattr(input_, "raw", False):
+        yield Notice(code="field_ignored", message="raw has no effect on this server's models.", field="raw")
+
+
+def to_output(input_: Any, result: JobResult, urls: Sequence[str]) -> dict[str, Any]:
     """The output in the page's order. With `sync_mode` the pictures themselves are the URLs (data URIs)."""
     if input_.sync_mode:
         urls = [data_uri(picture.data, picture.media_type) for picture in result.pictures]
@@ -165,4 +190,22 @@ FLUX_PRO_V1_1 = Endpoint(
     to_job=to_job,
     to_output=to_output,
     example=PLUS_EXAMPLE,
+)
+FLUX_PRO_V1_1_ULTRA = Endpoint(
+    id="fal-ai/flux-pro/v1.1-ultra",
+    title="FLUX1.1 [pro] ultra",
+    description="Text to image of four megapixels in seven aspect ratios.",
+    model="flux-pro-1.1-ultra",
+    Input=FluxProUltraTextToImageInput,
+    Output=FluxProTextToImageOutput,
+    to_job=to_job,
+    to_output=to_output,
+    example={
+        "prompt": EXAMPLE["prompt"],
+        "num_images": 1,
+        "enable_safety_checker": True,
+        "safety_tolerance": "2",
+        "output_format": "jpeg",
+        "aspect_ratio": "16:9",
+    },
 )

@@ -242,7 +242,7 @@ def target(url: str) -> Target:
 
 
 def _host(host: str) -> str:
-    """Lower case, ASCII. Raises `ValueError` (or `FetchRefused`) unless it is a name or an address in its usual form."""
+    """Lower case, ASCII. Raises `ValueError` or `FetchRefused` unless it is a name or a plain address."""
     if ":" in host:
         return str(ipaddress.IPv6Address(host)) if "%" not in host else _refuse_zone()
     name = host if host.isascii() else host.encode("idna").decode("ascii")

@@ -1,5 +1,6 @@
 """From a stored request to a job, and from an outcome to a stored result. Pure; `dispatcher` does the moving."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,10 +9,14 @@ from pydantic import BaseModel
 
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.validation import validate
-from impasto.engine.job import Job, JobResult
+from impasto.engine.job import Job, JobResult, Notice
 from impasto.errors import NotFound, WireError
 from impasto.fleet.messages import Failed
 from impasto.store.records import Outcome, Request, Result
+
+WARNINGS = "X-Impasto-Warnings"
+MAX_WARNINGS = 4096  # bytes
+MAX_WARNING = 500  # characters of one message
 
 
 @dataclass(slots=True)
@@ -56,7 +61,25 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
 def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:
     """`urls`: one a picture, none for inline pictures."""
     payload = work.endpoint.to_output(work.input, result, urls)
-    return Ending(outcome=Outcome.OK, result=Result(200, payload), inference_time=result.timings.get("inference"))
+    headers = warnings(result.notices)
+    return Ending(
+        outcome=Outcome.OK, result=Result(200, payload, headers), inference_time=result.timings.get("inference")
+    )
+
+
+def warnings(notices: Sequence[Notice]) -> dict[str, str]:
+    """The one header that carries notices: a JSON list in ASCII, under 4 KB; what does not fit is counted."""
+    items = [
+        {"code": notice.code, "message": notice.message[:MAX_WARNING]}
+        | ({} if notice.field is None else {"field": notice.field})
+        for notice in notices
+    ]
+    for kept in range(len(items), -1, -1):
+        more = [] if kept == len(items) else [{"code": "more", "message": f"and {len(items) - kept} more in the logs"}]
+        text = json.dumps(items[:kept] + more)
+        if len(text) < MAX_WARNINGS:
+            return {WARNINGS: text} if items else {}
+    return {}
 
 
 def refused(error: WireError) -> Ending:

@@ -1,0 +1,77 @@
+"""flux/dev, flux/schnell, ultra: fields in the published order, their own steps and sizes, notices for the caller."""
+
+from typing import Any
+
+import pytest
+
+from impasto.endpoints.fields import ultra_pixels
+from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.validation import validate
+from impasto.engine.job import Job
+from impasto.errors import ModelError
+
+FIELDS = {  # reference fal-endpoints B2 and A4
+    "fal-ai/flux/dev": "prompt image_size num_inference_steps seed guidance_scale sync_mode num_images "
+    "enable_safety_checker output_format acceleration",
+    "fal-ai/flux/schnell": "num_inference_steps prompt image_size seed guidance_scale sync_mode num_images "
+    "enable_safety_checker output_format acceleration",
+    "fal-ai/flux-pro/v1.1-ultra": "prompt seed sync_mode num_images enable_safety_checker safety_tolerance "
+    "output_format aspect_ratio raw",
+}
+
+
+def job(id_: str, **input_: Any) -> Job:
+    endpoint = ENDPOINTS[id_]
+    return endpoint.to_job(validate(endpoint, {"prompt": "a cat"} | input_), request_id="r", seed=5, model="m")
+
+
+@pytest.mark.parametrize("id_", FIELDS)
+def test_fields_stand_in_the_published_order(id_: str) -> None:
+    assert list(ENDPOINTS[id_].Input.model_fields) == FIELDS[id_].split()
+
+
+@pytest.mark.parametrize("name", ["dev", "schnell"])
+def test_flux_1_is_the_same_under_another_name(name: str) -> None:
+    assert ENDPOINTS[f"fal-ai/flux-1/{name}"].Input is ENDPOINTS[f"fal-ai/flux/{name}"].Input
+
+
+def test_steps_are_the_model_s_own() -> None:
+    assert job("fal-ai/flux/dev").steps == 28
+    assert job("fal-ai/flux/schnell").steps == 4
+    with pytest.raises(ModelError) as caught:
+        job("fal-ai/flux/schnell", num_inference_steps=13)
+    assert caught.value.items[0]["ctx"] == {"le": 12}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "size"),
+    [
+        ("21:9", (3136, 1344)),
+        ("16:9", (2752, 1536)),
+        ("4:3", (2368, 1792)),
+        ("1:1", (2048, 2048)),
+        ("3:4", (1792, 2368)),
+        ("9:16", (1536, 2752)),
+        ("9:21", (1344, 3136)),
+    ],
+)
+def test_ultra_sizes_are_the_published_ones(ratio: str, size: tuple[int, int]) -> None:
+    assert ultra_pixels(ratio) == size
+    made = job("fal-ai/flux-pro/v1.1-ultra", aspect_ratio=ratio)
+    assert (made.width, made.height) == size
+
+
+def test_ultra_s_ratios_are_closed() -> None:
+    with pytest.raises(ModelError) as caught:
+        job("fal-ai/flux-pro/v1.1-ultra", aspect_ratio="3:2")
+    assert caught.value.items[0]["loc"] == ["body", "aspect_ratio"]
+
+
+def test_notices_name_what_was_changed_or_ignored() -> None:
+    size = {"width": 500, "height": 333}
+    assert [(n.code, n.field) for n in job("fal-ai/flux-pro", image_size=size).notices] == [
+        ("size_rounded", "image_size")
+    ]
+    assert job("fal-ai/flux-pro", image_size={"width": 512, "height": 320}).notices == ()
+    assert [n.field for n in job("fal-ai/flux/dev", acceleration="high").notices] == ["acceleration"]
+    assert [n.field for n in job("fal-ai/flux-pro/v1.1-ultra", raw=True).notices] == ["raw"]
