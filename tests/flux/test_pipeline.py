@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from impasto.errors import ModelUnavailable, WeightsError
+from impasto.flux.box import Box
 from impasto.flux.models import IMPASTO_MINI
-from impasto.flux.pipeline import Box, Pipeline, Pixels, Step
+from impasto.flux.pipeline import Pipeline, Pixels, Step
 
 SIZES = [
     (512, 512),

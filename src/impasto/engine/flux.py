@@ -1,19 +1,33 @@
 """The real pipeline behind the engine's protocol. The only file of the engine that imports torch."""
 
+import io
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from impasto.engine.job import Job, Notice
 from impasto.engine.memory import HEADROOM, available_memory, check_memory
 from impasto.engine.pipeline import Conditioning, Pixels, Step
+from impasto.errors import ModelError
 from impasto.flux import pipeline as flux
 from impasto.flux import precision, weights
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a job's words and pictures became."""
+
+    text: flux.Conditioning
+    init: flux.Init | None
+    reference: flux.Reference | None
 
 
 class FluxPipeline:
@@ -26,7 +40,7 @@ class FluxPipeline:
         self._pipeline = pipeline
         self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
-        self._read: OrderedDict[str, Conditioning] = OrderedDict()
+        self._read: OrderedDict[str, flux.Conditioning] = OrderedDict()
 
     @classmethod
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
@@ -42,26 +56,65 @@ class FluxPipeline:
     def encode(self, job: Job) -> Conditioning:
         # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
         torch.set_num_threads(self._threads)
-        if job.prompt not in self._read:
-            value = self._pipeline.encode(job.prompt)
-            limit = self._pipeline.spec.max_text_tokens
-            message = f"The prompt is longer than the {limit} tokens that {self.models[0]} reads; its end has no effect"
-            notice = Notice(code="prompt_cut", message=message, field="prompt")
-            self._read[job.prompt] = Conditioning(value, (notice,) if value.truncated else ())
+        text = self._text(job.prompt)
+        init, reference = self._images(job)
+        return Conditioning(Prompt(text, init, reference), self._notices(job, text))
+
+    def _text(self, prompt: str) -> flux.Conditioning:
+        if prompt not in self._read:
+            self._read[prompt] = self._pipeline.encode(prompt)
             if len(self._read) > PROMPTS_KEPT:
                 self._read.popitem(last=False)
-        self._read.move_to_end(job.prompt)
-        return self._read[job.prompt]
+        self._read.move_to_end(prompt)
+        return self._read[prompt]
+
+    def _images(self, job: Job) -> tuple[flux.Init | None, flux.Reference | None]:
+        """Raises ModelError(feature_not_supported) for an image prompt that the model has no eyes for."""
+        init: flux.Init | None = None
+        reference: flux.Reference | None = None
+        for image in job.images:
+            if image.role == "prompt":
+                if not self._pipeline.spec.image_prompts:
+                    raise ModelError.at(
+                        image.field,
+                        f"{self.models[0]} cannot take after a picture: that needs the image encoder of "
+                        "FLUX.1-Redux-dev, which this version of impasto does not support. "
+                        "Leave the image out, or use the embedded model, impasto-mini.",
+                        "feature_not_supported",
+                    )
+                if image.strength == 0:
+                    continue
+            pixels = np.array(Image.open(io.BytesIO(image.data)).convert("RGB"))
+            latents = self._pipeline.encode_image(pixels, height=job.height, width=job.width)
+            if image.role == "init":
+                init = flux.Init(latents, image.strength)
+            else:
+                reference = flux.Reference(latents, image.strength)
+        return init, reference
+
+    def _notices(self, job: Job, text: flux.Conditioning) -> tuple[Notice, ...]:
+        name, limit = self.models[0], self._pipeline.spec.max_text_tokens
+        notices: list[Notice] = []
+        if text.truncated:
+            message = f"The prompt is longer than the {limit} tokens that {name} reads; its end has no effect."
+            notices.append(Notice(code="prompt_cut", message=message, field="prompt"))
+        if job.raw:
+            message = f"{name} has one look only: raw has no effect."
+            notices.append(Notice(code="field_ignored", message=message, field="raw"))
+        return tuple(notices)
 
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
+        prompt: Prompt = conditioning.value
         steps = self._pipeline.denoise(
-            conditioning.value,
+            prompt.text,
             seed=job.seed,
             index=index,
             height=job.height,
             width=job.width,
             steps=job.steps,
             guidance=job.guidance,
+            init=prompt.init,
+            reference=prompt.reference,
         )
         launched: torch.cuda.Event | None = None
         for step in steps:

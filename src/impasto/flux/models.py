@@ -142,7 +142,7 @@ class ModelSpec:
 
     `memory` is an estimate in bytes of weights plus working set at the dtype the model is usually run in. `threads` of
     the CPU suit it best; 0: all cores. `embedded` models come with the package; the others are looked for in the user's
-    folder.
+    folder. `image_prompts`: whether the model can take after a picture (FLUX.1 needs its Redux encoder for that).
     """
 
     name: str
@@ -161,6 +161,7 @@ class ModelSpec:
     memory: int
     threads: int = 0
     embedded: bool = False
+    image_prompts: bool = False
 
 
 _FLUX1_AUTOENCODER = AutoencoderParams(
@@ -248,6 +249,7 @@ IMPASTO_MINI = ModelSpec(
     # 2 cores and on 64.
     threads=1,
     embedded=True,
+    image_prompts=True,
 )
 
 FLUX1_DEV = ModelSpec(

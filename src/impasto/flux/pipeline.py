@@ -6,6 +6,7 @@
         ...                        # progress, step.preview(), or stop iterating: that is all a cancel takes
     pixels = pipeline.decode(step.latents, height=768, width=1024)    # uint8 [768, 1024, 3]
 
+A caller's picture (`encode_image`) may be where the drawing starts (`Init`) or what it takes after (`Reference`).
 Determinism is a promise: one (model, prompt, seed, index, size, steps, guidance) gives the same bytes on one machine
 with one number of threads, however many pictures were asked for and whatever else runs. So every forward pass holds
 one sample (and its twin without the prompt, for guidance by two passes), and samples share nothing but constants.
@@ -13,7 +14,6 @@ one sample (and its twin without the prompt, for guidance by two passes), and sa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,13 +24,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from impasto.errors import ModelUnavailable
+from impasto.flux import images, precision, schedule, weights
 from impasto.flux import latents as lat
-from impasto.flux import precision, schedule, weights
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.box import Box
 from impasto.flux.models import ModelSpec
 from impasto.flux.text import MiniLMTextEncoder, TextStates
 from impasto.flux.transformer import Flux
@@ -58,6 +58,27 @@ class Conditioning:
     vec: Tensor
     tokens: int
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """Where a drawing starts: a picture's latents [1, C, h, w] at the native size, noised as far as `strength` says.
+
+    0 keeps the picture but for one step, 1 leaves nothing of it.
+    """
+
+    latents: Tensor
+    strength: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a drawing takes after: a picture's latents [1, C, h, w] at the native size. `strength` 0: not at all; 1: it
+    becomes the picture.
+    """
+
+    latents: Tensor
+    strength: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +162,18 @@ class Pipeline:
         )
 
     @torch.inference_mode()
+    def encode_image(self, pixels: Pixels, *, height: int, width: int) -> Tensor:
+        """A caller's picture [H, W, 3] → latents [1, C, h, w] at the native size for `height` x `width`, float32.
+
+        The part that `decode` would cut away is filled with the picture's edge, so that what comes out lies where
+        it lay. The posterior's mean, not a sample of it: the same picture gives the same latents.
+        """
+        native = self.spec.native_size.native(height, width)
+        fitted = torch.from_numpy(images.fit(pixels, native=native, asked=(height, width)))
+        x = fitted.to(self._device).permute(2, 0, 1)[None].float().div(255).mul(2).sub(1)
+        return self._autoencoder.encode(x).float()
+
+    @torch.inference_mode()
     def denoise(
         self,
         conditioning: Conditioning,
@@ -151,8 +184,11 @@ class Pipeline:
         width: int,
         steps: int | None = None,
         guidance: float | None = None,
+        init: Init | None = None,
+        reference: Reference | None = None,
     ) -> Iterator[Step]:
-        """Draws sample `index` of a request, one `Step` at a time: exactly `steps` of them. Stop iterating to cancel.
+        """Draws sample `index` of a request, one `Step` at a time: exactly `steps` of them, or the last ones of the
+        schedule when it starts from `init`. Stop iterating to cancel.
 
         `height` and `width` are the asked size in pixels; the latents have the model's native size for it. `steps` and
         `guidance` None: the model's defaults. Models without guidance ignore it.
@@ -162,6 +198,9 @@ class Pipeline:
         guidance = spec.default_guidance if guidance is None else guidance
         native = spec.native_size.native(height, width)
         sigmas = schedule.sigmas(steps, lat.token_count(*native), spec.shift)
+        if init is not None:
+            sigmas = schedule.remaining(sigmas, init.strength)
+            steps = len(sigmas) - 1
 
         # At scale 1 the empty prompt has no weight, so its half of the work is left out.
         batch = 2 if spec.guidance == "cfg" and guidance != 1.0 else 1
@@ -176,11 +215,17 @@ class Pipeline:
 
         channels = spec.autoencoder.z_channels
         img = lat.pack(lat.noise(seed, index, *native, channels)).to(self._device)
+        if init is not None:
+            img = schedule.noised(lat.pack(init.latents), img, sigma=sigmas[0])
+        target = lat.pack(reference.latents) if reference is not None and reference.strength > 0 else None
         for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
             velocity = model.velocity(img.expand(batch, -1, -1), context, pe, mods.at(i)).float()
             if batch == 2:
                 prompt, empty = velocity.chunk(2)
                 velocity = empty + guidance * (prompt - empty)
+            if reference is not None and target is not None:
+                weight = schedule.pull(reference.strength, sigma)
+                velocity = schedule.towards(target, img, velocity, sigma=sigma, weight=weight)
             img = schedule.euler(img, velocity, sigma=sigma, sigma_next=sigma_next)
             clean = partial(schedule.clean, img, velocity, sigma=sigma_next)
             preview = partial(self._preview, clean, native, height, width)
@@ -211,39 +256,6 @@ class Pipeline:
     def _pixels(self, latents: Tensor) -> Tensor:
         """Latents [1, C, h, w] → pixels [1, 3, 8 h, 8 w] in 0..1, float32."""
         return self._autoencoder.decode(latents).float().add(1).div(2).clamp(0, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """The part of a picture that has the asked ratio, in fractions of pixels."""
-
-    top: float
-    left: float
-    bottom: float
-    right: float
-
-    @classmethod
-    def within(cls, native_height: int, native_width: int, *, height: int, width: int) -> Box:
-        """The largest centred box of ratio `width` : `height` in a picture of the native size."""
-        h = min(native_height, native_width * height / width)
-        w = min(native_width, native_height * width / height)
-        top, left = (native_height - h) / 2, (native_width - w) / 2
-        return cls(top, left, top + h, left + w)
-
-    def cut(self, pixels: Tensor) -> tuple[Tensor, Box]:
-        """Cuts away the whole pixels outside; returns the rest and this box within it."""
-        top, left = math.floor(self.top), math.floor(self.left)
-        rest = pixels[..., top : math.ceil(self.bottom), left : math.ceil(self.right)]
-        return rest, Box(self.top - top, self.left - left, self.bottom - top, self.right - left)
-
-    def times(self, factor: int) -> Box:
-        return Box(self.top * factor, self.left * factor, self.bottom * factor, self.right * factor)
-
-    def resample(self, pixels: Pixels, *, height: int, width: int) -> Pixels:
-        """The box of `pixels` at exactly `height` x `width`, by Lanczos."""
-        corners = (self.left, self.top, self.right, self.bottom)
-        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box=corners)
-        return np.array(image)
 
 
 def _to_bytes(pixels: Tensor) -> Pixels:

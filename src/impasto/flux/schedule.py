@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from impasto.flux.models import Shift
 
+RELEASE = 0.6
+GENTLE = 0.5
+"""Of `pull`; chosen by benchmarks/image_prompts.py."""
+
 
 def time_shift(mu: float, t: float) -> float:
     """The exponential time shift of one time 0 <= t <= 1; 0 and 1 stay where they are."""
@@ -36,6 +40,35 @@ def sigmas(steps: int, tokens: int, shift: Shift | None) -> tuple[float, ...]:
         return tuple(times)
     mu = shift.mu(tokens)
     return tuple(time_shift(mu, t) for t in times)
+
+
+def remaining(sigmas: tuple[float, ...], strength: float) -> tuple[float, ...]:
+    """The end of a schedule that image-to-image runs at `strength` 0..1: that share of the steps, rounded up, at least
+    one. Counted as diffusers' FluxImg2ImgPipeline counts.
+    """
+    steps = len(sigmas) - 1
+    skipped = int(max(steps - min(steps * strength, steps), 0))
+    return sigmas[min(skipped, steps - 1) :]
+
+
+def noised(picture: Tensor, noise: Tensor, *, sigma: float) -> Tensor:
+    """The point between a picture's latents and the noise that the flow passes at `sigma`."""
+    return sigma * noise + (1.0 - sigma) * picture
+
+
+def pull(strength: float, sigma: float) -> float:
+    """How far an image prompt draws the clean prediction to its picture at `sigma`: 0 not at all, 1 all the way.
+
+    It works where a picture gets its layout and colours (high sigma) and lets go below a sigma that falls with
+    `strength`, so that the model finishes the picture in its own hand and no double exposure remains.
+    """
+    release = RELEASE * (1.0 - strength)
+    return strength**GENTLE if sigma > release else 0.0
+
+
+def towards(target: Tensor, latents: Tensor, velocity: Tensor, *, sigma: float, weight: float) -> Tensor:
+    """The velocity that leads to `weight` parts of `target` and the rest of where `velocity` leads."""
+    return velocity + weight * ((latents - target) / sigma - velocity)
 
 
 def euler(latents: Tensor, velocity: Tensor, *, sigma: float, sigma_next: float) -> Tensor:

@@ -1,0 +1,24 @@
+"""A caller's picture as the autoencoder wants it: the native size, the asked ratio where the result will be cut."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from impasto.flux.box import Box
+
+
+def fit(pixels: NDArray[np.uint8], *, native: tuple[int, int], asked: tuple[int, int]) -> NDArray[np.uint8]:
+    """[H, W, 3] → [native height, native width, 3]; `native` and `asked` are (height, width).
+
+    The largest centred part of the asked ratio (so nothing is stretched), by Lanczos as diffusers resizes, laid where
+    the native picture will be cut; its edge is repeated around it.
+    """
+    box = Box.within(*native, height=asked[0], width=asked[1])
+    top, left, bottom, right = math.floor(box.top), math.floor(box.left), math.ceil(box.bottom), math.ceil(box.right)
+    part = Box.within(*pixels.shape[:2], height=bottom - top, width=right - left)
+    inner = part.resample(pixels, height=bottom - top, width=right - left)
+    around = ((top, native[0] - bottom), (left, native[1] - right), (0, 0))
+    return np.ascontiguousarray(np.pad(inner, around, mode="edge"))
