@@ -21,7 +21,7 @@ def test_has_title_description_and_an_example_that_validates(endpoint: Endpoint)
     assert ENDPOINTS[endpoint.id] is endpoint
     input_ = validate(endpoint, endpoint.example)
     assert input_.model_dump(exclude_unset=True) == endpoint.example, "no field of the example is ignored"
-    assert endpoint.to_job(input_, request_id="r", seed=1, model="m").prompt == endpoint.example["prompt"]
+    assert endpoint.to_job(input_, request_id="r", seed=1, model="m").prompt == endpoint.example.get("prompt", "")
 
 
 @every_endpoint

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
@@ -33,6 +33,16 @@ class ToOutput(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A picture that an input names: http(s) URL or data URI. Role and strength as in `engine.job.ImageInput`."""
+
+    url: str
+    role: Literal["init", "prompt"]
+    strength: float
+    field: str = "image_url"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One row of the table `endpoints.table.ENDPOINTS`."""
 
@@ -46,6 +56,8 @@ class Endpoint:
     to_output: ToOutput
     example: dict[str, Any]  # an input that validates; docs, schema and the playground show it
     category: str = "text-to-image"
+    picture: Callable[[Any], Wanted] | None = None  # what a validated input names, if the endpoint takes one
+    with_picture: Callable[[Job], Job] = lambda job: job  # what else the picture decides, say the size
 
     @property
     def app(self) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import (
+    PRESETS,
     AspectRatio,
     Guidance,
     ImageSize,
@@ -116,11 +117,11 @@ class FluxProTextToImageOutput(BaseModel):
 
 def to_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
     """Everything decided: pixels for presets, the caller's seed before `seed`, defaults for fields the input lacks."""
-    width, height = pixels(input_.image_size) if hasattr(input_, "image_size") else ultra_pixels(input_.aspect_ratio)
+    width, height = _size(input_)
     return Job(
         request_id=request_id,
         model=model,
-        prompt=input_.prompt,
+        prompt=getattr(input_, "prompt", ""),
         width=width,
         height=height,
         steps=getattr(input_, "num_inference_steps", STEPS),
@@ -135,6 +136,13 @@ def to_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
     )
 
 
+def _size(input_: Any) -> tuple[int, int]:
+    if hasattr(input_, "image_size"):
+        return pixels(input_.image_size)
+    # Neither: the picture that the input names decides (`Endpoint.with_picture`).
+    return ultra_pixels(input_.aspect_ratio) if hasattr(input_, "aspect_ratio") else PRESETS["landscape_4_3"]
+
+
 def _notices(input_: Any, width: int, height: int) -> Iterator[Notice]:
     """What the caller should know of the way from the input to the job."""
     asked = getattr(input_, "image_size", None)
@@ -143,8 +151,6 @@ def _notices(input_: Any, width: int, height: int) -> Iterator[Notice]:
         yield Notice(code="size_rounded", message=message, field="image_size")
     if getattr(input_, "acceleration", "none") != "none":
         yield Notice(code="field_ignored", message="acceleration has no effect on this server.", field="acceleration")
-    if getattr(input_, "raw", False):
-        yield Notice(code="field_ignored", message="raw has no effect on this server's models.", field="raw")
 
 
 def to_output(input_: Any, result: JobResult, urls: Sequence[str]) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def to_output(input_: Any, result: JobResult, urls: Sequence[str]) -> dict[str, 
         "timings": dict(result.timings),
         "seed": result.seed,
         "has_nsfw_concepts": [picture.nsfw for picture in result.pictures],
-        "prompt": input_.prompt,
+        "prompt": getattr(input_, "prompt", ""),
     }
 
 

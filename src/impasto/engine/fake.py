@@ -32,6 +32,8 @@ class FakePipeline:
 
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
         identity = f"{conditioning.value}\0{job.seed}\0{index}\0{job.width}x{job.height}"
+        for image in job.images:
+            identity += f"\0{image.role}\0{image.strength}\0{hashlib.sha256(image.data).hexdigest()}"
         for number in range(1, job.steps + 1):
             time.sleep(self._step_seconds)
             yield Step(number, job.steps, identity, partial(self._preview, identity, job))

@@ -27,12 +27,13 @@ from typing import Any, Self
 import msgspec
 
 from impasto import telemetry
-from impasto.endpoints.base import Endpoint
+from impasto.endpoints.base import Endpoint, Wanted
 from impasto.endpoints.table import ENDPOINTS
-from impasto.errors import InternalError, StoreError, WireError
+from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
+from impasto.fleet.inputs import Inputs
 from impasto.fleet.link import Link, RunnerFacts, bind
 from impasto.fleet.outcomes import Outcomes
 from impasto.fleet.sweeper import sweep_for_ever
@@ -69,6 +70,7 @@ class Dispatcher:
         self._blobs = blobs
         self._outcomes = Outcomes(store, blobs, self._let_go)
         self._endpoints = endpoints
+        self._inputs = Inputs(settings=settings, store=store, blobs=blobs)
         self._model_map = dict(model_map or {})
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
@@ -258,8 +260,42 @@ class Dispatcher:
             every = max(1, work.job.steps // (PREVIEWS + 1))
             work.job = replace(work.job, preview_every=every)
         runner.works[request.request_id] = work
-        runner.say(m.Assign(lease=lease, attempt=request.attempt, job=work.job))
-        log.info("%s: %s draws it (attempt %d)", request.endpoint, runner.runner_id, request.attempt)
+        wanted = None if endpoint is None or endpoint.picture is None else endpoint.picture(work.input)
+        if wanted is None:
+            self._hand_over(runner, work)
+        else:
+            self._spawn(self._read_picture(runner, work, wanted))
+
+    def _hand_over(self, runner: Link, work: w.Work) -> None:
+        runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
+        log.info("%s: %s draws it (attempt %d)", work.request.endpoint, runner.runner_id, work.request.attempt)
+
+    async def _read_picture(self, runner: Link, work: w.Work, wanted: Wanted) -> None:
+        """The caller's picture, while others are claimed for and assigned; then the runner gets the work."""
+        request_id = work.request.request_id
+        try:
+            try:
+                image, notices = await self._inputs.read(wanted, base_url=work.request.base_url)
+                job = replace(work.job, images=(image,), notices=(*work.job.notices, *notices))
+                work.job = work.endpoint.with_picture(job)
+            except WireError as error:
+                log.info("Refused: %s", error.message)
+                ending = w.refused(error)
+            except Exception:
+                log.exception("The picture could not be read")
+                ending = w.refused(InternalError())
+            else:
+                if runner.held(request_id, work.lease) is None:
+                    return  # given back, or its lease ran out: somebody else draws it
+                if not work.cancel_sent:
+                    self._hand_over(runner, work)
+                    return
+                ending = w.refused(ClientCancelled())
+            await self._outcomes.finish(request_id, work.lease, ending)
+            if runner.held(request_id, work.lease) is not None:
+                self._let_go(runner, request_id)
+        except StoreError:
+            log.exception("%s could not be ended: the sweeper will bring it back", request_id)
 
     # ------------------------------------------------------------ connections
 
@@ -381,6 +417,11 @@ class Dispatcher:
         self._wake.set()
 
     # ------------------------------------------------------------ pieces
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _start(self, loop: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(asyncio.create_task(loop))

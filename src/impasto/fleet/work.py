@@ -85,7 +85,7 @@ def warnings(notices: Sequence[Notice]) -> dict[str, str]:
 def refused(error: WireError) -> Ending:
     """The request never reached a runner."""
     return Ending(
-        outcome=Outcome.ERROR,
+        outcome=Outcome.CANCELLED if error.status == 499 else Outcome.ERROR,
         result=Result(error.status, error.body(), error.headers()),
         error=error.message,
         error_type=error.error_type,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RELEASE = 0.6
 GENTLE = 0.5
-"""Of `pull`; chosen by benchmarks/image_prompts.py."""
+"""Of `pull`; chosen by eye; measured by benchmarks/image_prompts.py."""
 
 
 def time_shift(mu: float, t: float) -> float:

@@ -9,21 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from impasto.store.records import (
-    CancelResult,
-    Delivery,
-    DeliveryAttempt,
-    DeliveryState,
-    FileRecord,
-    Key,
-    LogLine,
-    NewRequest,
-    Outcome,
-    Request,
-    Result,
-    Status,
-    UsageRow,
-)
+from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewRequest, Outcome, Request, Result
 
 
 class Store(Protocol):
@@ -109,45 +95,6 @@ class Store(Protocol):
 
     def queued(self, endpoint: str | None = None) -> int: ...
 
-    def requests(
-        self,
-        *,
-        key_id: str | None = None,
-        endpoint: str | None = None,
-        status: Status | None = None,
-        outcome: Outcome | None = None,
-        since: float | None = None,
-        before: str | None = None,
-        limit: int = 50,
-    ) -> list[Request]:
-        """Newest first, without inputs. `key_id` None: of all keys. `before`: the id that ended the last page."""
-        ...
-
-    def usage(self, *, key_id: str | None, since: float, until: float) -> list[UsageRow]:
-        """Ended requests by hour, endpoint and key, oldest hour first. `key_id` None: of all keys."""
-        ...
-
-    # ------------------------------------------------------------ webhook deliveries (`finish` makes the outbox row)
-    async def claim_deliveries(self, *, limit: int, seconds: float) -> list[Delivery]:
-        """Due deliveries, theirs for `seconds` (on the unix clock): attempt+1; a claim that lapses is due again."""
-        ...
-
-    async def record_delivery(
-        self, delivery_id: str, attempt: DeliveryAttempt, *, state: DeliveryState, next_at: float | None = None
-    ) -> bool:
-        """Append to the delivery's log and move it: DELIVERED, DEAD, or DUE again at `next_at`. False: not ours now."""
-        ...
-
-    def deliveries(self, request_id: str) -> list[tuple[Delivery, list[DeliveryAttempt]]]: ...
-
-    async def redeliver(self, request_id: str) -> bool:
-        """Make the request's delivery due now, whatever its state; False: it has none."""
-        ...
-
-    async def delivery_due(self, *, timeout: float) -> None:
-        """Wait until a delivery may be due: a request with a webhook ended here, or `timeout` seconds are over."""
-        ...
-
     # ------------------------------------------------------------ waking up
     async def changed(self, request_id: str, *, since: int, timeout: float) -> int:
         """Wait until the request's change counter passes `since` or `timeout` seconds are over; → the counter now."""
@@ -166,14 +113,6 @@ class Store(Protocol):
 
     def file(self, token: str) -> FileRecord | None:
         """The file, while it is served; None: unknown or past its retention."""
-        ...
-
-    def stored_bytes(self, key_id: str) -> int:
-        """Bytes of the uploads in service that this key made (results are not counted)."""
-        ...
-
-    async def delete_request(self, request_id: str) -> bool:
-        """Take a COMPLETED request with its result, logs and files out of service; False: unknown or not completed."""
         ...
 
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:

@@ -35,30 +35,6 @@ class CancelResult(StrEnum):
     NOT_FOUND = "NOT_FOUND"
 
 
-class Decision(StrEnum):
-    """What a reader who is not the owner gets (protocol section 8.4)."""
-
-    ALLOW = "allow"
-    FORBID = "forbid"  # 403
-    HIDE = "hide"  # 404
-
-
-@dataclass(frozen=True, slots=True)
-class Acl:
-    """Who may read a file. `rules`: (user, decision) pairs, a user being a key id; the first that fits counts."""
-
-    default: Decision = Decision.ALLOW
-    rules: tuple[tuple[str, Decision], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Lifecycle:
-    """What X-Fal-Object-Lifecycle(-Preference) asks for."""
-
-    expires_in: float | None = None  # seconds from the file's creation; None: the server's rule
-    acl: Acl | None = None  # None: everybody may read
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRequest:
     """What `submit` takes. `input` is the caller's JSON, unvalidated: the queue answers 422 at the result."""
@@ -76,7 +52,6 @@ class NewRequest:
     start_timeout: float | None = None  # seconds the caller is ready to wait for the start
     idempotency_key: str | None = None
     max_attempts: int | None = None  # None: the server's setting
-    lifecycle: Lifecycle | None = None  # of the files that it produces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +71,6 @@ class Request:
     error: str | None  # one line for the status answer
     error_type: str | None
     webhook_url: str | None
-    lifecycle: Lifecycle | None = None
     no_retry: bool
     store_io: bool
     attempt: int  # 1 for the first
@@ -141,7 +115,6 @@ class FileRecord:
     key_id: str = ""
     created_at: float = 0.0
     expires_at: float | None = None
-    acl: Acl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,46 +127,3 @@ class Key:
     created_at: float
     last_used_at: float | None = None
     revoked_at: float | None = None
-
-
-class DeliveryState(StrEnum):
-    DUE = "DUE"
-    DELIVERED = "DELIVERED"
-    DEAD = "DEAD"  # given up
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One webhook and its series of attempts (reliability 5.7). Claimed like work: `claimed_until` fences it."""
-
-    delivery_id: str
-    request_id: str
-    url: str
-    state: DeliveryState
-    attempt: int  # attempts made so far, the one under way included
-    next_at: float
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryAttempt:
-    """One line of the delivery log that the caller can read."""
-
-    number: int  # 1 for the first
-    at: float
-    http_status: int | None  # None: no answer
-    error: str | None  # why there was none, or why it did not count; None: delivered
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
-    """Requests of one endpoint and key that ended in one hour."""
-
-    hour: float  # its beginning
-    endpoint: str
-    key_id: str
-    requests: int
-    errors: int
-    pictures: int
-    inference_seconds: float

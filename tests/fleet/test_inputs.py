@@ -1,0 +1,160 @@
+"""A caller's picture: three ways in, one plain form out, and fal's own 422 for whatever is wrong with it."""
+
+import io
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from impasto.endpoints.base import Wanted
+from impasto.engine.job import ImageInput
+from impasto.errors import ModelError
+from impasto.files.blobs import BlobStore
+from impasto.files.images import data_uri
+from impasto.fleet.inputs import KEPT_PIXELS, Inputs
+from impasto.settings import FetchSettings, Settings
+from impasto.store.records import FileRecord
+from impasto.store.sqlite import SqliteStore
+
+BASE = "http://127.0.0.1:8000"
+
+
+def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+RED = encoded(Image.new("RGB", (40, 30), (200, 10, 10)))
+
+
+class Room:
+    def __init__(self, store: SqliteStore, blobs: BlobStore, settings: Settings) -> None:
+        self.store, self.blobs = store, blobs
+        self.inputs = Inputs(settings=settings, store=store, blobs=blobs)
+
+    async def read(self, source: bytes | str) -> tuple[ImageInput, list[str]]:
+        url = source if isinstance(source, str) else data_uri(source, "image/png")
+        image, notices = await self.inputs.read(Wanted(url=url, role="init", strength=0.5), base_url=BASE)
+        return image, [notice.code for notice in notices]
+
+    async def refused(self, source: bytes | str) -> dict[str, Any]:
+        with pytest.raises(ModelError) as caught:
+            await self.read(source)
+        assert caught.value.status == 422
+        (item,) = caught.value.items
+        assert item["loc"] == ["body", "image_url"]
+        assert item["url"].endswith(item["type"])
+        return item
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    store = await SqliteStore.open(tmp_path / "impasto.sqlite3")
+    yield Room(store, BlobStore(tmp_path / "files"), Settings(data=tmp_path, fetch=FetchSettings(max_mb=1)))
+    await store.close()
+
+
+def shown(image: ImageInput) -> Image.Image:
+    picture = Image.open(io.BytesIO(image.data))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (image.width, image.height))
+    return picture
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
+async def test_every_kind_is_read_from_a_data_uri(room: Room, format_: str) -> None:
+    image, notices = await room.read(encoded(Image.new("RGB", (40, 30), (200, 10, 10)), format_))
+    assert shown(image).size == (40, 30)
+    assert (image.role, image.strength, notices) == ("init", 0.5, [])
+    red, green, _ = shown(image).getpixel((20, 15))
+    assert red > 180
+    assert green < 40
+
+
+async def test_our_own_file_needs_no_network(room: Room) -> None:
+    token = room.blobs.put(RED, media_type="image/png")
+    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED)))
+    for base in (BASE, "https://v3.fal.media"):
+        image, _ = await room.read(f"{base}/files/{token}")
+        assert (image.width, image.height) == (40, 30)
+    assert (await room.refused(f"{BASE}/files/b/00000000/nothing.png"))["type"] == "file_download_error"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8080/a.png",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::ffff:10.0.0.1]/a.png",
+        "http://localhost:8080/a.png",
+        "file:///etc/passwd",
+        "ftp://example.org/a.png",
+        "nonsense",
+    ],
+)
+async def test_private_places_and_other_schemes_are_refused(room: Room, url: str) -> None:
+    assert (await room.refused(url))["type"] == "file_download_error"
+
+
+async def test_turned_pictures_are_set_upright_and_only_the_first_frame_counts(room: Room) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    image, _ = await room.read(encoded(Image.new("RGB", (40, 30)), "JPEG", exif=exif))
+    assert (image.width, image.height) == (30, 40)
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    image, _ = await room.read(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert shown(image).getpixel((1, 1))[0] > 200
+
+
+async def test_what_is_transparent_becomes_white(room: Room) -> None:
+    image, _ = await room.read(encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 0))))
+    assert shown(image).getpixel((1, 1)) == (255, 255, 255)
+
+
+async def test_a_large_one_is_made_smaller_and_says_so(room: Room) -> None:
+    image, notices = await room.read(encoded(Image.new("RGB", (3000, 1500)), "JPEG"))
+    assert notices == ["image_downscaled"]
+    assert image.width * image.height <= KEPT_PIXELS * 1.01
+    assert abs(image.width / image.height - 2) < 0.01
+
+
+async def test_damaged_and_mislabelled_ones_do_not_load(room: Room) -> None:
+    for data in (
+        RED[:-30],
+        RED[:40],
+        b"",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"GIF89a" + RED,
+        b"\xff\xd8\xff",
+    ):
+        assert (await room.refused(data))["type"] == "image_load_error", data[:12]
+    assert (await room.refused("data:image/png;base64,@@@"))["type"] == "image_load_error"
+
+
+async def test_bombs_are_refused_by_their_header(room: Room) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(1_000_000)))
+        + chunk(b"IEND", b"")
+    )
+    item = await room.refused(bomb)
+    assert item["type"] in {"image_too_large", "image_load_error"}
+    large = encoded(Image.new("1", (9000, 8000)))
+    item = await room.refused(large)
+    assert (item["type"], item["ctx"]) == ("image_too_large", {"max_resolution": 64_000_000})
+
+
+async def test_limits_are_named(room: Room) -> None:
+    item = await room.refused(encoded(Image.new("RGB", (15, 400))))
+    assert (item["type"], item["ctx"]) == ("image_too_small", {"min_height": 16, "min_width": 16})
+    item = await room.refused(RED + bytes(1024 * 1024))
+    assert (item["type"], item["ctx"]) == ("file_too_large", {"max_size": 1024 * 1024})
