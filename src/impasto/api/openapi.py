@@ -35,6 +35,32 @@ _STATUS: dict[str, Any] = {
     "required": ["status", "request_id"],
 }  # fmt: skip
 
+_ERROR: dict[str, Any] = {
+    "type": "object",
+    "title": "Error",
+    "description": "A sentence, or a list of what is wrong at which field.",
+    "x-fal-order-properties": ["detail", "error_type"],
+    "properties": {
+        "detail": {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object", "additionalProperties": True}}]
+        },
+        "error_type": {"type": "string"},
+    },
+    "required": ["detail"],
+}
+_FAILURES = {  # of a sync run
+    "400": "A header or a query value makes no sense.",
+    "401": "The key is missing, malformed or unknown.",
+    "403": "The key, or the page that calls, may not do this.",
+    "413": "The body is larger than the server takes.",
+    "422": "The input is wrong; `detail` names every field.",
+    "429": "More requests are waiting than the caller allowed.",
+    "499": "The request was cancelled.",
+    "500": "The model failed.",
+    "503": "Nobody can draw it now.",
+    "504": "It did not start, or did not end, in time.",
+}
+
 
 async def of_queue(call: Call) -> Response:
     """`?endpoint_id=fal-ai/flux-pro`: the document that code generators ask fal.ai for."""
@@ -97,6 +123,11 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
 def run_document() -> dict[str, Any]:
     """OpenAPI 3.0.4 of the sync run of every endpoint, in the order of the table (`x-fal-order-paths`)."""
     components = {name: schema for endpoint in ENDPOINTS.values() for name, schema in schemas(endpoint).items()}
+    components["Error"] = _ERROR
+    failures = {
+        status: {"description": text, "content": {"application/json": {"schema": _ref("Error")}}}
+        for status, text in _FAILURES.items()
+    }
     return {
         "openapi": "3.0.4",
         "info": {"title": "impasto", "version": __version__},
@@ -106,7 +137,8 @@ def run_document() -> dict[str, Any]:
                     "summary": endpoint.title,
                     "description": endpoint.description,
                     "requestBody": _body(endpoint),
-                    **_answers("Successful Response", _ref(endpoint.Output.__name__)),
+                    "responses": _answers("Successful Response", _ref(endpoint.Output.__name__))["responses"]
+                    | failures,
                 }
             }
             for endpoint in ENDPOINTS.values()
