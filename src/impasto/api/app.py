@@ -21,6 +21,8 @@ from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
+from impasto.api.openai import images, models
+from impasto.api.openai.answers import PREFIX as OPENAI
 from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.realtime import Sockets
 from impasto.api.roles import Addressing, Role
@@ -100,6 +102,14 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/files/{token:path}/complete", Access.PUBLIC, POST=storage.complete_signed),
         row("/files/{token:path}/{part:part}", Access.PUBLIC, PUT=storage.put_signed_part),
         row("/files/{token:path}", Access.PUBLIC, GET=download, PUT=storage.put_signed),
+        # ------------------------------------------------------------ OpenAI's clients
+        *(
+            row(f"{base}/images/{path}", Access.REST, POST=handler)
+            for base in (OPENAI, "/v1")
+            for path, handler in (("generations", images.generations), ("edits", images.edits))
+        ),
+        row(f"{OPENAI}/models", Access.REST, GET=models.listed),
+        row(f"{OPENAI}/models/{{model:path}}", Access.REST, GET=models.one),
         # ------------------------------------------------------------ for people and machines around it
         row("/", Access.PUBLIC, GET=ops.index),
         row("/health", Access.PUBLIC, GET=ops.healthz),

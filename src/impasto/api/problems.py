@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from impasto import telemetry
 from impasto.api.bodies import Json
+from impasto.api.openai import answers
 from impasto.errors import BadRequest, InternalError, ServiceUnavailable, StoreError, WireError
 
 log = logging.getLogger("impasto.api")
@@ -61,8 +62,10 @@ def _refuse_bytes(self: _Connection, msg: str) -> None:
     self.transport.close()
 
 
-def answer(error: WireError) -> Response:
-    """The HTTP answer of `error`."""
+def answer(error: WireError, *, path: str = "") -> Response:
+    """The HTTP answer of `error`, in the shape that clients of `path` read."""
+    if answers.is_ours(path):
+        return answers.failure(error.status, error.body(), error.headers())
     return Json(error.body(), status_code=error.status, headers=error.headers())
 
 
@@ -92,25 +95,25 @@ class Problems:
             await self.app(scope, receive, send_with_id)
             return
         except WireError as error:
-            response = answer(error)
+            problem = error
         except ClientDisconnect:
             return
         except asyncio.CancelledError:
             # The server stops and its patience with waiting callers is over. The request itself is kept.
             if started:
                 raise
-            response = answer(
-                ServiceUnavailable("The server is stopping; a request that it has taken goes on after its restart.")
+            problem = ServiceUnavailable(
+                "The server is stopping; a request that it has taken goes on after its restart."
             )
         except StoreError:
             telemetry.request_id.set(holder[0])
             log.exception("%s %r: the store failed", method, scope["path"])
-            response = answer(ServiceUnavailable("The request store cannot be used now; the server's log says why."))
+            problem = ServiceUnavailable("The request store cannot be used now; the server's log says why.")
         except Exception:  # the edge: whatever it was, the client gets an answer and the operator the traceback
             telemetry.request_id.set(holder[0])
             log.exception("%s %r failed", method, scope["path"])
             if started:
                 raise
-            response = answer(InternalError())
+            problem = InternalError()
         if not started:
-            await response(scope, receive, send_with_id)
+            await answer(problem, path=scope["path"])(scope, receive, send_with_id)

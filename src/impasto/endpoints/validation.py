@@ -1,6 +1,6 @@
 """The caller's JSON → a validated Input, or fal's list of error items. Used by the sync run and by the dispatcher."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -10,6 +10,7 @@ from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import UNION_TAGS
 from impasto.errors import DOCS_URL, ModelError
 
+M = TypeVar("M", bound=BaseModel)
 MAX_ECHO = 4096  # bytes of an offending value that are sent back
 
 FAL_TYPES = frozenset(  # documented on fal's errors page; any other type links to pydantic's own page
@@ -19,8 +20,13 @@ FAL_TYPES = frozenset(  # documented on fal's errors page; any other type links 
 
 def validate(endpoint: Endpoint, payload: object) -> BaseModel:
     """`payload` (parsed JSON) as `endpoint.Input`. Raises `ModelError` (422) whose items name every bad field."""
+    return validated(endpoint.Input, payload)
+
+
+def validated(model: type[M], payload: object) -> M:
+    """`payload` as `model`. Raises `ModelError`."""
     try:
-        return endpoint.Input.model_validate(payload)
+        return model.model_validate(payload)
     except ValidationError as error:
         raise ModelError([_item(details) for details in error.errors()]) from None
 
