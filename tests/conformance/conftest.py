@@ -76,8 +76,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def matrix_tests_collected(session: pytest.Session) -> bool:
-    """Whether the run took in the whole file (one test named on the command line proves no page)."""
-    return bool(seen.expected) and not any("::" in argument for argument in session.config.args)
+    """Whether the run took in every client of the page (a file or a test named on the command line proves no page)."""
+    clients = {client for client, _ in seen.expected}
+    return clients == set(matrix.LINES) and not any("::" in argument for argument in session.config.args)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -26,6 +26,9 @@ LINES = {
     "@fal-ai/client 1.10.1, Node.js": "`impasto exec -- node app.mjs`",
     "@fal-ai/client 1.10.1, Chromium": '`fal.config({ proxyUrl: "http://127.0.0.1:8000/api/fal/proxy" })`',
     "@fal-ai/client behind @fal-ai/server-proxy 1.2.1": "`impasto exec -- node server.mjs`",
+    "openai 3.57.0": "`OPENAI_BASE_URL=http://127.0.0.1:8000/openai/v1`",
+    "openai 3.57.0, async": "`OPENAI_BASE_URL=http://127.0.0.1:8000/openai/v1`",
+    "openai 6.49.0, Node.js": "`OPENAI_BASE_URL=http://127.0.0.1:8000/openai/v1`",
     "curl": "`http://127.0.0.1:8000/queue/…` for `https://queue.fal.run/…`",
 }
 

@@ -69,7 +69,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.router.routes = routes(gateway)
-    app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router)))
+    app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router.routes)))
     return app
 
 

@@ -88,7 +88,11 @@ class Problems:
             nonlocal started
             if message["type"] in _STARTS:
                 started = True
-                message["headers"] = [*message.get("headers", ()), (b"x-fal-request-id", holder[0].encode("latin-1"))]
+                id_ = holder[0].encode("latin-1")
+                names = (
+                    (b"x-fal-request-id", b"x-request-id") if answers.is_ours(scope["path"]) else (b"x-fal-request-id",)
+                )
+                message["headers"] = [*message.get("headers", ()), *((name, id_) for name in names)]
             await send(message)
 
         try:

@@ -60,13 +60,13 @@ async def _draw(call: Call, wish: Wish, kind: str) -> Response:
     request = await admit(call, wish.endpoint, wish.input, previews=wish.stream and wish.partial_images > 0)
     if wish.stream:
         stream = EventStream(_events(call, request, wish, kind))
-        stream.headers.update(_headers(call, wish, {}))
+        stream.headers.update(_headers(wish, {}))
         return stream
     completed = await completed_or_gone(call, request)
     stored = call.gateway.store.result(request.request_id)
     if stored is None:
         raise UnknownRequest
-    headers = _headers(call, wish, queue.headers_of(completed, stored))
+    headers = _headers(wish, queue.headers_of(completed, stored))
     if stored.http_status >= 400:
         return failure(stored.http_status, stored.payload, headers)
     return Json(
@@ -81,11 +81,11 @@ async def _draw(call: Call, wish: Wish, kind: str) -> Response:
     )
 
 
-def _headers(call: Call, wish: Wish, stored: Mapping[str, str]) -> dict[str, str]:
+def _headers(wish: Wish, stored: Mapping[str, str]) -> dict[str, str]:
     """The result's own, with what OpenAI's fields have no effect on before its warnings."""
     told = [Notice(**item) for item in json.loads(stored.get(WARNINGS, "[]"))]
     told = [replace(notice, field=FIELDS.get(notice.field or "", notice.field)) for notice in told]
-    return {**stored, **warnings([*wish.notices, *told]), "x-request-id": call.request_id}
+    return {**stored, **warnings([*wish.notices, *told])}
 
 
 # ---------------------------------------------------------------- stream
