@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from impasto import __version__, telemetry
 from impasto.api.app import create_app
 from impasto.api.connection import Connection
+from impasto.endpoints.table import Endpoints
 from impasto.errors import ConfigError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.dispatcher import Dispatcher
@@ -60,8 +61,11 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         if requeued := await store.recover():
             log.info("%d requests of the former process go on", requeued)
         blobs = BlobStore(settings.data / "files")
-        async with Dispatcher(settings=settings, store=store, blobs=blobs) as dispatcher:
-            app = create_app(settings=settings, store=store, dispatcher=dispatcher, blobs=blobs)
+        endpoints = Endpoints()
+        async with Dispatcher(settings=settings, store=store, blobs=blobs, endpoints=endpoints) as dispatcher:
+            app = create_app(
+                settings=settings, store=store, dispatcher=dispatcher, blobs=blobs, endpoints=endpoints
+            )
             async with LocalFleet(settings, dispatcher), _Http(app, settings, listener):
                 _print_welcome(settings, listener)
                 await _until_told_to_stop(store)

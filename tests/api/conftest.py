@@ -18,7 +18,7 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from impasto.api.app import create_app
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
@@ -28,6 +28,7 @@ from impasto.settings import AuthSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
 
+ENDPOINTS = Endpoints()
 APP = "fal-ai/flux-pro"
 MEDIA = {"jpeg": "image/jpeg", "png": "image/png"}
 

@@ -70,15 +70,15 @@ async def test_a_refused_input_does_not_hold_up_the_next_one(house: House) -> No
 async def test_a_fault_in_an_endpoint_ends_its_request_and_nothing_else(tmp_path: Path) -> None:
     import dataclasses
 
-    from impasto.endpoints.table import ENDPOINTS
+    from impasto.endpoints.table import Endpoints
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    table = dict(ENDPOINTS)
-    table["fal-ai/no-job"] = dataclasses.replace(ENDPOINTS["fal-ai/flux-pro"], id="fal-ai/no-job", to_job=broken)  # type: ignore[arg-type]
+    table = dict(Endpoints())
+    table["fal-ai/no-job"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-job", to_job=broken)  # type: ignore[arg-type]
     table["fal-ai/no-output"] = dataclasses.replace(
-        ENDPOINTS["fal-ai/flux-pro"], id="fal-ai/no-output", to_output=broken
+        table["fal-ai/flux-pro"], id="fal-ai/no-output", to_output=broken
     )  # type: ignore[arg-type]
     async with open_house(make_settings(tmp_path), endpoints=table) as house:
         await house.until_ready()

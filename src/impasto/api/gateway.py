@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from impasto.api.auth import Access, Caller, identify
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
+from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
@@ -63,6 +64,7 @@ class Gateway:
     store: Store
     blobs: Blobs
     dispatcher: Fleet
+    endpoints: Endpoints
     secret: bytes  # signs upload tokens and URLs
 
 

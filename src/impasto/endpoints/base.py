@@ -44,7 +44,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One row of the table `endpoints.table.ENDPOINTS`."""
+    """One row of an `endpoints.table.Endpoints`."""
 
     id: str  # "fal-ai/flux-pro"
     title: str

@@ -28,7 +28,7 @@ import msgspec
 
 from impasto import telemetry
 from impasto.endpoints.base import Endpoint, Wanted
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet import messages as m
@@ -62,14 +62,14 @@ class Dispatcher:
         settings: Settings,
         store: Store,
         blobs: BlobStore,
-        endpoints: Mapping[str, Endpoint] = ENDPOINTS,
+        endpoints: Mapping[str, Endpoint] | None = None,
         model_map: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
         self._outcomes = Outcomes(store, blobs, self._let_go)
-        self._endpoints = endpoints
+        self._endpoints = Endpoints() if endpoints is None else endpoints
         self._inputs = Inputs(settings=settings, store=store, blobs=blobs)
         self._model_map = dict(model_map or {})
         self._runners: dict[str, Link] = {}
