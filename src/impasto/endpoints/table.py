@@ -1,6 +1,6 @@
-"""Which endpoints a server serves: the shipped rows and, behind them, the user's own. Built once at start, passed down.
+"""Which endpoints a server serves: the shipped rows, and behind them the user's own. Built at start, passed down.
 
-To add a shipped one: an Input and its two functions (or `dataclasses.replace` of a sibling), then its name in `SHIPPED`.
+To add a shipped one: an Input and its two functions (or `dataclasses.replace` of a sibling), then a row in `SHIPPED`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
