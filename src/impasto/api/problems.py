@@ -6,6 +6,7 @@ traceback and answered 500 in fal's shape. Never a bare 500, never a traceback o
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 from uuid import uuid4
 
@@ -15,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from impasto import telemetry
 from impasto.api.bodies import Json
-from impasto.api.openai import answers
 from impasto.errors import BadRequest, InternalError, ServiceUnavailable, StoreError, WireError
 
 log = logging.getLogger("impasto.api")
@@ -62,10 +62,16 @@ def _refuse_bytes(self: _Connection, msg: str) -> None:
     self.transport.close()
 
 
-def answer(error: WireError, *, path: str = "") -> Response:
-    """The HTTP answer of `error`, in the shape that clients of `path` read."""
-    if answers.is_ours(path):
-        return answers.failure(error.status, error.body(), error.headers())
+Shape = Callable[[WireError, str], Response]
+"""(error, request id) → its answer."""
+
+
+def _fals(error: WireError, request_id: str) -> Response:
+    return answer(error)
+
+
+def answer(error: WireError) -> Response:
+    """The HTTP answer of `error`."""
     return Json(error.body(), status_code=error.status, headers=error.headers())
 
 
@@ -81,6 +87,8 @@ class Problems:
             await self.app(scope, receive, send)
             return
         holder = scope["impasto.request_id"] = [str(uuid4())]  # a list: a handler that knows better overwrites it
+        shape: list[Shape] = [_fals]
+        scope["impasto.shape"] = shape  # likewise: a door whose API words errors in another way
         started = False
         method = "WebSocket" if socket else scope["method"]
 
@@ -88,36 +96,32 @@ class Problems:
             nonlocal started
             if message["type"] in _STARTS:
                 started = True
-                id_ = holder[0].encode("latin-1")
-                names = (
-                    (b"x-fal-request-id", b"x-request-id") if answers.is_ours(scope["path"]) else (b"x-fal-request-id",)
-                )
-                message["headers"] = [*message.get("headers", ()), *((name, id_) for name in names)]
+                message["headers"] = [*message.get("headers", ()), (b"x-fal-request-id", holder[0].encode("latin-1"))]
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
             return
         except WireError as error:
-            problem = error
+            response = shape[0](error, holder[0])
         except ClientDisconnect:
             return
         except asyncio.CancelledError:
             # The server stops and its patience with waiting callers is over. The request itself is kept.
             if started:
                 raise
-            problem = ServiceUnavailable(
-                "The server is stopping; a request that it has taken goes on after its restart."
-            )
+            stopping = "The server is stopping; a request that it has taken goes on after its restart."
+            response = shape[0](ServiceUnavailable(stopping), holder[0])
         except StoreError:
             telemetry.request_id.set(holder[0])
             log.exception("%s %r: the store failed", method, scope["path"])
-            problem = ServiceUnavailable("The request store cannot be used now; the server's log says why.")
+            broken = "The request store cannot be used now; the server's log says why."
+            response = shape[0](ServiceUnavailable(broken), holder[0])
         except Exception:  # the edge: whatever it was, the client gets an answer and the operator the traceback
             telemetry.request_id.set(holder[0])
             log.exception("%s %r failed", method, scope["path"])
             if started:
                 raise
-            problem = InternalError()
+            response = shape[0](InternalError(), holder[0])
         if not started:
-            await answer(problem, path=scope["path"])(scope, receive, send_with_id)
+            await response(scope, receive, send_with_id)

@@ -44,7 +44,7 @@ class Sockets:
         try:
             caller = caller_of(socket, self.gateway)
             path = _endpoint_path(scope["path"]) if realtime else scope["path"]
-            resolve(path)
+            resolve(path, self.gateway.endpoints)
             kind = _Realtime if realtime else _Calls
             session = kind(self.gateway, socket, caller=caller, path=path)
             async with self.tokens.held(caller):
@@ -148,7 +148,7 @@ class _Realtime(_Session):
     def __init__(self, gateway: Gateway, socket: WebSocket, *, caller: Caller, path: str) -> None:
         super().__init__(gateway, socket, caller=caller, path=path)
         self.buffering = _buffering(socket)
-        self.takes_data_uris = "sync_mode" in resolve(path).Input.model_fields
+        self.takes_data_uris = "sync_mode" in resolve(path, gateway.endpoints).Input.model_fields
 
     async def keep(self, frame: bytes | str) -> None:
         self.waiting.append(frame)

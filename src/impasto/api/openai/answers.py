@@ -14,16 +14,10 @@ from starlette.responses import Response
 from impasto.api.bodies import Json
 from impasto.api.gateway import Blobs
 
-PREFIX = "/openai/v1"
-PATHS = (PREFIX + "/", "/v1/images/")  # whose answers have OpenAI's shape
 FIELDS = {"image_size": "size", "num_images": "n", "image_url": "image"}  # fal's names in errors → OpenAI's
 CODES = {401: "invalid_api_key", 413: "request_too_large", 429: "rate_limit_exceeded"}
 
 Form = Literal["url", "b64_json"]
-
-
-def is_ours(path: str) -> bool:
-    return path.startswith(PATHS)
 
 
 # ---------------------------------------------------------------- pictures

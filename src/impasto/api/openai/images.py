@@ -37,7 +37,7 @@ GENERATION, EDIT = "image_generation", "image_edit"  # what the names of events 
 async def generations(call: Call) -> Response:
     """Pictures from words. 400 naming OpenAI's field, 404 for an unknown model."""
     body = await read_object(call.request, limit_mb=_limit(call))
-    return await _draw(call, understand(body, call.gateway.settings.openai), GENERATION)
+    return await _draw(call, _understand(call, body), GENERATION)
 
 
 async def edits(call: Call) -> Response:
@@ -49,7 +49,11 @@ async def edits(call: Call) -> Response:
     if "mask" in form.files:
         raise ModelError.at("mask", "Painting inside a mask is not served: leave it out.", "feature_not_supported")
     picture = data_uri(given[0], sniff(given[0]))
-    return await _draw(call, understand(dict(form.texts), call.gateway.settings.openai, picture=picture), EDIT)
+    return await _draw(call, _understand(call, dict(form.texts), picture), EDIT)
+
+
+def _understand(call: Call, body: dict[str, Any], picture: str | None = None) -> Wish:
+    return understand(body, call.gateway.endpoints, settings=call.gateway.settings.openai, picture=picture)
 
 
 def _limit(call: Call) -> int:

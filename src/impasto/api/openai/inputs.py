@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from impasto.api.openai.names import choose
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import NumImages, Prompt, WireInput
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate, validated
 from impasto.engine.job import Notice
 from impasto.settings import OpenAISettings
@@ -71,10 +72,12 @@ class Wish:
     notices: tuple[Notice, ...]
 
 
-def understand(body: dict[str, Any], settings: OpenAISettings, *, picture: str | None = None) -> Wish:
+def understand(
+    body: dict[str, Any], endpoints: Endpoints, *, settings: OpenAISettings, picture: str | None = None
+) -> Wish:
     """`picture`: the data URI of what is to be edited. Raises `ModelNotFound`, and `ModelError` at the field."""
     given = validated(ImagesInput, body)
-    endpoint, notices = choose(given.model, settings, editing=picture is not None)
+    endpoint, notices = choose(given.model, endpoints, settings=settings, editing=picture is not None)
     fields = endpoint.Input.model_fields
     input_ = {name: value for name, value in body.items() if name in fields and name not in OURS}
     input_ |= {

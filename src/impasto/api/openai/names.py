@@ -5,12 +5,11 @@ of OpenAI's own, or none. Out: the endpoint, and a notice when it is not the one
 """
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 
 from impasto.api.admission import resolve
 from impasto.endpoints.base import Endpoint
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.engine.job import Notice
 from impasto.errors import ModelError, ModelNotFound, NotFound
 from impasto.settings import OpenAISettings
@@ -20,37 +19,34 @@ OWNERS = frozenset({"fal", "ai", "black", "forest", "labs"})
 EDITING = ("/image-to-image", "/redux", "/v1/redux")  # what stands behind the id of a sibling that takes a picture
 
 
-def choose(model: str, settings: OpenAISettings, *, editing: bool) -> tuple[Endpoint, tuple[Notice, ...]]:
+def choose(
+    model: str, endpoints: Endpoints, *, settings: OpenAISettings, editing: bool
+) -> tuple[Endpoint, tuple[Notice, ...]]:
     """The endpoint to draw with. Raises `ModelNotFound` (404), `ModelError` when it takes no picture to edit."""
     setting, usual = ("edit_model", settings.edit_model) if editing else ("model", settings.model)
     notices: tuple[Notice, ...] = ()
     if OPENAIS_OWN.fullmatch(model):
         message = f"This server has no {model}: {usual} drew the picture (setting openai.{setting})."
         notices, model = (Notice(code="model_replaced", message=message, field="model"),), ""
-    endpoint = find(model or usual)
+    endpoint = find(model or usual, endpoints)
     if editing and endpoint.picture is None:
-        return _sibling(endpoint)
+        return _sibling(endpoint, endpoints)
     return endpoint, notices
 
 
-def find(model: str) -> Endpoint:
+def find(model: str, endpoints: Endpoints) -> Endpoint:
     """The endpoint that a name means. Raises `ModelNotFound`."""
     try:
-        return resolve("/" + model)
+        return resolve("/" + model, endpoints)
     except NotFound:
-        id_ = _by_words(tuple(endpoint.id for endpoint in known())).get(_words(model))
+        id_ = _by_words(tuple(endpoints)).get(_words(model))
     if id_ is None:
         raise ModelNotFound(f"The model {model[:100]!r} does not exist. GET /openai/v1/models lists those that do.")
-    return resolve("/" + id_)
+    return endpoints[id_]
 
 
-def known() -> Iterable[Endpoint]:
-    """All that can be named, in the order of the table."""
-    return ENDPOINTS.values()
-
-
-def _sibling(endpoint: Endpoint) -> tuple[Endpoint, tuple[Notice, ...]]:
-    ids = {candidate.id: candidate for candidate in known() if candidate.picture is not None}
+def _sibling(endpoint: Endpoint, endpoints: Endpoints) -> tuple[Endpoint, tuple[Notice, ...]]:
+    ids = {candidate.id: candidate for candidate in endpoints.values() if candidate.picture is not None}
     for ending in EDITING:
         if sibling := ids.get(endpoint.id + ending):
             message = f"{endpoint.id} draws from words only: {sibling.id} drew the picture."
