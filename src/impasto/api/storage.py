@@ -13,6 +13,7 @@ What a file is served as is decided by `media`, never by the client alone; `inco
 import asyncio
 import time
 from datetime import UTC, datetime
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -22,7 +23,7 @@ from impasto.api import lifecycle
 from impasto.api.auth import Access, identify
 from impasto.api.bodies import MIB, Json, read_body, read_object, too_large
 from impasto.api.download import etag
-from impasto.api.gateway import Call
+from impasto.api.gateway import Call, Gateway
 from impasto.api.incoming import disk_errors, keep, receive, room
 from impasto.api.media import bare, clean_name
 from impasto.api.signing import Claims, sign, verify
@@ -235,17 +236,25 @@ async def _listed(call: Call) -> _Parts:
 
 async def _complete(call: Call, claims: Claims, listed: _Parts) -> Response:
     """Join the parts. A repeated call for a finished file is answered alike: clients retry it."""
-    gateway, upload_ = call.gateway, (claims.key_id, claims.file)
+    gateway = call.gateway
     if gateway.store.file(claims.file) is None:
-        numbered = [(part.partNumber or part.part_number, part.etag) for part in listed.parts]
-        with disk_errors():
-            draft = await asyncio.to_thread(gateway.blobs.draft)
-        with draft:
-            with disk_errors():
-                await asyncio.to_thread(lambda: gateway.parts.join(*upload_, numbered, into=draft))
-            largest = gateway.settings.server.max_upload_mb
-            if draft.size > largest * MIB:  # parts that came at once did not see each other
-                raise too_large(largest, "server.max_upload_mb")
-            await keep(gateway, claims, draft)
-        await asyncio.to_thread(gateway.parts.drop, *upload_)
+        try:
+            await _join(gateway, claims, [(part.partNumber or part.part_number, part.etag) for part in listed.parts])
+        except BadRequest:
+            if gateway.store.file(claims.file) is None:
+                raise
+            # the same call came twice at once, and the other one has taken the parts
+        await asyncio.to_thread(gateway.parts.drop, claims.key_id, claims.file)
     return Json({"access_url": _url(call, claims.file)})
+
+
+async def _join(gateway: Gateway, claims: Claims, listed: list[tuple[int, str]]) -> None:
+    with disk_errors():
+        draft = await asyncio.to_thread(gateway.blobs.draft)
+    with draft:
+        with disk_errors():
+            await asyncio.to_thread(partial(gateway.parts.join, claims.key_id, claims.file, listed, into=draft))
+        largest = gateway.settings.server.max_upload_mb
+        if draft.size > largest * MIB:  # parts that came at once did not see each other
+            raise too_large(largest, "server.max_upload_mb")
+        await keep(gateway, claims, draft)
