@@ -1,7 +1,7 @@
 """From a request's body to a file that is served, without ever holding all of it.
 
     body ─ receive ─▶ draft on the disk ─ keep ─▶ blob (synced) ─▶ record in the store
-           limits      hashed, sniffed             one name, one content
+           limits      sniffed                     one name, one content
 
 In: a body or parts, and the claims that say whose file it becomes. Out: a served file, or an error and nothing left
 behind: a client that hangs up, a disk that is full and a quota that is used up leave no byte.

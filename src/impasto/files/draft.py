@@ -1,4 +1,4 @@
-"""Bytes on their way to a name: written piece by piece, measured and hashed meanwhile, and gone unless they got one.
+"""Bytes on their way to a name: written piece by piece, measured meanwhile, and gone unless they got one.
 
 Use: `with Draft(path) as draft: draft.write(…); …`. Whatever happens, the draft's own name is deleted at the end; what
 was linked or renamed before stays. Everything blocks: call it from a thread.
@@ -15,12 +15,12 @@ HEAD = 1024  # bytes, enough to tell what it is (`images.sniff`)
 
 
 class Draft:
-    def __init__(self, path: Path) -> None:
-        """Raises `OSError`."""
+    def __init__(self, path: Path, *, hashed: bool = False) -> None:
+        """`hashed`: `digest` will be asked for. Raises `OSError`."""
         self.path = path
         self.size = 0
         self.head = b""
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashed else None
         self._file = path.open("xb")
 
     def __enter__(self) -> Self:
@@ -32,7 +32,8 @@ class Draft:
     def write(self, data: bytes) -> None:
         """Raises `OSError`: the disk refuses."""
         self._file.write(data)
-        self._hash.update(data)
+        if self._hash is not None:
+            self._hash.update(data)
         self.size += len(data)
         if len(self.head) < HEAD:
             self.head += data[: HEAD - len(self.head)]
@@ -52,6 +53,7 @@ class Draft:
     @property
     def digest(self) -> str:
         """SHA-256 of all that was written, as hex digits."""
+        assert self._hash is not None, "asked for when it was made"
         return self._hash.hexdigest()
 
 

@@ -31,7 +31,7 @@ class Parts:
         _check(number)
         folder = self._of(key_id, token)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Draft(folder / f"{number:05d}.{secrets.token_hex(8)}")
+        return Draft(folder / f"{number:05d}.{secrets.token_hex(8)}", hashed=True)
 
     def keep(self, draft: Draft) -> str:
         """The draft becomes the part, replacing an earlier try; → its ETag. Raises `OSError`."""
