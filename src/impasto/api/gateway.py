@@ -19,6 +19,8 @@ from starlette.types import Receive, Scope, Send
 from impasto.api.auth import Access, Caller, identify
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed
 from impasto.files.draft import Draft
 from impasto.files.parts import Parts
@@ -36,6 +38,10 @@ class Fleet(Protocol):
     @property
     def reason(self) -> str:
         """Why it is not ready; "" when it is."""
+        ...
+
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        """Name of the loaded model that draws for the endpoint; None: nobody now."""
         ...
 
     def want_previews(self, request_id: str) -> None:
@@ -74,6 +80,7 @@ class Gateway:
     blobs: Blobs
     dispatcher: Fleet
     parts: Parts
+    endpoints: Endpoints
     secret: bytes  # signs upload tokens, upload URLs and links
     naming: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
     """Tokens that are being given their content: one upload at a time decides about one name."""
