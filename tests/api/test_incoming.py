@@ -82,6 +82,8 @@ async def test_a_multipart_upload_completed_twice_at_once_is_one_file(client, se
     assert [answer.status_code for answer in done] == [200] * 4
     assert (await client.get(url)).content == b"x" * 100_000
     assert (await client.post(f"{base}/complete", json=listed)).status_code == 200
+    late = await client.put(f"{base}/2", content=b"x")
+    assert (late.status_code, "is complete" in late.json()["detail"]) == (400, True)
     assert left_behind(server) == []
 
 
@@ -117,8 +119,8 @@ async def test_an_upload_can_be_completed_at_the_rest_host(keyed, kind: str) -> 
         path, _, query = begun["upload_url"].partition("?")
         part = (await hers.put(f"{path}/1?{query}", content=b"bytes")).json()
         where = f"/storage/upload/complete-multipart?storage_type={kind}"
-        for wrong in ("", begun["file_url"], begun["upload_url"][:-1]):
-            assert (await hers.post(where, json={"upload_url": wrong, "parts": [part]})).status_code == 403
+        for wrong, status in (("", 403), (begun["file_url"], 403), (begun["upload_url"][:-1], 403), ("http://[", 400)):
+            assert (await hers.post(where, json={"upload_url": wrong, "parts": [part]})).status_code == status
         body = {"upload_url": begun["upload_url"], "parts": [part]}
         assert (await hers.post(where, json=body)).json() == {"access_url": begun["file_url"]}
         assert (await hers.get(begun["file_url"])).content == b"bytes"

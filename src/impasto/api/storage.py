@@ -174,7 +174,10 @@ async def complete_signed(call: Call) -> Response:
 async def complete_by_url(call: Call) -> Response:
     """`/storage/upload/complete-multipart`: the same, away from the file's own host; the body names the upload_url."""
     listed = await _listed(call)
-    parts = urlsplit(listed.upload_url)
+    try:
+        parts = urlsplit(listed.upload_url)
+    except ValueError:
+        raise BadRequest("upload_url is the one that initiate-multipart gave.") from None
     file, _, signature = parts.path.partition("/files/")[2].partition("/multipart/")
     kind, token = (MULTIPART, signature) if signature else (PUT, parse_qs(parts.query).get("upload", [""])[0])
     return await _complete(call, _claims(call, kind, token, file), listed)
@@ -204,6 +207,8 @@ async def _put_part(call: Call, claims: Claims) -> Response:
     """Python reads the ETag header, JavaScript the JSON body: both are there."""
     number: int = call.request.path_params["part"]
     parts, upload_ = call.gateway.parts, (claims.key_id, claims.file)
+    if call.gateway.store.file(claims.file) is not None:
+        raise BadRequest("This upload is complete; its parts were joined.")
     with disk_errors():
         draft = await asyncio.to_thread(parts.draft, *upload_, number)
     with draft:

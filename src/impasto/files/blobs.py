@@ -85,7 +85,10 @@ class BlobStore:
     def holds(self, token: str, draft: Draft) -> bool:
         """Whether the blob of `token` has just the draft's bytes. Raises `OSError`."""
         draft.flush(sync=False)
-        return same_bytes(draft.path, self.path(token))
+        try:
+            return same_bytes(draft.path, self.path(token))
+        except FileNotFoundError:
+            return False
 
     def path(self, token: str) -> Path:
         """Where the blob of `token` lies or would lie. Raises `NotFound`: nothing but a token becomes a path."""

@@ -133,10 +133,11 @@ class Writer:
         try:
             self._execute("erase_patience")
             (busy, _, _) = self._connection.execute(self._queries["erase"].sql).fetchone()
-            self._execute("write_patience")
             self._erasing = bool(busy)
         except sqlite3.Error as error:
             self._fail([], error)
+        finally:
+            self._execute("write_patience")
 
     def _ring_later(self, after: float) -> None:
         self._loop.call_later(after, lambda: self._watch.notify((), ring=True))
