@@ -135,27 +135,6 @@ class TestQuota:
 
 
 class TestDelete:
-    async def test_a_request_goes_with_all_that_it_left(self, store, running, table):
-        request = await running(webhook_url="https://example.org/hook")
-        await store.progress(request.request_id, request.lease, [LogLine("2026-11-22T12:00:00", "hello")])
-        await store.finish(
-            request.request_id, request.lease, outcome=Outcome.OK, result=Result(200, {}), files=[a_file("p")]
-        )
-        await store.add_file(a_file("upload"))
-        assert [file.token for file in await store.delete_request(request.request_id)] == ["p"]
-        assert store.get(request.request_id) is None
-        assert store.file("p") is None
-        assert [file.token for file in store.expired_files()] == ["p"]
-        assert [table(name) for name in ("requests", "results", "logs", "webhook_deliveries")] == [[], [], [], []]
-        assert store.file("upload") is not None
-        assert await store.delete_request(request.request_id) is None
-
-    async def test_one_that_is_not_completed_stays(self, store, running, new):
-        drawing, waiting = await running(), await store.submit(new())
-        for request in (waiting, drawing):
-            assert await store.delete_request(request.request_id) is None
-            assert store.get(request.request_id) is not None
-
     async def test_a_file_goes_at_once_and_once(self, store):
         await store.add_file(a_file("a"))
         assert await store.delete_file("a")
@@ -212,7 +191,7 @@ class TestErased:
             request.request_id, request.lease, outcome=Outcome.OK, result=Result(200, {"prompt": "canary"})
         )
         assert b"canary" in on_disk(database)
-        assert await store.delete_request(request.request_id) == []
+        assert await store.erase_payloads(request.request_id) == []
         await self.swept(store, clock)
         assert b"canary" not in on_disk(database)
 

@@ -1,12 +1,11 @@
-"""What an owner does with files that are there (the storage part of fal's platform API, and the deletion of payloads).
+"""What an owner does with files that are there: the storage part of fal's platform API.
 
     POST   /v1/storage/files/sign?url=…            {"expiration_seconds": 3600} → {"signed_url": …}
     GET    /v1/storage/files/acl?url=…             → {"default", "rules"}; PUT replaces it
-    DELETE /v1/models/requests/{id}/payloads       a request's input, result, logs and files; also in its older form,
-    PUT    /requests/delete_io/{id}                at rest.alpha.fal.ai
     DELETE /files/{token}                          one file (ours: fal has no such call)
 
-Only the key that made a file or a request may do this; to others it is what the file's ACL makes it.
+Only the key that made a file may do this; to others it is what the file's ACL makes it. The files of a request go with
+its payloads (`platform.requests`).
 """
 
 import time
@@ -20,7 +19,7 @@ from impasto.api.bodies import Json, read_body, read_object
 from impasto.api.gateway import Call
 from impasto.api.lifecycle import AclBody
 from impasto.api.readers import MISSING
-from impasto.errors import BadRequest, Forbidden, ModelError, NotFound, StillInProgress, UnknownRequest
+from impasto.errors import BadRequest, Forbidden, ModelError, NotFound
 from impasto.files import links
 from impasto.store.records import Acl, Decision, FileRecord
 
@@ -59,26 +58,6 @@ async def delete_file(call: Call) -> Response:
     if not await gateway.store.delete_file(file.token):
         raise NotFound(MISSING)
     return Response(status_code=204)
-
-
-async def delete_payloads(call: Call) -> Response:
-    return Json({"cdn_delete_results": await _delete_request(call)})
-
-
-async def delete_io(call: Call) -> Response:
-    """The older form."""
-    return Json({"CDN_DELETE_RESULTS": await _delete_request(call)})
-
-
-async def _delete_request(call: Call) -> list[dict[str, str | None]]:
-    store, request_id = call.gateway.store, call.request.path_params["request_id"]
-    request = store.get(request_id)
-    if request is None or request.key_id != (call.caller or EVERYBODY).key_id:
-        raise UnknownRequest
-    files = await store.delete_request(request_id)
-    if files is None:
-        raise StillInProgress
-    return [{"link": f"{request.base_url}/files/{file.token}", "exception": None} for file in files]
 
 
 def _named(call: Call) -> str:

@@ -7,6 +7,7 @@ Door      ASGI end point of a route: judges the caller before it looks at method
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
@@ -82,6 +83,7 @@ class Gateway:
     parts: Parts
     endpoints: Endpoints
     secret: bytes  # signs upload tokens, upload URLs and links
+    started_at: float = field(default_factory=time.time)
     naming: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
     """Tokens that are being given their content: one upload at a time decides about one name."""
 

@@ -25,7 +25,7 @@ from impasto.errors import (
     StoreError,
 )
 from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
-from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, file_of, lifecycle_of, request_of
+from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
 from impasto.store.writer import Transaction
 
 BACKOFF_SECONDS = 0.5  # of the first retry; doubled each time, ±20 %
@@ -141,6 +141,7 @@ class Moves:
         error: str | None,
         error_type: str | None,
         inference_time: float | None,
+        pictures: int,
         input_: str | None,
     ) -> bool:
         row = tx.row("request_held", request_id=request_id, lease=lease)
@@ -165,9 +166,18 @@ class Moves:
             error=error,
             error_type=error_type,
             inference_time=inference_time,
+            pictures=pictures,
             input_=input_,
         )
         return True
+
+    def erase_payloads(self, tx: Transaction, request_id: str) -> list[str] | None:
+        if not tx.run("payloads_erase_input", request_id=request_id):
+            return None
+        tx.run("payloads_erase_result", request_id=request_id)
+        tx.changed.append(request_id)
+        tx.erased = True
+        return [row["token"] for row in tx.rows("payloads_retire_files", request_id=request_id)]
 
     def requeue(
         self, tx: Transaction, request_id: str, lease: str, *, crashed: bool, drain: bool, reason: str
@@ -221,13 +231,6 @@ class Moves:
             if used + file.size > quota:
                 raise QuotaExceeded.of(used=used, more=file.size, quota=quota)
         return self._insert_file(tx, file)
-
-    def delete_request(self, tx: Transaction, request_id: str) -> list[FileRecord] | None:
-        if not tx.run("request_delete", request_id=request_id):
-            return None
-        tx.changed.append(request_id)
-        tx.erased = True
-        return [file_of(row) for row in tx.rows("files_withdraw", request_id=request_id)]
 
     # ------------------------------------------------------------ the pieces
 
@@ -319,6 +322,7 @@ class Moves:
         error_type: str | None,
         lease: str | None = None,
         inference_time: float | None = None,
+        pictures: int = 0,
         input_: str | None = None,
         crash_count: int | None = None,
     ) -> Request:
@@ -333,6 +337,7 @@ class Moves:
             error=None if error is None else clean(error),
             error_type=error_type,
             inference_time=inference_time,
+            pictures=pictures,
             now=now,
             expires_at=now + self._kept(row),
             input=input_,
