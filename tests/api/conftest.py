@@ -191,7 +191,7 @@ def listening(app: Starlette, **options: Any) -> Iterator[str]:
     """The app behind a real uvicorn on a loopback port, in a thread of its own; → its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", **options))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", **{"ws": "none"} | options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
