@@ -54,6 +54,7 @@ async def open_store(settings: Settings) -> SqliteStore:
         lease_seconds=settings.queue.lease_seconds,
         max_attempts=settings.queue.max_attempts,
         max_crashes=settings.queue.max_crashes,
+        max_running=settings.queue.max_running,
         retention_seconds=settings.queue.retention_hours * 3600,
     )
 

@@ -104,6 +104,17 @@ class QueueSettings(Section):
     max_attempts: int = Field(default=10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
     max_crashes: int = Field(default=3, ge=1, le=100, description="Attempts that may take their runner with them.")
     slots: int = Field(default=2, ge=1, le=64, description="Requests a runner works on at a time.")
+    max_queued: int = Field(
+        default=10_000,
+        ge=0,
+        description="Requests of one key that may wait; further ones are answered 429. 0: no limit.",
+    )
+    max_running: int = Field(
+        default=0,
+        ge=0,
+        description="Requests of one key that run at a time: in the queue more of them wait, a sync run is answered "
+        "429. 0: no limit.",
+    )
     retention_hours: float = Field(default=168.0, gt=0, description="How long results and their files are kept.")
 
 
