@@ -24,7 +24,7 @@ from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.messages import Preview, Progress
-from impasto.settings import AuthSettings, ServerSettings, Settings
+from impasto.settings import AuthSettings, QueueSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
 
@@ -140,10 +140,17 @@ async def build(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Make a server: `await build(auth="keys", max_body_mb=1)`."""
     made: list[SqliteStore] = []
 
-    async def make(*, auth: str = "open", origins: tuple[str, ...] = (), **server: Any) -> Server:
+    async def make(
+        *, auth: str = "open", origins: tuple[str, ...] = (), queue: dict[str, Any] | None = None, **server: Any
+    ) -> Server:
         folder = tmp_path / str(len(made))
-        settings = Settings(data=folder, auth=AuthSettings(mode=auth, origins=origins), server=ServerSettings(**server))
-        store = await SqliteStore.open(folder / "impasto.sqlite3")
+        settings = Settings(
+            data=folder,
+            auth=AuthSettings(mode=auth, origins=origins),
+            queue=QueueSettings(**(queue or {})),
+            server=ServerSettings(**server),
+        )
+        store = await SqliteStore.open(folder / "impasto.sqlite3", max_running=settings.queue.max_running)
         made.append(store)
         blobs = BlobStore(folder / "files")
         worker = Worker(store=store, blobs=blobs)
