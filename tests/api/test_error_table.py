@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from impasto import errors
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.engine.failure import explain
 from impasto.engine.safety.policy import CONTENT_POLICY_MESSAGE
 from impasto.errors import DOCS_URL, RequestError
 
+ENDPOINTS = Endpoints()
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/reference/errors.md").read_text()
 REQUESTS, MODELS = PAGE.split("## Model errors")

@@ -7,10 +7,11 @@ import pytest
 
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.schema import schemas
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.errors import DOCS_URL, ModelError
 
+ENDPOINTS = Endpoints()
 Case = tuple[str, list[str], Any, str, dict[str, Any]]  # endpoint, field, value, type ("" = good), ctx
 
 
