@@ -25,7 +25,7 @@ from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.messages import Preview, Progress
-from impasto.settings import AuthSettings, QueueSettings, ServerSettings, Settings
+from impasto.settings import AuthSettings, PlatformSettings, QueueSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
 
@@ -146,7 +146,12 @@ async def build(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     made: list[SqliteStore] = []
 
     async def make(
-        *, auth: str = "open", origins: tuple[str, ...] = (), queue: dict[str, Any] | None = None, **server: Any
+        *,
+        auth: str = "open",
+        origins: tuple[str, ...] = (),
+        queue: dict[str, Any] | None = None,
+        platform: PlatformSettings | None = None,
+        **server: Any,
     ) -> Server:
         folder = tmp_path / str(len(made))
         settings = Settings(
@@ -154,6 +159,7 @@ async def build(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
             auth=AuthSettings(mode=auth, origins=origins),
             queue=QueueSettings(**(queue or {})),
             server=ServerSettings(**server),
+            platform=platform or PlatformSettings(),
         )
         store = await SqliteStore.open(folder / "impasto.sqlite3", max_running=settings.queue.max_running)
         made.append(store)

@@ -11,7 +11,7 @@ ROWS = 15
 
 
 @cache
-def tests_of(path: str) -> set[str]:
+def names_in(path: str) -> set[str]:
     file = ROOT / path
     if not file.exists():
         return set()
@@ -32,7 +32,7 @@ def named() -> dict[int, list[tuple[str, str]]]:
 def test_every_row_is_there_and_every_test_that_it_names(capsys) -> None:
     rows = named()
     assert list(rows) == list(range(1, ROWS + 1))
-    missing = [f"{path}::{name}" for tests in rows.values() for path, name in tests if name not in tests_of(path)]
+    missing = [f"{path}::{name}" for tests in rows.values() for path, name in tests if name not in names_in(path)]
     assert missing == []
     with capsys.disabled():
         print(f" protocol checklist: {sum(map(bool, rows.values()))} of {ROWS} rows proven", end=" ")
