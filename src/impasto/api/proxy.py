@@ -34,7 +34,7 @@ PATHS: dict[Role, tuple[str, ...]] = {
     # what the clients ask of it: tokens for streams and sockets, places for uploads
     Role.REST: (
         "/tokens", "/tokens/realtime", "/storage/auth/token", "/storage/upload/initiate",
-        "/storage/upload/initiate-multipart",
+        "/storage/upload/initiate-multipart", "/storage/upload/complete-multipart",
     ),
 }  # fmt: skip
 
