@@ -17,14 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from impasto.engine.job import Job
-from impasto.engine.safety import Safety
+from impasto.engine.safety import Rules, Safety
+from impasto.engine.safety.prototypes import RulesAndPrototypes
 from impasto.settings import SafetySettings
 
 HERE = Path(__file__).parent
 PROMPTS = HERE / "safety_prompts"
 TOLERANCES = range(1, 7)
-CHECKS = ("rules",)
+CHECKS = ("rules", "rules+prototypes")
 
 Flags = Callable[[str, int], str]
 """(prompt, tolerance) → "" (passes), "flagged", or "refused" (always)."""
@@ -34,7 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=("train", "held_out"), help="Only this half; nothing is written.")
     parser.add_argument("--show", action="store_true", help="Also print what went wrong, at tolerance 2.")
+    parser.add_argument("--fit", action="store_true", help="Print the curve for prototypes.toml and stop.")
     options = parser.parse_args()
+    if options.fit:
+        print("curve = {{ start = {:.2f}, near = {:.2f}, word = {:.2f} }}".format(*fit()))
+        return
     checks = {name: shipped(name) for name in CHECKS}
     if importlib.util.find_spec("better_profanity"):
         checks["better-profanity"] = peer()
@@ -76,6 +84,24 @@ def job(prompt: str, tolerance: int) -> Job:
     )
 
 
+def fit() -> NDArray[np.float64]:
+    """Logistic regression by Newton's method on the train half's whole prompts that the rules do not refuse anyhow."""
+    thresholds = SafetySettings().prompt_thresholds
+    rules, check = Rules.load(thresholds), RulesAndPrototypes.load(thresholds)
+    rows, labels = [], []
+    for label, name in enumerate(("innocent", "unsafe")):
+        for _, prompt in read("train", name):
+            findings = [] if rules.sexual_minors(prompt).flagged else check.findings(prompt)
+            if findings:
+                rows.append((1.0, findings[0].near.odds, findings[0].word[0]))
+                labels.append(float(label))
+    x, y, curve = np.array(rows), np.array(labels), np.zeros(3)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-x @ curve))
+        curve += np.linalg.solve((x.T * (p * (1 - p))) @ x, x.T @ (y - p))
+    return curve
+
+
 def peer() -> Flags:
     from better_profanity import profanity
 
@@ -93,10 +119,12 @@ def measure(
 ) -> dict[str, Any]:
     flags("a red fox", 2)  # loads what is loaded once
     rows: dict[str, Any] = {}
-    started, judged = time.perf_counter(), 0
+    started, prompts = time.perf_counter(), [prompt for _, prompt in (*innocent, *unsafe)]
+    once = {prompt: flags(prompt, tolerances[0]) for prompt in prompts}
+    seconds = time.perf_counter() - started
+    by_tolerance = {p: {t: flags(p, t) for t in tolerances} for p in once}
     for tolerance in tolerances:
-        verdicts = [[(kind, flags(prompt, tolerance)) for kind, prompt in part] for part in (innocent, unsafe)]
-        judged += len(innocent) + len(unsafe)
+        verdicts = [[(kind, by_tolerance[prompt][tolerance]) for kind, prompt in part] for part in (innocent, unsafe)]
         rows[str(tolerance)] = {
             "innocent flagged": count([verdict for _, verdict in verdicts[0]]),
             "innocent always refused": count([verdict == "refused" for _, verdict in verdicts[0]]),
@@ -107,7 +135,7 @@ def measure(
             },
             "minors always refused": count([verdict == "refused" for kind, verdict in verdicts[1] if kind == "minors"]),
         }
-    return {"tolerance": rows, "ms a prompt": round((time.perf_counter() - started) * 1000 / judged, 2)}
+    return {"tolerance": rows, "ms a prompt": round(seconds * 1000 / len(prompts), 2)}
 
 
 def count(found: list[Any]) -> dict[str, Any]:
