@@ -1,9 +1,9 @@
 """How often the shipped prompt checks flag innocent prompts, and how many unsafe ones they find, by tolerance.
 
-    python benchmarks/safety.py [--half train] [--show]
+    python benchmarks/safety.py [--part train] [--show]
 
-Reads safety_prompts/{train,held_out}/{innocent,unsafe}.txt (topic or category, tab, prompt) and writes
-results/safety.json. Checks are tuned on `train` only. In the same run: better-profanity (MIT), which has no tolerance,
+Reads safety_prompts/{train,held_out,fresh}/{innocent,unsafe}.txt (topic or category, tab, prompt) and writes
+results/safety.json. Checks are tuned on `train` only; `held_out` was written before that, `fresh` after the last change. In the same run: better-profanity (MIT), which has no tolerance,
 when it is installed. Intervals are Wilson's, 95 %. Every prompt was written by the author of the checks.
 """
 
@@ -27,6 +27,7 @@ from impasto.settings import SafetySettings
 
 HERE = Path(__file__).parent
 PROMPTS = HERE / "safety_prompts"
+PARTS = ("train", "held_out", "fresh")
 TOLERANCES = range(1, 7)
 CHECKS = ("rules", "rules+prototypes")
 
@@ -36,7 +37,7 @@ Flags = Callable[[str, int], str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--half", choices=("train", "held_out"), help="Only this half; nothing is written.")
+    parser.add_argument("--part", choices=PARTS, help="Only this part; nothing is written.")
     parser.add_argument("--show", action="store_true", help="Also print what went wrong, at tolerance 2.")
     parser.add_argument("--fit", action="store_true", help="Print the curve for prototypes.toml and stop.")
     options = parser.parse_args()
@@ -47,7 +48,7 @@ def main() -> None:
     if importlib.util.find_spec("better_profanity"):
         checks["better-profanity"] = peer()
     report: dict[str, Any] = {"prompts": {}, "checks": defaultdict(dict)}
-    for half in (options.half,) if options.half else ("train", "held_out"):
+    for half in (options.part,) if options.part else PARTS:
         innocent, unsafe = read(half, "innocent"), read(half, "unsafe")
         report["prompts"][half] = {"innocent": len(innocent), "unsafe": len(unsafe)}
         for name, flags in checks.items():
@@ -56,7 +57,7 @@ def main() -> None:
             print_rows(f"{name}, {half}", rows)
             if options.show:
                 print_mistakes(flags, innocent, unsafe)
-    if not options.half:
+    if not options.part:
         (HERE / "results" / "safety.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -26,6 +26,7 @@ from impasto.engine.safety.sentences import Embed, MiniLM, Vectors
 CLAUSE = re.compile(r"[.,;:!?()\[\]|\n]+")
 RUN = 24  # words read together
 PROMPTS_KEPT = 16  # findings of; a prompt is judged more than once
+SURE = 0.7  # probability from which meaning alone refuses
 MAX_PIECES = 32  # of a prompt; what lies beyond is read by the rules alone
 
 
@@ -95,12 +96,14 @@ class RulesAndPrototypes:
         return Verdict(flagged, score, category, f"prompt check: {category}")
 
     def sexual_minors(self, prompt: str) -> Verdict:
-        """As the rules say it; and a minor in words with something sexual in meaning."""
+        """As the rules say it. Beside a minor, what is sexual in meaning counts too, where no word is: where one is, the
+        rules have judged whose it is.
+        """
         verdict = self._rules.sexual_minors(prompt)
-        if verdict.flagged or not self._rules.names_minor(prompt):
+        if verdict.flagged or self._rules.worst(prompt)[1] == "sexual" or not self._rules.names_minor(prompt):
             return verdict
-        likely = any(f.near.category == "sexual" and self._unsafe(f) >= 0.5 for f in self.findings(prompt))
-        return Verdict(True, 1.0, SEXUAL_MINORS, "prompt check: sexual content with minors") if likely else verdict
+        sure = any(f.near.category == "sexual" and self._unsafe(f) >= SURE for f in self.findings(prompt))
+        return Verdict(True, 1.0, SEXUAL_MINORS, "prompt check: sexual content with minors") if sure else verdict
 
     def _findings(self, prompt: str) -> list[Finding]:
         """What words and meaning say of the prompt and its clauses; nothing of those in scripts unknown to MiniLM."""
@@ -124,9 +127,11 @@ class RulesAndPrototypes:
 
 
 def pieces(prompt: str) -> list[str]:
-    """The prompt, when it is short, and its clauses, in runs of at most 24 words that overlap by half."""
-    clauses = [clause for clause in map(str.strip, CLAUSE.split(prompt)) if clause]
-    return list(dict.fromkeys(run for part in (prompt, *clauses) for run in _runs(part.split())))[:MAX_PIECES]
+    """The prompt and its clauses of 3 words or more ("wet hair" alone says little), in runs of at most 24 words that
+    overlap by half.
+    """
+    parts = [prompt.split(), *(clause for clause in map(str.split, CLAUSE.split(prompt)) if len(clause) >= 3)]
+    return list(dict.fromkeys(run for part in parts for run in _runs(part)))[:MAX_PIECES]
 
 
 def _runs(words: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ def readings(prompt: str) -> list[str]:
     """`prompt` as it may be meant, without doubles: folded; digits read as letters; letters pulled together."""
     plain = fold(prompt)
     leet = plain.translate(LEET)
-    together = [pulled_together(text) for text in (plain, leet)]
+    together = [pulled_together(plain), pulled_together(leet), fold(pulled_together(prompt))]
     squeezed = [REPEATED.sub(r"\1", text) for text in (leet, *together)]
     spaced = re.sub(r"[_\-]+", " ", plain)
     return list(dict.fromkeys((plain, leet, spaced, *together, *squeezed)))
