@@ -3,8 +3,9 @@
     python benchmarks/safety.py [--part train] [--show]
 
 Reads safety_prompts/{train,held_out,fresh}/{innocent,unsafe}.txt (topic or category, tab, prompt) and writes
-results/safety.json. Checks are tuned on `train` only; `held_out` was written before that, `fresh` after the last change. In the same run: better-profanity (MIT), which has no tolerance,
-when it is installed. Intervals are Wilson's, 95 %. Every prompt was written by the author of the checks.
+results/safety.json. The checks are tuned on `train` only; `held_out` was written before they were, `fresh` after the
+last change. In the same run: better-profanity (MIT), which has no tolerance, when it is installed.
+Intervals are Wilson's, 95 %. Every prompt was written by the author of the checks.
 """
 
 import argparse

@@ -16,10 +16,10 @@ NUDITY = 0.65
 ACT = 0.8  # … and from which no exception holds
 ADULT = 18
 
-_NUMBERS = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen".split()
+_NUMBERS: str = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
 )
-_NUMBER = r"(\d{1,2}|" + "|".join(_NUMBERS) + ")"
+_NUMBER = rf"(\d{{1,2}}|{_NUMBERS})"
 _OLD = r"(?:yo|y/o|y\.o|jahre?|jahrig\w*|ans|anos|anni|lat|letn\w*|jaar|jarig\w*|yas\w*|лет\w*|года?)"
 _YEARS_OLD = r"(?:years?|yrs?|yr|months?)[ \-]*olds?"
 AGE = re.compile(
@@ -81,5 +81,5 @@ class Minors:
 
 
 def _years(match: re.Match[str]) -> int:
-    number = match[match.lastindex or 0]
-    return int(number) if number.isdigit() else _NUMBERS.index(number) + 1
+    number = str(match[match.lastindex or 0])
+    return int(number) if number.isdigit() else _NUMBERS.split("|").index(number) + 1

@@ -96,8 +96,8 @@ class RulesAndPrototypes:
         return Verdict(flagged, score, category, f"prompt check: {category}")
 
     def sexual_minors(self, prompt: str) -> Verdict:
-        """As the rules say it. Beside a minor, what is sexual in meaning counts too, where no word is: where one is, the
-        rules have judged whose it is.
+        """As the rules say it. Beside a minor, what is sexual in meaning counts too, where no word is sexual: where one
+        is, the rules have judged whose it is.
         """
         verdict = self._rules.sexual_minors(prompt)
         if verdict.flagged or self._rules.worst(prompt)[1] == "sexual" or not self._rules.names_minor(prompt):

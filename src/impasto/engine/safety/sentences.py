@@ -42,7 +42,7 @@ class MiniLM:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             with safe_open(folder / "text_encoder.safetensors", framework="numpy") as file:
                 self._w = {name: file.get_tensor(name) for name in file.keys() if _wanted(name)}  # noqa: SIM118
-        except Exception as error:  # noqa: BLE001 - both libraries raise Exception itself
+        except Exception as error:  # both libraries raise Exception itself
             raise WeightsError(
                 f"The prompt check cannot read its text encoder in {folder} ({error}). Install impasto anew, or set "
                 'safety.prompt_check = "rules".'
@@ -52,7 +52,8 @@ class MiniLM:
         for name, array in self._w.items():
             if name != WORDS:  # the largest by far, and only some rows of it are ever read
                 self._w[name] = array.astype(np.float32)
-        # Matrices so small gain nothing from a second thread; on a busy machine threads waiting for each other cost 15x.
+        # Matrices so small gain nothing from a second thread, and on a busy machine threads that wait for each other
+        # took fifteen times as long.
         self._blas = ThreadpoolController().select(user_api="blas")
 
     def __call__(self, sentences: Sequence[str]) -> Vectors:
