@@ -6,8 +6,9 @@ Call      one HTTP request on its way: request, address, caller, and the id that
 Door      ASGI end point of a route: judges the caller before it looks at method or resource, as fal does
 """
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from starlette.requests import Request
@@ -17,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 from impasto.api.auth import Access, Caller, identify
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
@@ -32,6 +35,10 @@ class Fleet(Protocol):
     @property
     def reason(self) -> str:
         """Why it is not ready; "" when it is."""
+        ...
+
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        """Name of the loaded model that draws for the endpoint; None: nobody now."""
         ...
 
     def want_previews(self, request_id: str) -> None:
@@ -56,6 +63,8 @@ class Blobs(Protocol):
 
     def open(self, token: str) -> BinaryIO: ...
 
+    def delete(self, token: str) -> bool: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
@@ -63,7 +72,9 @@ class Gateway:
     store: Store
     blobs: Blobs
     dispatcher: Fleet
+    endpoints: Endpoints
     secret: bytes  # signs upload tokens and URLs
+    started_at: float = field(default_factory=time.time)
 
 
 @dataclass(slots=True, kw_only=True)
