@@ -180,7 +180,9 @@ ADMIN = ("/", "/keys", "/v1/keys", "/v1/models", "/healthz", "/readyz", "/metric
 OURS = ("/files/b/x", "/files/upload", "/openai/v1/models", "/.well-known/jwks.json", "/tokens/other", "/queue/tokens")
 
 
-@pytest.mark.parametrize("path", [*ADMIN, *OURS, "/v1/storage/files/sign", "/requests/delete_io/x", "/tokens/../v1/keys", APP])
+@pytest.mark.parametrize(
+    "path", [*ADMIN, *OURS, "/v1/storage/files/sign", "/requests/delete_io/x", "/tokens/../v1/keys", APP]
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_the_rest_host_is_good_for_tokens_and_uploads_only(client, method: str, path: str) -> None:
     answer = await client.request(method, PROXY, headers=to(f"https://rest.fal.ai{path}"))

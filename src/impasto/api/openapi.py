@@ -144,7 +144,12 @@ def _places(template: str, operation: Operation, endpoints: Endpoints) -> Iterat
 
 def _components(endpoints: Endpoints) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
     """All schemas, and {endpoint id: {class name: name of its schema}} where two classes of one name differ."""
-    components: dict[str, Any] = {"QueueStatus": _STATUS, "Error": ERROR, "PlatformError": PLATFORM_ERROR, "OpenAIError": OPENAI_ERROR}
+    components: dict[str, Any] = {
+        "QueueStatus": _STATUS,
+        "Error": ERROR,
+        "PlatformError": PLATFORM_ERROR,
+        "OpenAIError": OPENAI_ERROR,
+    }
     names: dict[str, dict[str, str]] = {}
     for endpoint in endpoints.values():
         own = schemas(endpoint)
