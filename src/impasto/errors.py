@@ -175,13 +175,6 @@ class PayloadTooLarge(RequestError):
     error_type = "bad_request"
 
 
-class HeadersTooLarge(RequestError):
-    """The request's headers are larger than this server accepts."""
-
-    status = 431
-    error_type = "bad_request"
-
-
 class QuotaExceeded(RequestError):
     """The uploads of this key would take more space than it may use."""
 
@@ -202,6 +195,13 @@ class StorageFull(RequestError):
     status = 507
     error_type = "storage_full"
     retryable = True
+
+
+class HeadersTooLarge(RequestError):
+    """The request's headers are larger than this server accepts."""
+
+    status = 431
+    error_type = "bad_request"
 
 
 class ClientCancelled(RequestError):

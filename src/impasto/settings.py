@@ -142,7 +142,9 @@ class SafetySettings(Section):
         description="What a flagged prompt or picture leads to: black pictures (200), or 422 content_policy_violation.",
     )
     prompt_check: str = Field(
-        default="rules", description="rules, none, an entry point of the group impasto.safety, or module:name."
+        default="rules+prototypes",
+        description="rules+prototypes (words and meaning), rules (words), none, an entry point of the group "
+        "impasto.safety, or module:name.",
     )
     picture_check: str = Field(
         default="open_nsfw", description="open_nsfw, none, an entry point of the group impasto.safety, or module:name."
