@@ -85,7 +85,7 @@ def memory(settings: Settings) -> Check:
 
 
 def weights(settings: Settings) -> Check:
-    from impasto.flux.weights import verify
+    from impasto.flux.checks import verify
 
     try:
         found = verify(settings.model.name)

@@ -15,7 +15,8 @@ from impasto.engine.memory import HEADROOM, available_memory, check_memory
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.errors import ModelError
 from impasto.flux import pipeline as flux
-from impasto.flux import precision, weights
+from impasto.flux import precision
+from impasto.flux.checkpoint import locate
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
@@ -46,7 +47,7 @@ class FluxPipeline:
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
         """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing."""
         device = precision.choose_device(settings.device)
-        spec = weights.locate(settings.name).spec
+        spec = locate(settings.name).spec
         if device.type == "cpu":
             check_memory(spec.memory + HEADROOM, available_memory(), name=spec.name)
         dtype = precision.choose_dtype(device)

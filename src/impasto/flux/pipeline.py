@@ -26,12 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from impasto.errors import ModelUnavailable
 from impasto.flux import images, precision, schedule, weights
 from impasto.flux import latents as lat
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.box import Box
+from impasto.flux.checkpoint import Checkpoint, locate
+from impasto.flux.checks import dry_load
 from impasto.flux.models import ModelSpec
+from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.text import MiniLMTextEncoder, TextStates
 from impasto.flux.transformer import Flux
 from impasto.flux.upscale import Upscaler
@@ -121,32 +123,30 @@ class Pipeline:
         cls,
         model: str | Path = "impasto-mini",
         *,
+        models: Path | None = None,
         device: str = "auto",
         dtype: torch.dtype | None = None,
         threads: int = 0,
     ) -> Pipeline:
-        """Reads a model: a name of the table, when it is embedded, or the folder of a checkpoint.
+        """Reads a model: a name of the table or of the folder `models`, or the path of a checkpoint.
 
         `device` auto, cpu, cuda…; `dtype` None: what `precision` finds best there; `threads` of the CPU, 0: what
         suits the model, which may be all cores (set for the whole process, since PyTorch has one pool). Raises
         ModelUnavailable or WeightsError.
         """
-        checkpoint = weights.locate(model)
+        checkpoint = locate(model, models=models)
         spec, place = checkpoint.spec, precision.choose_device(device)
-        if spec.text_encoder != "minilm":
-            raise ModelUnavailable(
-                f"{spec.name} ({checkpoint.folder}): its prompts need the text encoders T5-XXL and CLIP-L, which this "
-                "version of impasto cannot run. impasto-mini works."
-            )
         if spec.embedded:
             checkpoint.verify()
+        else:
+            dry_load(checkpoint)  # the last part that is missing is named before the first is loaded
         torch.set_num_threads(threads or spec.threads or precision.cores())
         target = weights.Target(place, dtype or precision.choose_dtype(place))
         return cls(
             spec,
             transformer=weights.load_transformer(checkpoint, target),
             autoencoder=weights.load_autoencoder(checkpoint, target),
-            text=MiniLMTextEncoder.load(checkpoint.folder, device=place),
+            text=load_text(checkpoint, target),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
         )
 
@@ -256,6 +256,13 @@ class Pipeline:
     def _pixels(self, latents: Tensor) -> Tensor:
         """Latents [1, C, h, w] → pixels [1, 3, 8 h, 8 w] in 0..1, float32."""
         return self._autoencoder.decode(latents).float().add(1).div(2).clamp(0, 1)
+
+
+def load_text(checkpoint: Checkpoint, target: weights.Target) -> TextEncoder:
+    """The text encoder that the checkpoint's model reads prompts with. Raises WeightsError."""
+    if checkpoint.spec.text_encoder == "minilm":
+        return MiniLMTextEncoder.load(checkpoint.folder, device=target.device)
+    return T5ClipTextEncoder.load(checkpoint, target)
 
 
 def _to_bytes(pixels: Tensor) -> Pixels:
