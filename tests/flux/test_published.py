@@ -98,6 +98,7 @@ def hollow(path: Path, tensors: Shapes, *, dtype: str = "BF16", size: int = 2) -
         start, end = end, end + size * math.prod(shape)
         header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)

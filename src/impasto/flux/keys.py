@@ -51,7 +51,8 @@ class Converted(Tensors):
         self._tensors = tensors
         self._rows = {row.bfl: row for row in rows if all(key in tensors for key in row.diffusers)}
         taken = {key for row in self._rows.values() for key in row.diffusers}
-        self._rest = [key for key in tensors if key not in taken]
+        rest = {key: (key,) for key in tensors if key not in taken}
+        self._stored = {bfl: row.diffusers for bfl, row in self._rows.items()} | rest
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self._rows:
@@ -59,12 +60,8 @@ class Converted(Tensors):
         row = self._rows[key]
         return row.join([self._tensors[part] for part in row.diffusers])
 
-    def __iter__(self) -> Iterator[str]:
-        yield from self._rows
-        yield from (key for key in self._rest if key not in self._rows)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    def _names(self) -> Mapping[str, object]:
+        return self._stored
 
     def shape(self, key: str) -> Shape:
         if key not in self._rows:
@@ -74,14 +71,11 @@ class Converted(Tensors):
         return tuple(row.join(parts).shape)
 
     def size(self, key: str) -> int:
-        return sum(self._tensors.size(part) for part in self._parts(key))
+        return sum(self._tensors.size(part) for part in self._stored[key])
 
     def done(self, key: str) -> None:
-        for part in self._parts(key):
+        for part in self._stored[key]:
             self._tensors.done(part)
-
-    def _parts(self, key: str) -> tuple[str, ...]:
-        return self._rows[key].diffusers if key in self._rows else (key,)
 
 
 def from_diffusers(tensors: Mapping[str, Tensor], rows: Iterable[Row]) -> dict[str, Tensor]:

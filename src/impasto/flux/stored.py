@@ -47,6 +47,19 @@ UNUSED = (".scale_input", ".input_scale", "scaled_fp8")  # activations stay as t
 class Tensors(Mapping[str, Tensor]):
     """Tensors by name. Views may be read until `done`, and must not be written to."""
 
+    def __contains__(self, key: object) -> bool:
+        # Mapping's own would fetch the tensor to see whether it is there.
+        return key in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def _names(self) -> Mapping[str, object]:
+        raise NotImplementedError
+
     def shape(self, key: str) -> Shape:
         """Without reading the tensor, where that can be had."""
         return tuple(self[key].shape)
@@ -68,11 +81,8 @@ class InMemory(Tensors):
     def __getitem__(self, key: str) -> Tensor:
         return self._tensors[key]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+    def _names(self) -> Mapping[str, object]:
+        return self._tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +184,8 @@ class Stored(Tensors):
         scale = self._scales[key].view().float()
         return tensor.float() * (scale.reshape(-1, *[1] * (tensor.ndim - 1)) if scale.numel() > 1 else scale)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    def _names(self) -> Mapping[str, object]:
+        return self._entries
 
     def shape(self, key: str) -> Shape:
         return self._entries[key].shape

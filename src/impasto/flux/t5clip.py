@@ -8,7 +8,7 @@ attention mask is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ NOT_OURS = ("text_projection.weight", "logit_scale", "embeddings.position_ids", 
 
 
 class Renamed(Tensors):
-    """Tensors under `before` + key, where the source has `after` + key; without the keys of `left_out`.
+    """Tensors with `wanted` before their keys instead of `prefix`, without the keys of `left_out`.
 
     Releases of transformers differ in whether CLIP's and SigLIP's keys begin with the tower's name; files always do.
     """
@@ -47,25 +47,22 @@ class Renamed(Tensors):
     def __init__(self, tensors: Tensors, *, prefix: str, wanted: str = "", left_out: tuple[str, ...] = ()) -> None:
         self._tensors = tensors
         bare = {key.removeprefix(prefix): key for key in tensors if not key.endswith(left_out or ("\0",))}
-        self._names = {wanted + name: key for name, key in bare.items()}
+        self._stored = {wanted + name: key for name, key in bare.items()}
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._tensors[self._names[key]]
+        return self._tensors[self._stored[key]]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    def _names(self) -> Mapping[str, object]:
+        return self._stored
 
     def shape(self, key: str) -> Shape:
-        return self._tensors.shape(self._names[key])
+        return self._tensors.shape(self._stored[key])
 
     def size(self, key: str) -> int:
-        return self._tensors.size(self._names[key])
+        return self._tensors.size(self._stored[key])
 
     def done(self, key: str) -> None:
-        self._tensors.done(self._names[key])
+        self._tensors.done(self._stored[key])
 
 
 @cache
