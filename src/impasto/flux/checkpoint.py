@@ -69,9 +69,9 @@ class Checkpoint:
             for name in (*named, *PLACES.get(role, ())):
                 for path in sorted(folder.glob(name)):
                     return path
-            if folder is self.folder and self.file is not None and role in PREFIXES:
-                if len(open_stored(self.file).below(PREFIXES[role])):
-                    return self.file
+            inside = folder is self.folder and role in PREFIXES
+            if inside and self.file is not None and len(open_stored(self.file).below(PREFIXES[role])):
+                return self.file
         return None
 
     def tensors(self, role: Role) -> Stored:
@@ -144,11 +144,11 @@ def _at(path: Path) -> Checkpoint:
     if (path / "transformer" / "config.json").is_file():
         return _diffusers(path)
     singles = sorted(path.glob("*.safetensors"))
-    transformers = [file for file in singles if shapes.is_transformer(open_stored(file).below(PREFIXES["transformer"], ""))]
-    if len(transformers) == 1:
-        return _single(transformers[0])
-    if transformers:
-        raise ModelUnavailable(f"{path}: holds several transformers; name one: {', '.join(f.name for f in transformers)}.")
+    found = [file for file in singles if shapes.is_transformer(open_stored(file).below(PREFIXES["transformer"], ""))]
+    if len(found) == 1:
+        return _single(found[0])
+    if found:
+        raise ModelUnavailable(f"{path}: holds several transformers; name one: {', '.join(f.name for f in found)}.")
     raise ModelUnavailable(f"{path}: holds neither a config.json nor the files of a known model.")
 
 

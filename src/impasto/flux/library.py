@@ -1,4 +1,4 @@
-"""The models that a user keeps: one small file each in the models folder, `NAME.json`, which says where the weights lie.
+"""The models that a user keeps: one note each in the models folder, `NAME.json`, which says where the weights lie.
 
 What was pulled lies beside it, in `NAME/`; what was added stays where it is. No torch here.
 """

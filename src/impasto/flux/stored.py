@@ -136,8 +136,8 @@ class StoredFile:
             raise WeightsError(f"{self.path}: {key} {list(shape)} does not have the bytes that its header states.")
         if end > size:
             raise WeightsError(
-                f"{self.path}: not a complete safetensors file: it ends inside {key} ({size} bytes, {end} needed there)."
-                " Fetch it again."
+                f"{self.path}: not a complete safetensors file: it ends inside {key} ({size} bytes, {end} needed). "
+                "Fetch it again."
             )
         return Entry(self, dtype, shape, start, end)
 

@@ -130,7 +130,6 @@ def new_t5(params: T5Params) -> T5EncoderModel:
             num_layers=params.num_layers,
             num_heads=params.num_heads,
             feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
         )
     )
 

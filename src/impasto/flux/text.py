@@ -1,5 +1,5 @@
-"""Prompts → text states. The embedded model's encoder is all-MiniLM-L6-v2 (Apache-2.0), through `transformers`; FLUX.1's
-are in `t5clip`.
+"""Prompts → text states. The embedded model's encoder is all-MiniLM-L6-v2 (Apache-2.0), through `transformers`; those
+of FLUX.1 are in `t5clip`.
 
 What comes in: prompts. What goes out: `TextStates`: `txt`, a state for every token, which the transformer's text
 stream reads (T5's place in FLUX.1), and `vec`, their mean, which steers the modulation (CLIP's place).

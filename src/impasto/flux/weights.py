@@ -87,7 +87,8 @@ def build(
     """The module that `module()` makes, filled with `tensors`, in evaluation mode, without gradients.
 
     `name` names the weights in errors. `tied`: keys of the module that are another key's tensor. Nothing is copied
-    before everything fits. Raises WeightsError with a full report when a key is missing, unexpected or of another shape.
+    before everything fits. Raises WeightsError with a full report when a key is missing, unexpected or of another
+    shape.
     """
     with torch.device("meta"):
         built = module()
