@@ -31,7 +31,7 @@ from transformers import SiglipImageProcessor
 
 from impasto.flux import latents, schedule, weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.conditioning import KONTEXT_SIZES, Context, Init, Seen, kontext_size
+from impasto.flux.conditioning import Context, Init, Seen
 from impasto.flux.models import (
     FLUX1_CANNY,
     FLUX1_DEPTH,
@@ -45,6 +45,7 @@ from impasto.flux.models import (
 from impasto.flux.pipeline import Pipeline, Pixels
 from impasto.flux.redux import Projector, Redux
 from impasto.flux.run import Run
+from impasto.flux.sizes import KONTEXT_SIZES, kontext_size
 from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.transformer import Flux
 

@@ -8,6 +8,7 @@ file cannot unfold into a large picture; two are decoded at a time.
 import asyncio
 import io
 import math
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from impasto.endpoints.base import Wanted
@@ -50,6 +51,22 @@ class Inputs:
         async with self._decoding:
             return await asyncio.to_thread(plain, data, wanted)
 
+    async def read_all(
+        self, wanted: Sequence[Wanted], *, base_url: str
+    ) -> tuple[tuple[ImageInput, ...], tuple[Notice, ...]]:
+        """Several at once, in their order; the first that is wrong is the one that is told. Raises as `read` does, and
+        for a mask of another size than its picture.
+        """
+        reads = (self.read(each, base_url=base_url) for each in wanted)
+        found = await asyncio.gather(*reads, return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        read = [one for one in found if not isinstance(one, BaseException)]
+        images = tuple(image for image, _ in read)
+        agree(images)
+        return images, tuple(notice for _, notices in read for notice in notices)
+
     async def _bytes(self, wanted: Wanted, base_url: str) -> bytes:
         if wanted.url[:5].lower() == "data:":
             try:
@@ -89,6 +106,16 @@ class Inputs:
         return ModelError.at(field, message, "file_too_large", max_size=self._max_bytes)
 
 
+def agree(images: Sequence[ImageInput]) -> None:
+    """Raises ModelError (422) at a mask that has another size than the picture it belongs to."""
+    sizes = {image.role: image.sent for image in images}
+    for mask in images:
+        if mask.role == "mask" and "fill" in sizes and mask.sent != sizes["fill"]:
+            (width, height), (across, down) = mask.sent, sizes["fill"]
+            message = f"The mask has {width}x{height} pixels, its image {across}x{down}: they must be of the same size."
+            raise ModelError.at(mask.field, message, "value_error")
+
+
 def plain(data: bytes, wanted: Wanted) -> tuple[ImageInput, tuple[Notice, ...]]:
     """Image bytes → PNG of an upright RGB picture. The first frame of several; what is transparent becomes white."""
     from PIL import Image, ImageOps
@@ -110,6 +137,7 @@ def plain(data: bytes, wanted: Wanted) -> tuple[ImageInput, tuple[Notice, ...]]:
         raise ModelError.at(field, message, "image_load_error") from None
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")
+    sent = picture.size
     notices: tuple[Notice, ...] = ()
     if picture.width * picture.height > KEPT_PIXELS:
         before = f"{picture.width}x{picture.height}"
@@ -128,6 +156,7 @@ def plain(data: bytes, wanted: Wanted) -> tuple[ImageInput, tuple[Notice, ...]]:
             role=wanted.role,
             strength=wanted.strength,
             field=field,
+            sent=sent,
         ),
         notices,
     )

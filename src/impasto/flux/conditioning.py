@@ -20,12 +20,6 @@ from torch import Tensor
 
 from impasto.flux import latents as lat
 
-KONTEXT_SIZES = (  # (height, width), in which Kontext was trained
-    (1568, 672), (1504, 688), (1456, 720), (1392, 752), (1328, 800), (1248, 832), (1184, 880), (1104, 944),
-    (1024, 1024),
-    (944, 1104), (880, 1184), (832, 1248), (800, 1328), (752, 1392), (720, 1456), (688, 1504), (672, 1568),
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
@@ -118,8 +112,3 @@ def fill_tokens(masked: Tensor, mask: Tensor) -> Tensor:
     h, w, side = height // lat.DOWNSCALE, width // lat.DOWNSCALE, lat.DOWNSCALE
     folded = mask.reshape(b, h, side, w, side).permute(0, 2, 4, 1, 3).reshape(b, side * side, h, w)
     return torch.cat((lat.pack(masked), lat.pack(folded.to(masked))), dim=-1)
-
-
-def kontext_size(height: int, width: int) -> tuple[int, int]:
-    """The trained (height, width) whose ratio is nearest to a picture's."""
-    return min(KONTEXT_SIZES, key=lambda size: (abs(width / height - size[1] / size[0]), size[1], size[0]))

@@ -33,10 +33,11 @@ from impasto.flux.box import Box
 from impasto.flux.checkpoint import Checkpoint, locate
 from impasto.flux.checkpoint import redux as redux_of
 from impasto.flux.checks import dry_load
-from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens, kontext_size
+from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens
 from impasto.flux.models import ModelSpec
 from impasto.flux.redux import Redux
 from impasto.flux.run import Run
+from impasto.flux.sizes import kontext_size
 from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.text import MiniLMTextEncoder, TextStates
 from impasto.flux.transformer import Flux
