@@ -9,15 +9,17 @@ import torch
 
 from impasto.engine import pictures
 from impasto.engine.job import ImageInput, Job, Notice
-from impasto.engine.memory import HEADROOM, available_memory, check_memory
+from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.flux import pipeline as flux
 from impasto.flux import precision
 from impasto.flux.checkpoint import locate
+from impasto.flux.checks import dry_load
 from impasto.flux.memory import is_out_of_memory
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
+WORKING = 2 * 2**30  # bytes for the largest picture that is served, beside a FLUX.1's weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,18 @@ class FluxPipeline:
 
     @classmethod
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
-        """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing."""
+        """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing or does not fit."""
         device = precision.choose_device(settings.device)
-        spec = locate(settings.name).spec
-        if device.type == "cpu":
-            check_memory(spec.memory + HEADROOM, available_memory(), name=spec.name)
+        arrangement = plan_for(settings)
         dtype = precision.choose_dtype(device)
-        pipeline = flux.Pipeline.load(settings.name, device=str(device), dtype=dtype, threads=settings.threads)
+        pipeline = flux.Pipeline.load(
+            settings.name,
+            models=settings.folder,
+            device=str(device),
+            dtype=dtype,
+            threads=settings.threads,
+            text_on_host=arrangement.text_on_host,
+        )
         return cls(pipeline, device=device, dtype=dtype)
 
     @property
@@ -118,3 +125,30 @@ class FluxPipeline:
         self._read.clear()
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def plan_for(settings: ModelSettings) -> Plan:
+    """Where the model of `settings` would go on this machine. Reads headers only. Raises WeightsError when it is not
+    whole or does not fit.
+    """
+    device = precision.choose_device(settings.device)
+    checkpoint = locate(settings.name, models=settings.folder)
+    spec, width = checkpoint.spec, precision.choose_dtype(device).itemsize
+    if spec.embedded:
+        parts, working = {"transformer": spec.memory}, 0
+    else:
+        parts = {part.role: part.parameters * width for part in dry_load(checkpoint)}
+        working = WORKING
+    if device.type == "cpu":
+        needed = sum(parts.values()) + working + HEADROOM
+        check_memory(needed, available_memory(), name=spec.name)
+        return Plan(0, needed, text_on_host=False)
+    free, _ = torch.cuda.mem_get_info(device)
+    return plan(
+        parts,
+        working=working,
+        device_free=free,
+        host_free=available_memory(),
+        name=spec.name,
+        asked=settings.residency,
+    )

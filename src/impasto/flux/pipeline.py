@@ -99,12 +99,13 @@ class Pipeline:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         threads: int = 0,
+        text_on_host: bool = False,
     ) -> Pipeline:
         """Reads a model: a name of the table or of the folder `models`, or the path of a checkpoint.
 
         `device` auto, cpu, cuda…; `dtype` None: what `precision` finds best there; `threads` of the CPU, 0: what
-        suits the model, which may be all cores (set for the whole process, since PyTorch has one pool). Raises
-        ModelUnavailable or WeightsError.
+        suits the model, which may be all cores (set for the whole process, since PyTorch has one pool); `text_on_host`:
+        prompts are read on the CPU, and only their states go to the device. Raises ModelUnavailable or WeightsError.
         """
         checkpoint = locate(model, models=models)
         spec, place = checkpoint.spec, precision.choose_device(device)
@@ -114,11 +115,12 @@ class Pipeline:
             dry_load(checkpoint)  # the last part that is missing is named before the first is loaded
         torch.set_num_threads(threads or spec.threads or precision.cores())
         target = weights.Target(place, dtype or precision.choose_dtype(place))
+        host = weights.Target(torch.device("cpu"), precision.choose_dtype("cpu"))
         return cls(
             spec,
             transformer=weights.load_transformer(checkpoint, target),
             autoencoder=weights.load_autoencoder(checkpoint, target),
-            text=load_text(checkpoint, target),
+            text=load_text(checkpoint, host if text_on_host else target),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
             redux=None if (found := redux_of(checkpoint)) is None else Redux.load(found, target),
         )
@@ -137,8 +139,8 @@ class Pipeline:
         other = self._empty if negative is None else self._text.encode([negative])
         pair = (states,) if other is None else (states, other)
         return Conditioning(
-            txt=torch.cat([part.txt for part in pair]),
-            vec=torch.cat([part.vec for part in pair]),
+            txt=torch.cat([part.txt for part in pair]).to(self._device),
+            vec=torch.cat([part.vec for part in pair]).to(self._device),
             tokens=states.counts[0],
             truncated=states.truncated[0],
         )
