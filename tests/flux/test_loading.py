@@ -134,7 +134,7 @@ class Bag(nn.Module):
         self.t = nn.ParameterList(nn.Parameter(torch.empty(2**22)) for _ in range(16))
 rows = [keys.Row(f"t.{{i}}", tuple(f"t.{{4 * i + j}}" for j in range(4))) for i in range(16)]
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
+before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 stored = keys.Converted(open_stored(Path({str(tmp_path / "x.safetensors")!r})), rows)
 bag = weights.build(Bag, stored, name="bag")
 assert bag.t[15].sum() == 2**22
