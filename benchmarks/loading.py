@@ -3,8 +3,8 @@
     python benchmarks/loading.py [--gigabytes 1]
 
 A FLUX transformer of about that size in bf16 is written as diffusers writes it, in shards, and read by each in a
-process of its own. Printed: peak memory over what the process held before, in units of the weights, and CPU seconds (the files
-are in the page cache).
+process of its own. Printed: peak memory over what the process held before, in units of the weights, and CPU
+seconds (the files are in the page cache).
 """
 
 import argparse
