@@ -53,7 +53,7 @@ def generate_files(
         },
     )
     job = FLUX_PRO.to_job(input_, request_id="generate", seed=drawn_seed, model=settings.model.name)
-    pipeline = load_pipeline(settings.model)
+    pipeline = load_pipeline(settings.loading)
     finisher = Finisher(Safety.load(settings.safety), encode)
     with click.progressbar(
         length=job.steps * job.num_images, label=f"{job.width}x{job.height}", file=sys.stderr

@@ -104,7 +104,12 @@ class OpenAISettings(Section):
 
 class ModelSettings(Section):
     name: str = Field(
-        default="impasto-mini", description="Model to serve: a name of the model table, or a path to a checkpoint."
+        default="impasto-mini",
+        description="Model to serve: a name that `impasto models list` shows, or the path of a checkpoint.",
+    )
+    folder: Path | None = Field(
+        default=None,
+        description="Folder of the models that `impasto models` keeps; default: models in the data folder.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
     threads: int = Field(
@@ -117,6 +122,11 @@ class ModelSettings(Section):
         default={},
         description="Which loaded model serves an endpoint's model, e.g. flux-pro = impasto-mini; a model that is not "
         "named is served by the one that is loaded.",
+    )
+    residency: Literal["auto", "device", "text_on_host"] = Field(
+        default="auto",
+        description="Where the weights live on a GPU: all on the device, or the text encoders on the CPU; auto: the "
+        "first that fits into what is free.",
     )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
@@ -228,6 +238,15 @@ class Settings(Section):
     @property
     def loopback(self) -> bool:
         return is_loopback(self.server.host)
+
+    @property
+    def models_folder(self) -> Path:
+        return self.model.folder or self.data / "models"
+
+    @property
+    def loading(self) -> ModelSettings:
+        """The model's settings with nothing left open, for whoever loads it."""
+        return self.model.model_copy(update={"folder": self.models_folder})
 
     @property
     def local_url(self) -> str:

@@ -7,6 +7,7 @@ with a caller's picture ends here as fal's own 422 at its field. Pictures are de
 
 import asyncio
 import time
+from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from impasto.endpoints.base import Wanted
@@ -64,12 +65,29 @@ class Inputs:
             role=wanted.role,
             strength=wanted.strength,
             field=wanted.field,
+            sent=picture.before,
         )
         before, now = (f"{width}x{height}" for width, height in (picture.before, (picture.width, picture.height)))
         if before == now:
             return image, ()
         message = f"The image of {before} pixels was made smaller, {now}, before it was used."
         return image, (Notice(code="image_downscaled", message=message, field=wanted.field),)
+
+    async def read_all(
+        self, wanted: Sequence[Wanted], *, base_url: str, reader: str
+    ) -> tuple[tuple[ImageInput, ...], tuple[Notice, ...]]:
+        """Several at once, in their order; the first that is wrong is the one that is told. Raises as `read` does, and
+        for a mask of another size than its picture.
+        """
+        reads = (self.read(each, base_url=base_url, reader=reader) for each in wanted)
+        found = await asyncio.gather(*reads, return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        read = [one for one in found if not isinstance(one, BaseException)]
+        images = tuple(image for image, _ in read)
+        agree(images)
+        return images, tuple(notice for _, notices in read for notice in notices)
 
     async def close(self) -> None:
         """End the decoding processes."""
@@ -125,3 +143,13 @@ class Inputs:
     def _too_large(self, field: str) -> ModelError:
         message = f"The file is larger than {self._settings.fetch.max_mb} MiB (setting fetch.max_mb)."
         return ModelError.at(field, message, "file_too_large", max_size=self._max_bytes)
+
+
+def agree(images: Sequence[ImageInput]) -> None:
+    """Raises ModelError (422) at a mask that has another size than the picture it belongs to."""
+    sizes = {image.role: image.sent for image in images}
+    for mask in images:
+        if mask.role == "mask" and "fill" in sizes and mask.sent != sizes["fill"]:
+            (width, height), (across, down) = mask.sent, sizes["fill"]
+            message = f"The mask has {width}x{height} pixels, its image {across}x{down}: they must be of the same size."
+            raise ModelError.at(mask.field, message, "value_error")

@@ -157,7 +157,7 @@ class LocalFleet:
             runner_id=runner_id,
             parent_pid=os.getpid(),
             slots=settings.queue.slots,
-            model=settings.model.model_dump(mode="json"),
+            model=settings.loading.model_dump(mode="json"),
             safety=settings.safety.model_dump(mode="json"),
             drain_seconds=settings.server.drain_seconds,
             stall_seconds=self._stall_seconds,

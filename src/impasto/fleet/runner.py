@@ -261,6 +261,7 @@ def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]
         steps=1,
         guidance=3.5,
         seed=0,
+        images=pipeline.warm_up_images,
     )
     draw(warm_up, pipeline=pipeline, finisher=finisher)
     custom = wrap(pipeline, {id_: (endpoint.pipeline, endpoint.post) for id_, endpoint in endpoints.items()})

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from impasto.errors import ConfigError
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.checkpoint import EMBEDDED
 from impasto.flux.text import MiniLMTextEncoder
 from impasto.flux.transformer import Flux
-from impasto.flux.weights import EMBEDDED
 from impasto.training import autoencoder as autoencoder_loop
 from impasto.training import dataset, metrics, sampling, sources, sprites
 from impasto.training import export as exporting
