@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from impasto.errors import ClientCancelled, ModelError, RequestError, RequestTimeout, RunnerDisconnected, StoreError
+from impasto.store import outbox
 from impasto.store.records import CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
 from impasto.store.rows import clean, dump, request_of
 from impasto.store.writer import Transaction
@@ -195,6 +196,7 @@ class Moves:
 
     def recover(self, tx: Transaction) -> int:
         tx.run("sweep_adopt_backoff", boot=self.boot)
+        outbox.release(tx, self.clock())
         rows = tx.rows("requests_running")
         for row in rows:
             # A request whose caller forbade retries has had its one attempt.
@@ -221,6 +223,12 @@ class Moves:
             created_at=file.created_at or self.clock(),
             expires_at=expires_at if file.expires_at is None else file.expires_at,
         )
+
+    def note(self, tx: Transaction, request_id: str, message: str, level: str) -> None:
+        """A line of our own in a request's log, whatever its status."""
+        row = tx.row("request_whole", request_id=request_id)
+        if row is not None:
+            self._note(tx, row, message, level)
 
     # ------------------------------------------------------------ the pieces
 
@@ -312,8 +320,7 @@ class Moves:
             payload=payload,
         )
         if row["webhook_url"] is not None:
-            delivery_id = str(uuid.uuid4())
-            tx.run("delivery_insert", delivery_id=delivery_id, request_id=request_id, url=row["webhook_url"], now=now)
+            outbox.post(tx, request_id, row["webhook_url"], now)
         tx.changed.append(request_id)
         return request_of(_there(done))
 

@@ -34,6 +34,7 @@ class Transaction:
         self._queries = queries
         self.changed: list[str] = []  # request ids
         self.rings: list[float] = []  # seconds from now at which there is work to claim
+        self.posted = False  # whether a webhook became due
 
     def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
         return self._connection.execute(self._queries[query].sql, values).fetchall()
@@ -109,7 +110,7 @@ class Writer:
     def _work(self) -> None:
         while batch := self._take():
             told = self._commit(batch)
-            self._watch.notify(told.changed, ring=any(after <= 0 for after in told.rings))
+            self._watch.notify(told.changed, ring=any(after <= 0 for after in told.rings), posted=told.posted)
             for after in told.rings:
                 if after > 0:
                     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody claims any more
@@ -158,6 +159,7 @@ class Writer:
             self._execute("release")
             told.changed += transaction.changed
             told.rings += transaction.rings
+            told.posted |= transaction.posted
 
     def _fail(self, batch: list[_Item], error: sqlite3.Error) -> None:
         if self._fatal(error):
