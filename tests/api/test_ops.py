@@ -70,15 +70,3 @@ async def test_the_run_document_lists_every_endpoint_in_order(client) -> None:
     assert list(document["paths"]) == document["x-fal-order-paths"] == [f"/{id_}" for id_ in ENDPOINTS]
     references = set(re.findall(r"'#/components/schemas/(\w+)'", str(document)))
     assert references <= set(document["components"]["schemas"])
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/.well-known/jwks.json"),
-    ],
-)
-async def test_what_is_not_served_yet_says_so(client, method: str, path: str) -> None:
-    answer = await client.request(method, path)
-    assert answer.status_code == 404
-    assert "not served by this version" in answer.json()["detail"]

@@ -27,8 +27,8 @@ def load_pepper(database: Path, *, needed: bool) -> bytes:
         if needed:
             raise StoreError(
                 f"{path} is missing, and without it no API key can be checked and no webhook signed. Restore it from "
-                "the backup of the data folder, or delete the rows of the tables `keys` and `signing_keys` and make new "
-                "keys."
+                "the backup of the data folder, or delete the rows of the tables `keys` and `signing_keys` and make "
+                "new keys."
             )
         _create(path)
     pepper = path.read_bytes()
