@@ -8,6 +8,7 @@ The same code accepts fal's own webhooks: only the address of the key set differ
 
 import argparse
 import base64
+import contextlib
 import hashlib
 import json
 import time
@@ -95,7 +96,5 @@ if __name__ == "__main__":
     Receiver.keys = Keys(options.jwks)
     server = ThreadingHTTPServer(("127.0.0.1", options.port), Receiver)
     print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
-    except KeyboardInterrupt:
-        pass

@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -185,7 +185,9 @@ class Deliverer:
             log.info("Webhook delivered to %s in %.2f s (try %d)", delivery.host, attempt.seconds, delivery.tries)
             await self._store.record_delivery(delivery, attempt, state=DeliveryState.DELIVERED)
             return
-        delay = None if tried.final else self._delay(delivery, stopped=tried.error == STOPPED)
+        delay = None if tried.final else delay_after(delivery.tries, self._settings.retry_after)
+        if tried.error == STOPPED:
+            delay = 0.0
         if delay is None:
             log.warning("Webhook to %s given up (try %d): %s", delivery.host, delivery.tries, tried.error)
             note = f"The webhook was not delivered and is given up after {_tries(delivery.tries)}: {tried.error}"
@@ -194,14 +196,10 @@ class Deliverer:
         log.info("Webhook to %s failed (try %d), next in %.0f s: %s", delivery.host, delivery.tries, delay, tried.error)
         await self._store.record_delivery(delivery, attempt, state=DeliveryState.DUE, next_at=time.time() + delay)
 
-    def _delay(self, delivery: Delivery, *, stopped: bool) -> float | None:
-        """Seconds until the next try; None: there is none."""
-        if stopped:
-            return 0.0
-        delays = self._settings.retry_after
-        if delivery.tries > len(delays):
-            return None
-        return delays[delivery.tries - 1] * random.uniform(1 - SPREAD, 1 + SPREAD)
+
+def delay_after(tries: int, delays: Sequence[float]) -> float | None:
+    """Seconds from the end of try number `tries`, which failed, to the next one; None: there is none."""
+    return None if tries > len(delays) else delays[tries - 1] * random.uniform(1 - SPREAD, 1 + SPREAD)
 
 
 def _judge(http_status: int) -> Try:

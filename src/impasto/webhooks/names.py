@@ -6,15 +6,17 @@ pictures on their way to the disk.
 
 import asyncio
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 THREADS = 32
 
 
 class Names:
-    """`resolve` is a `files.fetch.Resolver`."""
+    """`resolve` is a `files.fetch.Resolver`. `look_up` blocks; default: the system's."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_up: Callable[[str, int], list[str]] | None = None) -> None:
+        self._look_up = look_up or system_look_up
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="impasto-names")
         self._looking: dict[str, asyncio.Future[list[str]]] = {}
 
@@ -22,7 +24,7 @@ class Names:
         """All addresses of a name. Raises `OSError`, `UnicodeError`."""
         looking = self._looking.get(host)
         if looking is None:
-            looking = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
+            looking = asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, host, port)
             self._looking[host] = looking
             looking.add_done_callback(lambda done: self._found(host, done))
         return await asyncio.shield(looking)  # whoever loses patience takes it from nobody else
@@ -36,6 +38,7 @@ class Names:
             done.exception()  # seen, even when nobody waits any more
 
 
-def _look_up(host: str, port: int) -> list[str]:
+def system_look_up(host: str, port: int) -> list[str]:
+    """All addresses of a name."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
