@@ -33,7 +33,7 @@ class Got:
 
 @dataclass
 class Receiver:
-    """Answers each POST with the next of `script`: a status, "late" (200 at `release`), "hang" (none), "reset", or bytes.
+    """Answers each POST with the next of `script`: a status, "late" (200 at `release`), "hang", "reset", or bytes.
 
     When the script is over: 200.
     """
