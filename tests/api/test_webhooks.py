@@ -22,9 +22,7 @@ def path(body: dict) -> str:
 
 async def fail_once(store, next_at: float) -> None:
     (delivery,) = await store.claim_deliveries({"example.com:443": 1}, seconds=30)
-    attempt = DeliveryAttempt(
-        number=delivery.attempt, at=1_800_000_000.25, http_status=500, error="No.", seconds=0.1234
-    )
+    attempt = DeliveryAttempt(number=1, at=1_800_000_000.25, http_status=500, error="No.", seconds=0.1234)
     assert await store.record_delivery(delivery, attempt, state=DeliveryState.DUE, next_at=next_at)
 
 
@@ -48,7 +46,7 @@ class TestSubmit:
         ("url", "reason"),
         [
             ("ftp://example.com/x", "begin with https://"),
-            ("example.com/x", "begin with https://"),
+            ("example.com/x", "not a valid URL"),
             ("https://user:secret@example.com/", "user name"),
             ("https://example.com/a b", "encode them"),
             ("https://2130706433/", "four decimal numbers"),
