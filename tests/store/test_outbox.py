@@ -32,6 +32,11 @@ def attempt(number: int, **changes) -> DeliveryAttempt:
     return DeliveryAttempt(**({"number": number} | values | changes))
 
 
+def due(store, clock) -> list[str]:
+    """The hosts that something is due for now."""
+    return [host for host, at in store.deliveries_due().items() if at <= clock.now]
+
+
 async def claim(store, limit: int = 10, host: str = HOST, seconds: float = 30):
     return await store.claim_deliveries({host: limit}, seconds=seconds)
 
@@ -47,13 +52,13 @@ def posted(finished):
 class TestClaim:
     async def test_an_ended_request_is_due_at_once_and_claimed_once(self, store, posted, clock):
         request_id = await posted()
-        assert store.hosts_due() == [HOST]
+        assert due(store, clock) == [HOST]
         (delivery,) = await claim(store)
         assert (delivery.request_id, delivery.url, delivery.host) == (request_id, HOOK, HOST)
         assert (delivery.state, delivery.attempt, delivery.tries) == (DeliveryState.DUE, 1, 1)
         assert delivery.claimed_until == clock.now + 30
         assert await claim(store) == []
-        assert store.hosts_due() == []
+        assert due(store, clock) == []
 
     async def test_no_two_claimers_get_the_same(self, open_store, posted):
         for _ in range(40):
@@ -68,11 +73,11 @@ class TestClaim:
         clock.advance(1)
         for url in (HOOK, HOOK, "http://other.example/x", "http://third.example/x"):
             await posted(url)
-        assert store.hosts_due() == [HOST, "other.example:80", "third.example:80"]
+        assert due(store, clock) == [HOST, "other.example:80", "third.example:80"]
         claimed = await store.claim_deliveries({HOST: 2, "other.example:80": 9, "nobody:1": 9}, seconds=30)
         assert [delivery.host for delivery in claimed] == [HOST, HOST, "other.example:80"]
         assert claimed[0].request_id == first
-        assert store.hosts_due() == [HOST, "third.example:80"]
+        assert due(store, clock) == [HOST, "third.example:80"]
 
     async def test_a_claim_that_lapsed_is_due_again_and_the_log_says_so(self, store, posted, clock):
         request_id = await posted()
@@ -98,7 +103,7 @@ class TestRecord:
         (delivery,) = await claim(store)
         assert await store.record_delivery(delivery, attempt(1), state=DeliveryState.DELIVERED)
         clock.advance(10 * 3600)
-        assert store.hosts_due() == [] == await claim(store)
+        assert due(store, clock) == [] == await claim(store)
         settled, log = store.delivery(request_id)
         assert (settled.state, settled.claim, settled.claimed_until) == (DeliveryState.DELIVERED, None, None)
         assert log == [attempt(1)]

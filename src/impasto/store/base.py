@@ -111,8 +111,8 @@ class Store(Protocol):
     def queued(self, endpoint: str | None = None) -> int: ...
 
     # ------------------------------------------------------------ webhook deliveries (made when their request ends)
-    def hosts_due(self) -> list[str]:
-        """The hosts (host:port) that a delivery is due for."""
+    def deliveries_due(self) -> dict[str, float]:
+        """Each host (host:port) that something is to be delivered to → when the first of it is due."""
         ...
 
     async def claim_deliveries(self, wanted: Mapping[str, int], *, seconds: float) -> list[Delivery]:

@@ -224,16 +224,17 @@ INSERT INTO webhook_deliveries (delivery_id, request_id, url, host, next_at, cre
 VALUES (:delivery_id, :request_id, :url, :host, :now, :now);
 
 -- name: delivery_hosts
--- The hosts that something is due for: one look into the index a host, however many deliveries wait for it.
+-- When each host's next delivery is due: two looks into the index a host, however many deliveries wait for it.
 WITH RECURSIVE hosts (host) AS (
   SELECT min(host) FROM webhook_deliveries WHERE state = 'DUE'
   UNION ALL
   SELECT (SELECT min(host) FROM webhook_deliveries WHERE state = 'DUE' AND host > hosts.host)
   FROM hosts WHERE hosts.host IS NOT NULL
 )
-SELECT hosts.host FROM hosts WHERE EXISTS (
-  SELECT 1 FROM webhook_deliveries AS due WHERE due.state = 'DUE' AND due.host = hosts.host AND due.next_at <= :now
-);
+SELECT hosts.host, (
+  SELECT min(due.next_at) FROM webhook_deliveries AS due WHERE due.state = 'DUE' AND due.host = hosts.host
+) AS next_at
+FROM hosts WHERE hosts.host IS NOT NULL;
 
 -- name: delivery_due
 -- What is due for one host, the longest waiting first.

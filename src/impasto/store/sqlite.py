@@ -224,8 +224,8 @@ class SqliteStore:
 
     # ------------------------------------------------------------ webhook deliveries
 
-    def hosts_due(self) -> list[str]:
-        return [row["host"] for row in self._rows("delivery_hosts", now=self._moves.clock())]
+    def deliveries_due(self) -> dict[str, float]:
+        return {row["host"]: row["next_at"] for row in self._rows("delivery_hosts")}
 
     async def claim_deliveries(self, wanted: Mapping[str, int], *, seconds: float) -> list[Delivery]:
         wanted, now = dict(wanted), self._moves.clock()

@@ -10,6 +10,7 @@ fresh time and signature.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import random
@@ -31,7 +32,8 @@ from impasto.webhooks.signature import signed_headers
 
 log = logging.getLogger("impasto.webhooks")
 
-POLL_SECONDS = 1.0  # retries come due without a bell
+POLL_SECONDS = 1.0  # another process may have asked for a delivery; a host's rate may allow more
+LISTEN_SECONDS = 3600.0
 GRACE_SECONDS = 15.0  # from the end of a try's patience to the lapse of its claim
 DRAIN_SECONDS = 5.0  # that a stop waits for tries under way
 SPREAD = 0.1  # of a delay: webhooks that failed together do not come back together
@@ -94,24 +96,34 @@ class Deliverer:
     # ------------------------------------------------------------ the loop
 
     async def _claim_for_ever(self) -> None:
+        pause = 0.0
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             self._wake.clear()
+            pause = POLL_SECONDS
             try:
-                await self._claim()
+                pause = await self._claim()
             except Exception:
                 log.exception("Claiming webhooks failed; it is tried again in a second")
 
     async def _listen(self) -> None:
         while True:
-            await self._store.delivery_due(timeout=POLL_SECONDS)
+            await self._store.delivery_due(timeout=LISTEN_SECONDS)
             self._wake.set()
 
-    async def _claim(self) -> None:
+    async def _claim(self) -> float:
+        """Begin what may begin now; → seconds until it is worth looking again, if nothing rings before."""
         self._hosts.forget()
-        free = self._settings.concurrency - len(self._tries)
-        due = self._store.hosts_due() if free > 0 else []
+        hosts, now = self._store.deliveries_due(), time.time()
+        pause = min((at - now for at in hosts.values() if at > now), default=POLL_SECONDS)
+        await self._begin([host for host, at in hosts.items() if at <= now])
+        return min(pause, POLL_SECONDS)
+
+    async def _begin(self, due: list[str]) -> None:
         random.shuffle(due)  # when there is not enough for all, nobody is always the last
+        free = self._settings.concurrency - len(self._tries)
         wanted: dict[str, int] = {}
         for host in due:
             wanted[host] = min(self._hosts.free(host), free)
