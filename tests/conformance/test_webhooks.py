@@ -119,6 +119,12 @@ class TestClients:
         assert (webhook["status"], webhook["payload"]["has_nsfw_concepts"]) == ("OK", [False])
         assert wait_for(server, answer["request_id"], "DELIVERED")["attempts"][0]["http_status"] == 200
 
+    def test_a_receiver_with_fals_key_set_built_in_needs_no_change_under_exec(self, server, python, node):
+        keys = httpx.get(f"{server.url}/.well-known/jwks.json").json()
+        url = "https://rest.fal.ai/.well-known/jwks.json"
+        assert python(f"import requests\nout(requests.get({url!r}, timeout=10).json())") == keys
+        assert node(f"out(await (await fetch({json.dumps(url)})).json());") == keys
+
     @pytest.mark.parametrize("language", ["python", "node"])
     def test_a_bad_input_is_told_as_fal_tells_it(self, server, start_receiver, language):
         receiver = start_receiver(language)

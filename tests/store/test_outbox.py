@@ -1,13 +1,16 @@
 """Webhook deliveries: durable, claimed by one at a time, fenced, logged, and gone with their request."""
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import time
 
 import pytest
 
+from impasto.store.migrate import migrate, shipped
 from impasto.store.outbox import LAPSED, MAX_ATTEMPTS, host_of
+from impasto.store.queries import load
 from impasto.store.records import CancelResult, DeliveryAttempt, DeliveryState
 
 HOOK = "https://example.org/hook"
@@ -211,6 +214,25 @@ class TestDurability:
         (delivery,) = await claim(again)
         assert (delivery.attempt, delivery.request_id) == (2, request_id)
         assert store.delivery(request_id)[1][0].error == LAPSED
+
+    async def test_what_an_older_version_left_in_the_outbox_is_due(self, open_store, database, new):
+        database.parent.mkdir()
+        connection = sqlite3.connect(database, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        migrate(connection, load("queries.sql"), shipped()[:1])
+        connection.execute(
+            "INSERT INTO requests (request_id, endpoint, key_id, priority, seed, base_url, no_retry, store_io, "
+            "max_attempts, boot, created_at, input) VALUES ('r', 'e', '', 0, '1', 'b', 0, 1, 1, 'b', 1, '{}')"
+        )
+        connection.execute(
+            "INSERT INTO webhook_deliveries (delivery_id, request_id, url, next_at, created_at) "
+            f"VALUES ('d', 'r', '{HOOK}', 1, 1)"
+        )
+        connection.close()
+        store = await open_store()
+        assert store.deliveries_due() == {"": 1}
+        (delivery,) = await claim(store, host="")
+        assert (delivery.request_id, delivery.url, delivery.attempt) == ("r", HOOK, 1)
 
     async def test_recover_leaves_what_waits_for_its_time(self, store, posted, clock):
         await posted()

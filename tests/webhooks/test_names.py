@@ -38,6 +38,17 @@ async def test_a_hanging_name_is_looked_up_once_and_delays_no_other(slow):
     assert asked.count("quick") == 50
 
 
+async def test_a_hanging_look_up_neither_holds_up_the_stop_nor_is_told_after_it(slow):
+    names, go, _ = slow
+    waiting = asyncio.create_task(names.resolve("slow", 80))
+    await asyncio.sleep(0)
+    names.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert all(thread.daemon for thread in threading.enumerate() if "_work" in thread.name)
+    go.set()
+
+
 async def test_who_loses_patience_takes_it_from_nobody_else(slow):
     names, go, _ = slow
     impatient = asyncio.create_task(names.resolve("slow", 80))

@@ -223,8 +223,8 @@ def _judge(http_status: int) -> Try:
 
 
 def _signer(keys: list[SigningKey], now: float) -> SigningKey:
-    """The youngest key whose time has come. Never none: retired ones are followed by an active one."""
-    return next(key for key in reversed(keys) if key.active_from <= now)
+    """The youngest key whose time has come; the oldest, when the clock was set back to before that."""
+    return next((key for key in reversed(keys) if key.active_from <= now), keys[0])
 
 
 def _tries(count: int) -> str:
