@@ -34,6 +34,12 @@ class TestSubmit:
         plain = (await client.post(f"/queue{APP}", json={"prompt": "a"})).json()
         assert "gateway_request_id" not in plain
 
+    async def test_a_sync_run_has_no_webhook(self, client, server, working):
+        answer = await client.post(APP, params={"fal_webhook": HOOK}, json={"prompt": "a"})
+        assert answer.status_code == 200
+        assert server.store.get(answer.headers["x-fal-request-id"]).webhook_url is None
+        assert server.store.deliveries_due() == {}
+
     @pytest.mark.parametrize(
         "url",
         ["http://10.0.0.1/hook", "http://169.254.169.254/", "http://[::1]/", "http://127.0.0.1:1/", "https://x:22/"],

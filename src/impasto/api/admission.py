@@ -13,7 +13,7 @@ from uuid import uuid4
 from impasto.api.auth import EVERYBODY
 from impasto.api.bodies import whole_number
 from impasto.api.gateway import Call
-from impasto.api.roles import app_of, endpoint_id
+from impasto.api.roles import Role, app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import MAX_SEED
 from impasto.endpoints.table import Endpoints
@@ -67,7 +67,7 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         base_url=call.address.file_base,
         key_id=(call.caller or EVERYBODY).key_id,
         priority=_priority(headers, query),
-        webhook_url=_webhook(query),
+        webhook_url=_webhook(query) if call.address.role is Role.QUEUE else None,
         no_retry=headers.get("x-fal-no-retry", "").lower() in {"1", "true", "yes"},
         store_io=headers.get("x-fal-store-io", "1").lower() not in {"0", "false", "no"},
         start_timeout=start_timeout(headers),
