@@ -171,7 +171,7 @@ class Deliverer:
     async def _send(self, delivery: Delivery) -> Try:
         request, result = self._store.get(delivery.request_id), self._store.result(delivery.request_id)
         if request is None or result is None:
-            return Try(None, "The result is past its retention.", final=True)
+            return Try(None, "The result is no longer kept.", final=True)
         body = body_of(request, result, max_bytes=int(self._settings.max_mb * MIB))
         now = time.time()
         headers = signed_headers(
