@@ -118,6 +118,12 @@ class NotFound(RequestError):
     detail_only = True
 
 
+class ModelNotFound(NotFound):
+    """The model does not exist."""
+
+    error_type = "model_not_found"
+
+
 class PathNotFound(NotFound):
     """The application has no such path."""
 

@@ -90,6 +90,18 @@ class AuthSettings(Section):
     )
 
 
+class OpenAISettings(Section):
+    model: str = Field(
+        default="fal-ai/flux-pro",
+        description="Endpoint that draws at /openai/v1/images/generations for OpenAI's own model names (gpt-image-…, "
+        "dall-e-…) and for calls that name none.",
+    )
+    edit_model: str = Field(
+        default="fal-ai/flux/dev/image-to-image",
+        description="The same for /openai/v1/images/edits; an endpoint that takes a picture.",
+    )
+
+
 class ModelSettings(Section):
     name: str = Field(
         default="impasto-mini", description="Model to serve: a name of the model table, or a path to a checkpoint."
@@ -227,6 +239,7 @@ class Settings(Section):
     data: Path = Field(default=Path("impasto-data"), description="Folder of the database, the files and the keys.")
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    openai: OpenAISettings = OpenAISettings()
     model: ModelSettings = ModelSettings()
     queue: QueueSettings = QueueSettings()
     safety: SafetySettings = SafetySettings()

@@ -178,13 +178,13 @@ class Room:
     async def refused(self, data: bytes) -> str:
         wanted = await self.wanted(data)
         with pytest.raises(ModelError) as caught:
-            await self.inputs.read(wanted, base_url=BASE)
+            await self.inputs.read(wanted, base_url=BASE, reader="")
         (item,) = caught.value.items
         assert (caught.value.status, item["loc"]) == (422, ["body", "image_url"])
         return item["type"]
 
     async def reads(self, data: bytes) -> tuple[int, int]:
-        image, _ = await self.inputs.read(await self.wanted(data), base_url=BASE)
+        image, _ = await self.inputs.read(await self.wanted(data), base_url=BASE, reader="")
         return image.width, image.height
 
 

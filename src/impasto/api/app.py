@@ -21,6 +21,11 @@ from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
+from impasto.api.openai import images
+from impasto.api.openai import models as openai_models
+from impasto.api.openai.door import PREFIX as OPENAI
+from impasto.api.openai.door import OpenAIDoor
+from impasto.api.openai.door import unknown as not_openais
 from impasto.api.platform import account, keys, models, pricing, reports, requests
 from impasto.api.platform.door import PlatformDoor, unknown
 from impasto.api.problems import Problems, teach_uvicorn
@@ -80,7 +85,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.router.routes = routes(gateway)
-    app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router)))
+    app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router.routes)))
     return app
 
 
@@ -92,6 +97,9 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 
     def platform(path: str, access: Access = Access.REST, **handlers: Handler) -> Route:
         return Route("/v1" + path, PlatformDoor(Door(gateway, access, handlers)))
+
+    def openai(path: str, **handlers: Handler) -> Route:
+        return Route(path, OpenAIDoor(Door(gateway, Access.REST, handlers)))
 
     return [
         # `/{endpoint}/requests/{request_id}` would take these for requests of the endpoint v1/models
@@ -137,6 +145,15 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/storage/files/sign", POST=file_control.sign),
         platform("/storage/files/acl", GET=file_control.get_acl, PUT=file_control.put_acl),
         row("/requests/delete_io/{request_id}", Access.REST, PUT=requests.erase_io),
+        # ------------------------------------------------------------ OpenAI's clients
+        *(
+            openai(f"{base}/images/{path}", POST=handler)
+            for base in (OPENAI, "/v1")
+            for path, handler in (("generations", images.generations), ("edits", images.edits))
+        ),
+        openai(f"{OPENAI}/models", GET=openai_models.listed),
+        openai(f"{OPENAI}/models/{{model:path}}", GET=openai_models.one),
+        openai(OPENAI + "/{rest:path}", **dict.fromkeys(_ALL_METHODS, not_openais)),
         # ------------------------------------------------------------ for people and machines around it
         row("/", Access.PUBLIC, GET=ops.index),
         row("/health", Access.PUBLIC, GET=ops.healthz),

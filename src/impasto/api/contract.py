@@ -61,6 +61,7 @@ class Operation:
     failures: tuple[str, ...] = ()  # beyond COMMON
     parameters: tuple[Parameter, ...] = ()
     body: dict[str, Any] | None = None  # JSON schema; "input": the endpoint's own
+    body_type: str = JSON
     raw_body: bool = False  # bytes of any type
     body_required: bool = True
     public: bool = False
@@ -107,6 +108,22 @@ PLATFORM_ERROR: dict[str, Any] = {
     "title": "PlatformError",
     "x-fal-order-properties": ["error"],
     **_object(error=_object(type=_text(), message=_text(), docs_url=_text(), request_id=_text())),
+}
+OPENAI_ERROR: dict[str, Any] = {
+    "title": "OpenAIError",
+    "x-fal-order-properties": ["error"],
+    **_object(
+        error={
+            "type": "object",
+            "properties": {
+                "message": _text(),
+                "type": _text(),
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    ),
 }
 FILE_URL = _object(access_url=_text())
 STATUS = Answer("The request's status.", ref("QueueStatus"))
@@ -188,6 +205,37 @@ def _platform(summary: str, schema: dict[str, Any], *parameters: Parameter, **mo
         summary, {status: Answer("Done.", schema)}, failures, tuple(parameters), error="PlatformError", **more
     )
 
+
+def _openai(summary: str, schema: dict[str, Any], **more: Any) -> Operation:
+    failures = (*KEYED, *OWN, *more.pop("failures", ()))
+    return Operation(summary, {"200": Answer("Done.", schema)}, failures, error="OpenAIError", **more)
+
+
+_WISH: dict[str, Any] = {
+    "prompt": _text(maxLength=10_000),
+    "model": _text(),
+    "n": {"type": "integer", "minimum": 1, "maximum": 4},
+    "size": _text(pattern="^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"),
+    "response_format": _text(enum=["url", "b64_json"]),
+    "output_format": _text(enum=["png", "jpeg"]),
+    "stream": {"type": "boolean"},
+    "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
+}
+_DRAWN = _object(created={"type": "integer"}, data={"type": "array", "items": OBJECT})
+_MODEL = _object(id=_text(), object=_text(), created={"type": "integer"}, owned_by=_text())
+_GENERATE = _openai(
+    "Pictures from words, in OpenAI's shape",
+    _DRAWN,
+    body={"type": "object", "properties": _WISH, "required": ["prompt"]},
+    failures=("413", "429", "499", "504"),
+)
+_EDIT = _openai(
+    "A picture drawn anew, in OpenAI's shape",
+    _DRAWN,
+    body={"type": "object", "properties": {**_WISH, "image": BYTES}, "required": ["prompt", "image"]},
+    body_type="multipart/form-data",
+    failures=("413", "415", "429", "499", "504"),
+)
 
 _REQUEST = "/{endpoint}/requests/{request_id}"
 _STATUS = Operation(
@@ -401,6 +449,13 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ),
     ("/v1/account/billing", "GET"): _platform("The account", OBJECT, EXPAND),
     ("/v1/meta", "GET"): _platform("Facts about the platform", OBJECT, public=True),
+    # ---------------------------------------------------------------- OpenAI's clients
+    **{(f"{base}/images/generations", "POST"): _GENERATE for base in ("/openai/v1", "/v1")},
+    **{(f"{base}/images/edits", "POST"): _EDIT for base in ("/openai/v1", "/v1")},
+    ("/openai/v1/models", "GET"): _openai("The endpoints, in OpenAI's shape", _object(data={"type": "array"})),
+    ("/openai/v1/models/{model}", "GET"): _openai(
+        "One endpoint, in OpenAI's shape", _MODEL, parameters=(Parameter(name="model", where="path", required=True),)
+    ),
     # ---------------------------------------------------------------- people and machines around it
     ("/api/fal/proxy", "GET"): _PROXY,
     ("/api/fal/proxy", "POST"): _PROXY,
@@ -429,5 +484,9 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ),
 }  # fmt: skip
 
-INTERNAL = {("/v1/{rest}", method) for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")}
+INTERNAL = {
+    (f"{base}/{{rest}}", method)
+    for base in ("/v1", "/openai/v1")
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+}
 """Rows that only say that there is nothing."""

@@ -125,13 +125,18 @@ async def cancel(call: Call) -> Response:
 
 def answer(request: Request, stored: Result) -> Response:
     """A stored result as the HTTP answer of the sync run and of the queue alike."""
+    return Json(stored.payload, status_code=stored.http_status, headers=headers_of(request, stored))
+
+
+def headers_of(request: Request, stored: Result) -> dict[str, str]:
+    """The headers of a stored result's answer."""
     headers = dict(stored.headers)
     if stored.http_status >= 400:
         present = {name.lower() for name in headers}
         for name, value in _error_headers(request, stored).items():
             if name.lower() not in present:
                 headers[name] = value
-    return Json(stored.payload, status_code=stored.http_status, headers=headers)
+    return headers
 
 
 def _error_headers(request: Request, stored: Result) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,7 @@ from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import UNION_TAGS
 from impasto.errors import DOCS_URL, ModelError
 
+M = TypeVar("M", bound=BaseModel)
 _BETWEEN = re.compile(r", | or ")
 _QUOTED = re.compile(r"'([^']*)'")
 
@@ -36,8 +37,13 @@ FAL_TYPES = frozenset(  # documented on fal's errors page; any other type links 
 
 def validate(endpoint: Endpoint, payload: object) -> BaseModel:
     """`payload` (parsed JSON) as `endpoint.Input`. Raises `ModelError` (422) whose items name every bad field."""
+    return validated(endpoint.Input, payload)
+
+
+def validated(model: type[M], payload: object) -> M:
+    """`payload` as `model`. Raises `ModelError`."""
     try:
-        return endpoint.Input.model_validate(payload)
+        return model.model_validate(payload)
     except ValidationError as error:
         raise ModelError([_item(details) for details in error.errors()]) from None
 
