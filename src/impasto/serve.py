@@ -1,4 +1,4 @@
-"""Puts the rooms together: socket → store → blobs → dispatcher → runner process → HTTP. START READING A SERVER HERE.
+"""Puts the rooms together: socket → store → blobs → dispatcher → runner process → HTTP → webhooks. START READING HERE.
 
 In: the settings tree. Out: a process that answers until SIGINT or SIGTERM, then drains: no new work is taken, running
 pictures get `server.drain_seconds` to finish, the rest goes back to the queue without costing an attempt.
@@ -34,6 +34,7 @@ from impasto.fleet.dispatcher import Dispatcher
 from impasto.fleet.local import LocalFleet
 from impasto.settings import Settings
 from impasto.store.sqlite import SqliteStore
+from impasto.webhooks.delivery import Deliverer
 
 log = logging.getLogger("impasto")
 
@@ -83,7 +84,9 @@ async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.sock
                 endpoints=endpoints,
                 secret=secret,
             )
-            async with LocalFleet(settings, dispatcher), _Http(app, settings, listener):
+            # Webhooks last: who receives one may ask for its result, and for the key that signed it.
+            deliverer = Deliverer(settings=settings, store=store)
+            async with LocalFleet(settings, dispatcher), _Http(app, settings, listener), deliverer:
                 _print_welcome(settings, listener)
                 await _until_told_to_stop(store)
                 log.info("Stopping: running pictures get up to %.0f s", settings.server.drain_seconds)

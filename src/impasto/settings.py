@@ -200,12 +200,34 @@ class FetchSettings(Section):
         return entries
 
 
+Delay = Annotated[float, Field(ge=0)]
+
+
 class WebhookSettings(Section):
     loopback: Literal["auto", "yes", "no"] = Field(
         default="auto",
         description="Whether webhooks may go to this machine itself; auto: when the server listens on loopback only.",
     )
-    seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook.")
+    seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook's first try.")
+    retry_seconds: float = Field(default=120.0, gt=0, description="How long it has to answer each further try.")
+    retry_after: tuple[Delay, ...] = Field(
+        default=(10, 30, 60, 120, 240, 480, 900, 1200, 1800, 2400),
+        description="Seconds from a failed try to the next one, ±10 %; after the last of them the webhook is given up.",
+    )
+    max_mb: float = Field(
+        default=5.0,
+        gt=0,
+        description="Largest webhook body, in MiB; a larger payload is left out, and payload_error says so.",
+    )
+    concurrency: int = Field(default=256, ge=1, description="Webhooks under way at a time.")
+    per_host: int = Field(default=16, ge=1, description="Webhooks under way to one host at a time.")
+    per_host_rate: float = Field(default=50.0, ge=1, description="Tries a second that one host gets at most.")
+    key_overlap_hours: float = Field(
+        default=48.0,
+        ge=0,
+        description="How long a new signing key is published before it signs, and an old one after; receivers keep "
+        "keys for up to a day.",
+    )
 
 
 class PlatformSettings(Section):
@@ -275,6 +297,7 @@ LISTS = {
     "fetch.ports",
     "safety.thresholds",
     "safety.prompt_thresholds",
+    "webhooks.retry_after",
 }  # in the environment: separated by commas
 TABLES = {"model.serve", "platform.prices"}  # in the environment: name=value, separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line

@@ -143,6 +143,32 @@ def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Se
     assert running.stop() == 0
 
 
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers on one data folder, one after the other; the last one is stopped."""
+    started: list[Server] = []
+
+    def start(**variables: str) -> Server:
+        started.append(Server(tmp_path / "server", **variables))
+        return started[-1]
+
+    (tmp_path / "server").mkdir()
+    yield start
+    if started:
+        assert started[-1].stop() == 0
+
+
+@pytest.fixture
+def impasto(server: Server) -> Callable[..., str]:
+    """Runs `impasto ARGUMENTS` on the data folder of the running server; → what it prints."""
+
+    def run(*arguments: str) -> str:
+        command = [*IMPASTO, *arguments, "--data", str(server.folder)]
+        return subprocess.check_output(command, env=environment(), text=True, timeout=PATIENCE).strip()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("certificates")

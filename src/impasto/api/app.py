@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from impasto.api import file_control, llms, openapi, ops, proxy, queue, storage, tokens
+from impasto.api import file_control, llms, openapi, ops, proxy, queue, storage, tokens, webhooks
 from impasto.api.admission import resolve
 from impasto.api.auth import Access
 from impasto.api.cors import Cors
@@ -101,7 +101,6 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     def openai(path: str, **handlers: Handler) -> Route:
         return Route(path, OpenAIDoor(Door(gateway, Access.REST, handlers)))
 
-    later = _not_served
     return [
         # `/{endpoint}/requests/{request_id}` would take these for requests of the endpoint v1/models
         platform("/models/requests/by-endpoint", GET=requests.by_endpoint),
@@ -112,6 +111,10 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/{endpoint:path}/requests/{request_id}/response", Access.REQUEST, GET=queue.result),
         row("/{endpoint:path}/requests/{request_id}/cancel", Access.REQUEST, PUT=queue.cancel),
         row("/{endpoint:path}/requests/{request_id}/status/stream", Access.REQUEST, GET=queue.status_stream),
+        # ------------------------------------------------------------ their webhooks
+        row("/{endpoint:path}/requests/{request_id}/webhook", Access.REQUEST, GET=webhooks.delivery_log),
+        row("/{endpoint:path}/requests/{request_id}/webhook/redeliver", Access.REQUEST, POST=webhooks.redeliver),
+        row("/.well-known/jwks.json", Access.PUBLIC, GET=webhooks.jwks),
         # ------------------------------------------------------------ sockets and the tokens that open them
         WebSocketRoute("/{endpoint:path}", Sockets(gateway)),
         row("/tokens", Access.REST, POST=tokens.create),
@@ -171,8 +174,6 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/account/billing", GET=account.billing),
         platform("/meta", Access.PUBLIC, GET=account.meta),
         platform("/{rest:path}", Access.PUBLIC, **dict.fromkeys(_ALL_METHODS, unknown)),
-        # ------------------------------------------------------------ known, not served yet
-        row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
         row("/{endpoint:path}/stream", Access.MODEL, POST=stream),
         # ------------------------------------------------------------ models: every other path
         Route("/{endpoint:path}", Door(gateway, Access.MODEL, dict.fromkeys(_ALL_METHODS, model))),
@@ -192,10 +193,3 @@ async def model(call: Call) -> Response:
     if call.address.role is Role.RUN:
         return await run(call)
     raise NotFound("Models are run at fal.run and queued at queue.fal.run, not at this host.")
-
-
-def _not_served(what: str) -> Handler:
-    async def refuse(call: Call) -> Response:
-        raise NotFound(f"{what} is not served by this version of impasto; run and queue are.")
-
-    return refuse

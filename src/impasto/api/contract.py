@@ -127,6 +127,16 @@ OPENAI_ERROR: dict[str, Any] = {
 }
 FILE_URL = _object(access_url=_text())
 STATUS = Answer("The request's status.", ref("QueueStatus"))
+DELIVERY = Answer(
+    "Where its webhook stands.",
+    _object(
+        request_id=_text(),
+        url=_text(),
+        state=_text(enum=["WAITING", "DUE", "DELIVERED", "DEAD"]),
+        next_try={"type": ["string", "null"]},
+        attempts={"type": "array", "items": OBJECT},
+    ),
+)
 
 REQUEST_ID = Parameter(name="request_id", where="path", required=True, description="The request id.")
 LOGS = Parameter(name="logs", schema={"type": "number"}, description="1: with the log lines.")
@@ -296,6 +306,12 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     (f"{_REQUEST}/cancel", "PUT"): Operation(
         "Cancel a request", {"202": Answer("It will end soon.", OBJECT)}, (*KEYED, *OWN), (REQUEST_ID,), each="app"
     ),
+    (f"{_REQUEST}/webhook", "GET"): Operation(
+        "What became of a request's webhook", {"200": DELIVERY}, (*KEYED, *OWN), (REQUEST_ID,), each="app"
+    ),
+    (f"{_REQUEST}/webhook/redeliver", "POST"): Operation(
+        "Send a request's webhook again", {"202": DELIVERY}, (*KEYED, *OWN), (REQUEST_ID,), each="app"
+    ),
     # ---------------------------------------------------------------- tokens and files
     ("/tokens", "POST"): _TOKEN,
     ("/tokens/realtime", "POST"): _TOKEN,
@@ -461,7 +477,11 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ("/models/{endpoint}/llms.txt", "GET"): Operation(
         "An endpoint in words", {"200": TEXT}, OWN, public=True, each="endpoint"
     ),
-    ("/.well-known/jwks.json", "GET"): Operation("Keys that sign webhooks", failures=OWN, public=True),
+    ("/.well-known/jwks.json", "GET"): Operation(
+        "Keys that sign webhooks",
+        {"200": Answer("A key set.", _object(keys={"type": "array", "items": OBJECT}))},
+        public=True,
+    ),
 }  # fmt: skip
 
 INTERNAL = {

@@ -19,6 +19,7 @@ from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.base import split_id
 from impasto.errors import RequestTimeout, StillInProgress, UnknownRequest
 from impasto.store.records import CancelResult, LogLine, Outcome, Request, Result, Status
+from impasto.webhooks.payload import gateway_request_id
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _CANCEL_STATUS = {
@@ -38,6 +39,7 @@ async def submit(call: Call) -> Response:
         {
             "status": Status.IN_QUEUE.value,
             "request_id": request.request_id,
+            **({} if request.webhook_url is None else {"gateway_request_id": gateway_request_id(request)}),
             **_urls(call, request),
             "logs": None,
             "metrics": {},
@@ -48,7 +50,7 @@ async def submit(call: Call) -> Response:
 
 async def status(call: Call) -> Response:
     """202 until the request is completed, then 200; one of fal's packages looks at nothing else."""
-    request = _own(call)
+    request = own(call)
     logs = None
     if _with_logs(call) and request.status is not Status.IN_QUEUE:
         logs = call.gateway.store.logs(request.request_id)
@@ -57,7 +59,7 @@ async def status(call: Call) -> Response:
 
 async def status_stream(call: Call) -> Response:
     """The status as events: now, at every change, until it is COMPLETED. Logs are only those that no event told yet."""
-    return EventStream(_statuses(call, _own(call).request_id))
+    return EventStream(_statuses(call, own(call).request_id))
 
 
 async def _statuses(call: Call, request_id: str) -> AsyncIterator[bytes]:
@@ -105,7 +107,7 @@ def _status(call: Call, request: Request, logs: Sequence[LogLine] | None) -> dic
 
 async def result(call: Call) -> Response:
     """The model's own status and body; 400 while there is none."""
-    request = _own(call)
+    request = own(call)
     if request.status is not Status.COMPLETED:
         raise StillInProgress
     stored = call.gateway.store.result(request.request_id)
@@ -116,7 +118,7 @@ async def result(call: Call) -> Response:
 
 async def cancel(call: Call) -> Response:
     """A queued request leaves the queue; a running one is told to stop and may still complete."""
-    request = _own(call)
+    request = own(call)
     word = await call.gateway.store.cancel(request.request_id)
     return Json({"status": word.value}, status_code=_CANCEL_STATUS[word])
 
@@ -148,7 +150,7 @@ def _error_headers(request: Request, stored: Result) -> dict[str, str]:
     return headers
 
 
-def _own(call: Call) -> Request:
+def own(call: Call) -> Request:
     """The request that the path names. Raises `UnknownRequest` unless it is the caller's and of that app."""
     parameters = call.request.path_params
     request = call.gateway.store.get(parameters["request_id"])

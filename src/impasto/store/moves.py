@@ -24,6 +24,7 @@ from impasto.errors import (
     RunnerDisconnected,
     StoreError,
 )
+from impasto.store import outbox
 from impasto.store.fairness import Turns, fair_order
 from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
 from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
@@ -222,6 +223,7 @@ class Moves:
 
     def recover(self, tx: Transaction) -> int:
         tx.run("sweep_adopt_backoff", boot=self.boot)
+        outbox.release(tx, self.clock())
         rows = tx.rows("requests_running")
         for row in rows:
             # A request whose caller forbade retries has had its one attempt.
@@ -234,6 +236,12 @@ class Moves:
             if used + file.size > quota:
                 raise QuotaExceeded.of(used=used, more=file.size, quota=quota)
         return self._insert_file(tx, file)
+
+    def note(self, tx: Transaction, request_id: str, message: str, level: str) -> None:
+        """A line of our own in a request's log, whatever its status."""
+        row = tx.row("request_whole", request_id=request_id)
+        if row is not None:
+            self._note(tx, row, message, level)
 
     # ------------------------------------------------------------ the pieces
 
@@ -355,8 +363,7 @@ class Moves:
             payload=payload,
         )
         if row["webhook_url"] is not None:
-            delivery_id = str(uuid.uuid4())
-            tx.run("delivery_insert", delivery_id=delivery_id, request_id=request_id, url=row["webhook_url"], now=now)
+            outbox.post(tx, request_id, row["webhook_url"], now)
         tx.changed.append(request_id)
         tx.erased |= not row["store_io"]
         return request_of(_there(done))
