@@ -29,6 +29,7 @@ from impasto.fleet.dispatcher import Dispatcher
 from impasto.fleet.local import LocalFleet
 from impasto.settings import Settings
 from impasto.store.sqlite import SqliteStore
+from impasto.web import pages
 
 log = logging.getLogger("impasto")
 
@@ -61,7 +62,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             log.info("%d requests of the former process go on", requeued)
         blobs = BlobStore(settings.data / "files")
         async with Dispatcher(settings=settings, store=store, blobs=blobs) as dispatcher:
-            app = create_app(settings=settings, store=store, dispatcher=dispatcher, blobs=blobs)
+            app = create_app(settings=settings, store=store, dispatcher=dispatcher, blobs=blobs, pages=pages.routes())
             async with LocalFleet(settings, dispatcher), _Http(app, settings, listener):
                 _print_welcome(settings, listener)
                 await _until_told_to_stop(store)

@@ -9,6 +9,8 @@ Out: a Starlette app. The table holds every path of every role; `POST /{endpoint
 Paths arrive without `/queue` prefix and without a slash at the end, so nothing ever redirects.
 """
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
@@ -44,11 +46,18 @@ SECRET_FILE = "upload.key"
 
 
 def create_app(
-    *, settings: Settings, store: Store, dispatcher: Fleet, blobs: Blobs, secret: bytes | None = None
+    *,
+    settings: Settings,
+    store: Store,
+    dispatcher: Fleet,
+    blobs: Blobs,
+    secret: bytes | None = None,
+    pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The ASGI app over rooms that are open already; it starts and stops nothing.
 
     `secret` signs upload tokens; by default it lies in the data folder, so that a restart invalidates nothing.
+    `pages` stand before every path of the wire; each matches only what is no call (`web.pages.routes`).
     """
     teach_uvicorn()
     gateway = Gateway(
@@ -66,7 +75,7 @@ def create_app(
         ]
     )
     app.router.redirect_slashes = False
-    app.router.routes = routes(gateway)
+    app.router.routes = [*pages, *routes(gateway)]
     app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router)))
     return app
 
