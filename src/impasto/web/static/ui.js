@@ -65,7 +65,7 @@ export async function copy(text, what = "Copied") {
 }
 
 export function CopyButton({ text, label = "Copy", of = "the code" }) {
-  return html`<button type="button" class="quiet" aria-label=${`${label} ${of}`} onClick=${() => copy(text())}>${label}</button>`;
+  return html`<button type="button" class="quiet" aria-label=${`${label}: ${of}`} onClick=${() => copy(text())}>${label}</button>`;
 }
 
 /** Text in a frame with a copy button. */
