@@ -77,6 +77,9 @@ def _load(ctx: click.Context, **flags: Any) -> settings.Settings:
 @main.command()
 @click.option("--host", help="Address to listen on (default: 127.0.0.1). Others than loopback require API keys.")
 @click.option("--port", type=int, help="Port to listen on (default: 8000); 0 picks a free one.")
+@click.option(
+    "--endpoints", metavar="MODULE:TABLE", multiple=True, help="Endpoints of your own; may be given several times."
+)
 @data_option
 @model_options
 @click.pass_context
@@ -87,6 +90,7 @@ def serve(ctx: click.Context, **options: Any) -> None:
     Examples:
       impasto serve
       impasto serve --port 9000 --data /var/lib/impasto
+      impasto serve --endpoints mine:table
       impasto serve --host 0.0.0.0        (create a key first: impasto keys create)
     """
     from impasto.serve import run
@@ -95,6 +99,7 @@ def serve(ctx: click.Context, **options: Any) -> None:
         ctx,
         server_host=options["host"],
         server_port=options["port"],
+        server_endpoints=options["endpoints"] or None,
         data=options["data"],
         model_name=options["model"],
         model_device=options["device"],

@@ -37,6 +37,9 @@ class ServerSettings(Section):
     realtime_idle_seconds: float = Field(
         default=60.0, gt=0, description="A realtime connection without inputs for so long is closed."
     )
+    endpoints: tuple[str, ...] = Field(
+        default=(), description="Endpoints of your own, as module:attribute (docs/custom-endpoints.md)."
+    )
     cors: bool = Field(default=True, description="Answer browsers of any origin, as fal does.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line logged."
@@ -68,6 +71,11 @@ class ModelSettings(Section):
         ge=0,
         le=1024,
         description="CPU threads of the model; 0: its own choice (impasto-mini: 1, others: all cores).",
+    )
+    serve: dict[str, str] = Field(
+        default={},
+        description="Which loaded model serves an endpoint's model, e.g. flux-pro = impasto-mini; a model that is not "
+        "named is served by the one that is loaded.",
     )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
@@ -181,10 +189,12 @@ PREFIX = "IMPASTO_"
 LISTS = {
     "auth.origins",
     "fetch.allow",
+    "server.endpoints",
     "fetch.ports",
     "safety.thresholds",
     "safety.prompt_thresholds",
 }  # in the environment: separated by commas
+TABLES = {"model.serve"}  # in the environment: name=value, separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line
 
 
@@ -214,7 +224,7 @@ def load(
                 raise ConfigError(
                     f"environment: {name} is not a setting. Known: {', '.join(sorted(_environment_keys()))}"
                 )
-            _put(tree, key, [part for part in value.split(",") if part] if key in LISTS else value)
+            _put(tree, key, _of_environment(key, value))
             origin[key] = f"environment {name}"
     for key, value in (flags or {}).items():
         if value is not None:
@@ -236,6 +246,15 @@ def describe() -> list[tuple[str, str, Any]]:
         else:
             rows.append((name, info.description or "", info.default))
     return rows
+
+
+def _of_environment(key: str, value: str) -> Any:
+    if key in LISTS:
+        return [part for part in value.split(",") if part]
+    if key in TABLES:
+        pairs = (part.partition("=") for part in value.split(",") if part)
+        return {name.strip(): word.strip() for name, _, word in pairs}
+    return value
 
 
 def _environment_keys() -> dict[str, str]:

@@ -18,7 +18,8 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from impasto.api.app import create_app
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
@@ -28,6 +29,7 @@ from impasto.settings import AuthSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
 
+ENDPOINTS = Endpoints()
 APP = "fal-ai/flux-pro"
 MEDIA = {"jpeg": "image/jpeg", "png": "image/png"}
 
@@ -52,6 +54,9 @@ class Worker:
     watched: list[str] = field(default_factory=list)
     steps: dict[str, Progress] = field(default_factory=dict)
     seen: dict[str, list[Preview]] = field(default_factory=dict)
+
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        return "fake" if self.ready else None
 
     def want_previews(self, request_id: str) -> None:
         self.watched.append(request_id)

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from impasto import __version__
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 
+ENDPOINTS = Endpoints()
 APP = "/fal-ai/flux-pro"
 
 

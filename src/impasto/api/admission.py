@@ -17,7 +17,7 @@ from impasto.api.gateway import Call
 from impasto.api.roles import app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import MAX_SEED
-from impasto.endpoints.table import APPS, ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest, NotFound, PathNotFound, QueueFull
 from impasto.store.records import NewRequest, Request
 
@@ -26,13 +26,13 @@ MIN_START_TIMEOUT = 0.1  # seconds; the platform's floor
 MAX_IDEMPOTENCY_KEY = 255  # characters
 
 
-def resolve(path: str) -> Endpoint:
+def resolve(path: str, endpoints: Endpoints) -> Endpoint:
     """The endpoint that a path names. Raises `NotFound` with fal's words: unknown app, unknown path of a known one."""
     id_ = endpoint_id(path)
-    if endpoint := ENDPOINTS.get(id_):
+    if endpoint := endpoints.get(id_):
         return endpoint
     app = app_of(path)
-    if app in APPS:
+    if app in endpoints.apps:
         raise PathNotFound(f"Path /{id_.removeprefix(app).lstrip('/')} not found")
     if "/" not in id_:
         raise NotFound(f"Path {path} not found")

@@ -29,6 +29,7 @@ from impasto.api.roles import Addressing, Role
 from impasto.api.run import run
 from impasto.api.signing import load_secret
 from impasto.api.stream import stream
+from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed, NotFound
 from impasto.settings import Settings
 from impasto.store.base import Store
@@ -51,13 +52,15 @@ def create_app(
     store: Store,
     dispatcher: Fleet,
     blobs: Blobs,
+    endpoints: Endpoints | None = None,
     secret: bytes | None = None,
     pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The ASGI app over rooms that are open already; it starts and stops nothing.
 
-    `secret` signs upload tokens; by default it lies in the data folder, so that a restart invalidates nothing.
-    `pages` stand before every path of the wire; each matches only what is no call (`web.pages.routes`).
+    `endpoints` defaults to the shipped ones. `secret` signs upload tokens; by default it lies in the data folder, so
+    that a restart invalidates nothing. `pages` stand before every path of the wire; each matches only what is no call
+    (`web.pages.routes`).
     """
     teach_uvicorn()
     gateway = Gateway(
@@ -65,6 +68,7 @@ def create_app(
         store=store,
         blobs=blobs,
         dispatcher=dispatcher,
+        endpoints=Endpoints() if endpoints is None else endpoints,
         secret=secret or load_secret(settings.data / SECRET_FILE),
     )
     app = Starlette(
@@ -129,7 +133,7 @@ _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 async def model(call: Call) -> Response:
     """`/{endpoint}`: the sync run or the submit. An unknown path is 404 under any method."""
-    resolve(call.address.path)
+    resolve(call.address.path, call.gateway.endpoints)
     if call.request.method != "POST":
         raise MethodNotAllowed(allowed=("POST",))
     if call.address.role is Role.QUEUE:

@@ -17,6 +17,8 @@ from starlette.types import Receive, Scope, Send
 from impasto.api.auth import Access, Caller, identify
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
@@ -32,6 +34,10 @@ class Fleet(Protocol):
     @property
     def reason(self) -> str:
         """Why it is not ready; "" when it is."""
+        ...
+
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        """Name of the loaded model that draws for the endpoint; None: nobody now."""
         ...
 
     def want_previews(self, request_id: str) -> None:
@@ -63,6 +69,7 @@ class Gateway:
     store: Store
     blobs: Blobs
     dispatcher: Fleet
+    endpoints: Endpoints
     secret: bytes  # signs upload tokens and URLs
 
 

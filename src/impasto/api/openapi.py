@@ -10,7 +10,7 @@ from impasto.api.bodies import Json
 from impasto.api.gateway import Call
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.schema import REF, schemas
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest
 
 _KEY: dict[str, Any] = {
@@ -67,12 +67,13 @@ async def of_queue(call: Call) -> Response:
     id_ = call.request.query_params.get("endpoint_id")
     if not id_:
         raise BadRequest("The query lacks endpoint_id, e.g. endpoint_id=fal-ai/flux-pro.")
-    return Json(queue_document(resolve("/" + id_), base=call.address.queue_base, home=call.address.file_base))
+    endpoint = resolve("/" + id_, call.gateway.endpoints)
+    return Json(queue_document(endpoint, base=call.address.queue_base, home=call.address.file_base))
 
 
 async def of_run(call: Call) -> Response:
     """Every endpoint's sync run."""
-    return Json(run_document())
+    return Json(run_document(call.gateway.endpoints))
 
 
 def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any]:
@@ -120,9 +121,9 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
     }
 
 
-def run_document() -> dict[str, Any]:
+def run_document(endpoints: Endpoints) -> dict[str, Any]:
     """OpenAPI 3.0.4 of the sync run of every endpoint, in the order of the table (`x-fal-order-paths`)."""
-    components = {name: schema for endpoint in ENDPOINTS.values() for name, schema in schemas(endpoint).items()}
+    components = {name: schema for endpoint in endpoints.values() for name, schema in schemas(endpoint).items()}
     components["Error"] = _ERROR
     failures = {
         status: {"description": text, "content": {"application/json": {"schema": _ref("Error")}}}
@@ -141,11 +142,11 @@ def run_document() -> dict[str, Any]:
                     | failures,
                 }
             }
-            for endpoint in ENDPOINTS.values()
+            for endpoint in endpoints.values()
         },
         "components": {"securitySchemes": _KEY, "schemas": components},
         "security": [{"apiKeyAuth": []}],
-        "x-fal-order-paths": [f"/{id_}" for id_ in ENDPOINTS],
+        "x-fal-order-paths": [f"/{id_}" for id_ in endpoints],
     }
 
 

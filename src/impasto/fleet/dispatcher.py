@@ -28,7 +28,7 @@ import msgspec
 
 from impasto import telemetry
 from impasto.endpoints.base import Endpoint, Wanted
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet import messages as m
@@ -52,9 +52,7 @@ SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
 
 
 class Dispatcher:
-    """`async with Dispatcher(...)`: listens from then on. `model_map`: an endpoint's logical model → the name of a
-    loaded one; models that are not in it are served by whatever a runner has loaded.
-    """
+    """`async with Dispatcher(...)`: listens from then on. `endpoints` defaults to the shipped ones."""
 
     def __init__(
         self,
@@ -62,16 +60,14 @@ class Dispatcher:
         settings: Settings,
         store: Store,
         blobs: BlobStore,
-        endpoints: Mapping[str, Endpoint] = ENDPOINTS,
-        model_map: Mapping[str, str] | None = None,
+        endpoints: Mapping[str, Endpoint] | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
         self._outcomes = Outcomes(store, blobs, self._let_go)
-        self._endpoints = endpoints
+        self._endpoints = Endpoints() if endpoints is None else endpoints
         self._inputs = Inputs(settings=settings, store=store, blobs=blobs)
-        self._model_map = dict(model_map or {})
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
         self._previews: dict[str, dict[int, m.Preview]] = {}
@@ -151,6 +147,11 @@ class Dispatcher:
     def runners(self) -> list[RunnerFacts]:
         """The runners that are ready."""
         return [facts for runner in self._runners.values() if (facts := runner.facts) is not None]
+
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        """Name of the loaded model that draws for the endpoint; None: none of the runners that are ready now."""
+        names = (self._model_for(endpoint, runner) for runner in self._runners.values() if self._is_able(runner))
+        return next((name for name in names if name is not None), None)
 
     def progress(self, request_id: str) -> m.Progress | None:
         """The last step that a running request has made."""
@@ -232,7 +233,7 @@ class Dispatcher:
     def _model_for(self, endpoint: Endpoint, runner: Link) -> str | None:
         """Name of the loaded model that serves the endpoint; None: this runner cannot."""
         loaded = runner.ready.models if runner.ready else []
-        name = self._model_map.get(endpoint.model, loaded[0] if loaded else None)
+        name = self._settings.model.serve.get(endpoint.model, loaded[0] if loaded else None)
         return name if name in loaded else None
 
     async def _assign(self, runner: Link, request: Request) -> None:

@@ -160,6 +160,7 @@ class LocalFleet:
             drain_seconds=settings.server.drain_seconds,
             stall_seconds=self._stall_seconds,
             log_level=settings.server.log_level,
+            endpoints=settings.server.endpoints,
         )
 
 

@@ -55,6 +55,8 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
     input_ = validate(endpoint, request.input)
     job = endpoint.to_job(input_, request_id=request.request_id, seed=request.seed, model=model)
     job = replace(job, priority=request.priority)
+    if endpoint.own_code:
+        job = replace(job, endpoint=endpoint.id, arguments=input_.model_dump(mode="json"))
     return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job)
 
 
