@@ -8,12 +8,12 @@ import { Code, html, Tabs, Trouble, useAnswer, Waiting } from "./ui.js";
 const REQUEST_ID = "764cabcf-b745-4b3e-ae38-1200304cf45b";
 
 export function ApiPage({ id }) {
-  const [document, error, again] = useAnswer(() => api.openapi(id), [id]);
-  const [models] = useAnswer(api.models, []);
+  const [answer, error, again] = useAnswer(() => everything(id), [id]);
   if (error) return html`<${Trouble} error=${error} retry=${again} />`;
-  if (!document) return html`<${Waiting}>Reading the schema of ${id}…<//>`;
-  const { input, output, others } = types(document, id);
-  const model = models?.find((each) => each.endpoint_id === id);
+  if (!answer) return html`<${Waiting}>Reading the schema of ${id}…<//>`;
+  const { document, model, related } = answer;
+  const { input, output, others: own } = types(document, id);
+  const others = [...own.filter((type) => type.fields.length), ...related];
   const example = input.example ?? { prompt: "a red apple" };
   const brief = { prompt: example.prompt, ...(example.image_url ? { image_url: example.image_url } : {}) };
   const meta = model?.metadata ?? {};
@@ -36,6 +36,17 @@ export function ApiPage({ id }) {
         <${Schema} input=${input} output=${output} others=${others} />
       </article>
     </div>`;
+}
+
+/** The endpoint's own document, and the inputs of the app's endpoints that start from a picture. */
+async function everything(id) {
+  const [document, models] = await Promise.all([api.openapi(id), api.models()]);
+  const kin = models.filter(({ endpoint_id, metadata }) =>
+    endpoint_id !== id && api.appOf(endpoint_id) === api.appOf(id) && metadata.category === "image-to-image");
+  const documents = await Promise.all(kin.map(({ endpoint_id }) => api.openapi(endpoint_id)));
+  const related = new Map(documents.map((each, at) => types(each, kin[at].endpoint_id).input).map((type) => [type.name, type]));
+  related.delete(types(document, id).input.name);
+  return { document, model: models.find((each) => each.endpoint_id === id), related: [...related.values()] };
 }
 
 function Contents({ others }) {

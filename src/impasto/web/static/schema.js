@@ -80,6 +80,7 @@ function shownType(field) {
   if (field.reference) return field.reference;
   if (field.words.length) return `${pascal(field.name)}Enum`;
   if (field.type === "array") return `list<${field.items ?? "any"}>`;
+  if (field.type === "object") return pascal(field.name);
   return { number: "float" }[field.type] ?? field.type ?? "any";
 }
 
