@@ -1,4 +1,4 @@
-"""The command line: `impasto serve · generate · keys · doctor · exec · train`.
+"""The command line: `impasto serve · generate · watch · keys · doctor · exec · train`.
 
 Settings are built here, once, and passed down. Nothing heavy is imported before a command needs it, so that
 `impasto --help` answers at once.
@@ -268,6 +268,30 @@ def doctor(ctx: click.Context, **options: Any) -> None:
         if check.remedy:
             click.echo(f"  {'':<16} → {check.remedy}")
     sys.exit(1 if any(check.state == "problem" for check in checks) else 0)
+
+
+@main.command()
+@click.argument("request")
+@click.option("--url", envvar="IMPASTO_URL", help="The server (default: http://127.0.0.1:8000 or the configured one).")
+@click.option("--key", envvar="FAL_KEY", help="The API key that submitted it, where the server asks for one.")
+@click.option(
+    "--preview/--no-preview", default=None, help="Show the pictures in the terminal (default: if it shows colours)."
+)
+@click.pass_context
+def watch(ctx: click.Context, request: str, url: str | None, key: str | None, preview: bool | None) -> None:
+    """Follow REQUEST, an id or a URL of it, until its pictures are there.
+
+    \b
+    Examples:
+      impasto watch 764cabcf-b745-4b3e-ae38-1200304cf45b
+      impasto watch http://127.0.0.1:8000/queue/fal-ai/flux-pro/requests/764cabcf-b745-4b3e-ae38-1200304cf45b
+    """
+    from impasto import terminal
+    from impasto.client.watch import watch as follow
+
+    shown = terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview
+    base = (url or _load(ctx).local_url).rstrip("/")
+    sys.exit(follow(request, url=base, key=key, pictures=shown, out=sys.stdout, err=sys.stderr))
 
 
 @main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
