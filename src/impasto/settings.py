@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -150,6 +150,19 @@ class WebhookSettings(Section):
     seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook.")
 
 
+class PlatformSettings(Section):
+    price: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="What a picture costs in usage reports; nobody is charged."
+    )
+    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default={}, description="The same for single endpoints, e.g. fal-ai/flux-pro = 0.05."
+    )
+    currency: str = Field(default="USD", pattern="[A-Z]{3}", description="Currency of those prices.")
+
+    def price_of(self, endpoint_id: str) -> float:
+        return self.prices.get(endpoint_id, self.price)
+
+
 class Settings(Section):
     """The whole tree. `data` is the one folder that impasto writes to."""
 
@@ -161,6 +174,7 @@ class Settings(Section):
     safety: SafetySettings = SafetySettings()
     fetch: FetchSettings = FetchSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    platform: PlatformSettings = PlatformSettings()
 
     @property
     def loopback(self) -> bool:
@@ -194,7 +208,7 @@ LISTS = {
     "safety.thresholds",
     "safety.prompt_thresholds",
 }  # in the environment: separated by commas
-TABLES = {"model.serve"}  # in the environment: name=value, separated by commas
+TABLES = {"model.serve", "platform.prices"}  # in the environment: name=value, separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line
 
 

@@ -25,7 +25,7 @@ from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.messages import Preview, Progress
-from impasto.settings import AuthSettings, ServerSettings, Settings
+from impasto.settings import AuthSettings, PlatformSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
 
@@ -145,9 +145,16 @@ async def build(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Make a server: `await build(auth="keys", max_body_mb=1)`."""
     made: list[SqliteStore] = []
 
-    async def make(*, auth: str = "open", origins: tuple[str, ...] = (), **server: Any) -> Server:
+    async def make(
+        *, auth: str = "open", origins: tuple[str, ...] = (), platform: PlatformSettings | None = None, **server: Any
+    ) -> Server:
         folder = tmp_path / str(len(made))
-        settings = Settings(data=folder, auth=AuthSettings(mode=auth, origins=origins), server=ServerSettings(**server))
+        settings = Settings(
+            data=folder,
+            auth=AuthSettings(mode=auth, origins=origins),
+            server=ServerSettings(**server),
+            platform=platform or PlatformSettings(),
+        )
         store = await SqliteStore.open(folder / "impasto.sqlite3")
         made.append(store)
         blobs = BlobStore(folder / "files")

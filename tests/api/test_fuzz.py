@@ -9,7 +9,7 @@ import pytest
 
 SEGMENTS = [
     "fal-ai", "flux-pro", "v1.1", "new", "requests", "x", "status", "stream", "response", "cancel", "queue", "files",
-    "upload", "multipart", "complete", "1", "-1", "b", "storage", "auth", "token", "initiate", "tokens", "api", "fal",
+    "upload", "v1", "models", "usage", "keys", "pricing", "payloads", "llms.txt", "multipart", "complete", "1", "-1", "b", "storage", "auth", "token", "initiate", "tokens", "api", "fal",
     "proxy", "openapi", "queue.json", "workflows", "comfy", "12345-some", "%00", "%2e%2e", "%ff", "é", "..", "~", "a b",
     "requests%2Fx", "healthz", "9" * 5000, "\u0661", "",
 ]  # fmt: skip
@@ -33,6 +33,7 @@ HEADERS: list[tuple[bytes, list[bytes]]] = [
 ]  # fmt: skip
 QUERIES = [
     "", "logs=1", "logs=%ff", "fal_webhook=x", "fal_webhook=http://[", "fal_max_queue_length=%D9%A1", "upload=a.b",
+    "start=%00", "start=9999-12-31&end=x", "timezone=../etc", "cursor=%ff", "limit=\u0663", "timeframe=minute&start=1970",
     "endpoint_id=%00", "endpoint_id=fal-ai/flux-pro", "fal_max_queue_length=" + "9" * 5000,
 ]  # fmt: skip
 BODIES = [b"", b"{}", b'{"prompt":5}', b"[", b"null", b"\xff", b'{"parts":[]}', b'{"file_name":"\\u0000"}', b"[" * 9999]
@@ -78,7 +79,9 @@ def check(answer: httpx.Response, odd: dict[str, Any]) -> None:
         return
     body = msgspec.json.decode(answer.content)
     assert answer.headers["content-type"] == "application/json", odd
-    if "detail" not in body:
+    if set(body) == {"error"}:
+        assert body["error"]["message"], odd
+    elif "detail" not in body:
         assert body["status"] in ("NOT_FOUND", "ALREADY_COMPLETED"), odd
     elif isinstance(body["detail"], list):
         assert all(isinstance(part, str) for item in body["detail"] for part in item["loc"]), odd

@@ -20,6 +20,7 @@ ROOM = Path(impasto.store.__file__).parent
 @pytest.fixture
 def fresh(tmp_path: Path):
     connection = sqlite3.connect(tmp_path / "fresh.sqlite3", isolation_level=None)
+    connection.create_function("bucket", 1, lambda at: at)  # reports bring their own
     yield connection
     connection.close()
 
@@ -149,6 +150,12 @@ class TestPlans:
             ("sweep_leases", "requests_lease (lease_until<?)"),
             ("sweep_deadlines", "requests_deadline (start_deadline>? AND start_deadline<?)"),
             ("sweep_requests", "requests_expiry (expires_at<?)"),
+            ("requests_newest_of_key", "requests_of_key (key_id=?"),
+            ("requests_newest_of_endpoint", "requests_of_endpoint (endpoint=?"),
+            ("requests_newest_of_both", "requests_of_both (endpoint=? AND key_id=?"),
+            ("usage_counts", "COVERING INDEX requests_ended (finished_at>? AND finished_at<?)"),
+            ("usage_durations", "COVERING INDEX requests_ended (finished_at>? AND finished_at<?)"),
+            ("payloads_retire_files", "files_request (request_id=?)"),
             ("logs_after", "PRIMARY KEY (request_id=? AND n>?)"),
         ],
     )

@@ -23,6 +23,8 @@ from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
+from impasto.api.platform import account, keys, models, pricing, reports, requests
+from impasto.api.platform.door import PlatformDoor, unknown
 from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.realtime import Sockets
 from impasto.api.roles import Addressing, Role
@@ -90,8 +92,14 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     def row(path: str, access: Access, **handlers: Handler) -> Route:
         return Route(path, Door(gateway, access, handlers))
 
+    def platform(path: str, access: Access = Access.REST, **handlers: Handler) -> Route:
+        return Route("/v1" + path, PlatformDoor(Door(gateway, access, handlers)))
+
     later = _not_served
     return [
+        # `/{endpoint}/requests/{request_id}` would take these for requests of the endpoint v1/models
+        platform("/models/requests/by-endpoint", GET=requests.by_endpoint),
+        platform("/models/requests/{request_id}/payloads", DELETE=requests.erase),
         # ------------------------------------------------------------ the queue's requests
         row("/{endpoint:path}/requests/{request_id}/status", Access.REQUEST, GET=queue.status),
         row("/{endpoint:path}/requests/{request_id}", Access.REQUEST, GET=queue.result),
@@ -120,6 +128,17 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/readyz", Access.PUBLIC, GET=ops.readyz),
         row("/openapi.json", Access.PUBLIC, GET=openapi.of_run),
         row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
+        # ------------------------------------------------------------ the platform API
+        platform("/models", Access.PUBLIC, GET=models.models),
+        platform("/models/pricing", GET=pricing.prices),
+        platform("/models/pricing/estimate", POST=pricing.estimate),
+        platform("/models/usage", GET=reports.usage),
+        platform("/models/analytics", GET=reports.analytics),
+        platform("/keys", GET=keys.list_keys, POST=keys.create_key),
+        platform("/keys/{key_id}", DELETE=keys.delete_key),
+        platform("/account/billing", GET=account.billing),
+        platform("/meta", Access.PUBLIC, GET=account.meta),
+        platform("/{rest:path}", Access.PUBLIC, **dict.fromkeys(_ALL_METHODS, unknown)),
         # ------------------------------------------------------------ known, not served yet
         row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
         row("/{endpoint:path}/stream", Access.MODEL, POST=stream),

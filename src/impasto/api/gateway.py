@@ -6,8 +6,9 @@ Call      one HTTP request on its way: request, address, caller, and the id that
 Door      ASGI end point of a route: judges the caller before it looks at method or resource, as fal does
 """
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from starlette.requests import Request
@@ -62,6 +63,8 @@ class Blobs(Protocol):
 
     def open(self, token: str) -> BinaryIO: ...
 
+    def delete(self, token: str) -> bool: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
@@ -71,6 +74,7 @@ class Gateway:
     dispatcher: Fleet
     endpoints: Endpoints
     secret: bytes  # signs upload tokens and URLs
+    started_at: float = field(default_factory=time.time)
 
 
 @dataclass(slots=True, kw_only=True)

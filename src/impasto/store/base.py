@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewRequest, Outcome, Request, Result
+from impasto.store.records import (
+    CancelResult,
+    DurationRow,
+    FileRecord,
+    Key,
+    LogLine,
+    NewRequest,
+    Outcome,
+    Request,
+    Result,
+    Status,
+    UsageRow,
+)
 
 
 class Store(Protocol):
@@ -46,6 +58,7 @@ class Store(Protocol):
         error: str | None = None,
         error_type: str | None = None,
         inference_time: float | None = None,
+        pictures: int = 0,
         input_: dict[str, object] | None = None,
     ) -> bool:
         """T4. IN_PROGRESS → COMPLETED if `lease` still holds; True again for the same lease (T4'); else False: dropped.
@@ -94,6 +107,39 @@ class Store(Protocol):
         ...
 
     def queued(self, endpoint: str | None = None) -> int: ...
+
+    # ------------------------------------------------------------ looking back
+    def requests(
+        self,
+        *,
+        key_id: str | None = None,
+        endpoint: str | None = None,
+        status: Status | None = None,
+        http_status: tuple[int, int] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Request]:
+        """Newest first, without inputs. `key_id` None: of all keys. `http_status`: lowest and highest, both included.
+        `since`, `until`: of the submit. `before`: the request id that ended the last page.
+        """
+        ...
+
+    async def usage(
+        self, *, buckets: Sequence[float], until: float, key_id: str | None = None
+    ) -> tuple[list[UsageRow], list[DurationRow]]:
+        """Requests that ended from the first bucket's start to `until`, by bucket, endpoint and key; the durations by
+        bucket and endpoint. `buckets`: starts in unix seconds, ascending. `key_id` None: of all keys.
+        """
+        ...
+
+    async def erase_payloads(self, request_id: str) -> list[str] | None:
+        """Erase input and result of a COMPLETED request for good, and take its files out of service; → their tokens.
+
+        None: unknown or not completed. The bytes go as those of expired files do.
+        """
+        ...
 
     # ------------------------------------------------------------ waking up
     async def changed(self, request_id: str, *, since: int, timeout: float) -> int:

@@ -131,6 +131,7 @@ class Moves:
         error: str | None,
         error_type: str | None,
         inference_time: float | None,
+        pictures: int,
         input_: str | None,
     ) -> bool:
         row = tx.row("request_held", request_id=request_id, lease=lease)
@@ -152,9 +153,17 @@ class Moves:
             error=error,
             error_type=error_type,
             inference_time=inference_time,
+            pictures=pictures,
             input_=input_,
         )
         return True
+
+    def erase_payloads(self, tx: Transaction, request_id: str) -> list[str] | None:
+        if not tx.run("payloads_erase_input", request_id=request_id):
+            return None
+        tx.run("payloads_erase_result", request_id=request_id)
+        tx.changed.append(request_id)
+        return [row["token"] for row in tx.rows("payloads_retire_files", request_id=request_id)]
 
     def requeue(
         self, tx: Transaction, request_id: str, lease: str, *, crashed: bool, drain: bool, reason: str
@@ -283,6 +292,7 @@ class Moves:
         error_type: str | None,
         lease: str | None = None,
         inference_time: float | None = None,
+        pictures: int = 0,
         input_: str | None = None,
         crash_count: int | None = None,
     ) -> Request:
@@ -298,6 +308,7 @@ class Moves:
             error=None if error is None else clean(error),
             error_type=error_type,
             inference_time=inference_time,
+            pictures=pictures,
             now=now,
             expires_at=now + kept,
             input=input_,

@@ -99,7 +99,8 @@ SELECT * FROM requests WHERE request_id = :request_id AND lease = :lease;
 -- name: request_complete
 -- T4, T6, T7, T9: the one way into COMPLETED; the input is replaced, kept, or erased when its caller asked for that.
 UPDATE requests SET status = 'COMPLETED', outcome = :outcome, http_status = :http_status, error = :error,
-  error_type = :error_type, inference_time = :inference_time, finished_at = :now, expires_at = :expires_at,
+  error_type = :error_type, inference_time = :inference_time, pictures = :pictures, finished_at = :now,
+  expires_at = :expires_at,
   crash_count = :crash_count, lease = NULL, lease_until = NULL, not_before = 0,
   input = CASE WHEN store_io THEN coalesce(:input, input) ELSE '{}' END
 WHERE request_id = :request_id AND status <> 'COMPLETED' RETURNING *;
@@ -216,6 +217,98 @@ SELECT count(*) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint
 -- name: queue_count_all
 -- How many requests wait.
 SELECT count(*) FROM requests WHERE status = 'IN_QUEUE';
+
+-- ------------------------------------------------------------------------------------------------ looking back
+
+-- name: requests_newest
+-- The newest requests of all keys and endpoints.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE seq > 0 AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_of_key
+-- The newest requests of one key.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE key_id = :key_id AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_of_endpoint
+-- The newest requests of one endpoint, of all keys.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE endpoint = :endpoint AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_of_both
+-- The newest requests of one endpoint and key.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE endpoint = :endpoint AND key_id = :key_id AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: usage_counts
+-- What ended in a time, by bucket (a function of the caller's connection), endpoint and key.
+SELECT bucket(finished_at) AS bucket, endpoint, key_id, count(*) AS requests,
+  count(*) FILTER (WHERE http_status < 400) AS successes,
+  count(*) FILTER (WHERE http_status BETWEEN 400 AND 499) AS user_errors,
+  count(*) FILTER (WHERE http_status >= 500) AS errors,
+  sum(pictures) AS pictures, total(inference_time) AS inference_seconds
+FROM requests INDEXED BY requests_ended
+WHERE finished_at >= :since AND finished_at < :until AND (:key_id IS NULL OR key_id = :key_id)
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+
+-- name: usage_durations
+-- How long the successful ones waited and ran, as nearest-rank percentiles by bucket and endpoint.
+SELECT bucket, endpoint,
+  min(waited) FILTER (WHERE wait_rank >= 0.50 * n) AS wait_50, min(waited) FILTER (WHERE wait_rank >= 0.75 * n) AS wait_75,
+  min(waited) FILTER (WHERE wait_rank >= 0.90 * n) AS wait_90, min(ran) FILTER (WHERE run_rank >= 0.50 * n) AS run_50,
+  min(ran) FILTER (WHERE run_rank >= 0.75 * n) AS run_75, min(ran) FILTER (WHERE run_rank >= 0.90 * n) AS run_90
+FROM (
+  SELECT bucket, endpoint, waited, ran, count(*) OVER (PARTITION BY bucket, endpoint) AS n,
+    row_number() OVER (PARTITION BY bucket, endpoint ORDER BY waited) AS wait_rank,
+    row_number() OVER (PARTITION BY bucket, endpoint ORDER BY ran) AS run_rank
+  FROM (
+    SELECT bucket(finished_at) AS bucket, endpoint, started_at - created_at AS waited, finished_at - started_at AS ran
+    FROM requests INDEXED BY requests_ended
+    WHERE finished_at >= :since AND finished_at < :until AND (:key_id IS NULL OR key_id = :key_id)
+      AND http_status < 400 AND started_at IS NOT NULL
+  )
+)
+GROUP BY bucket, endpoint;
+
+-- name: payloads_erase_input
+-- The input of an ended request, gone.
+UPDATE requests SET input = '{}' WHERE request_id = :request_id AND status = 'COMPLETED';
+
+-- name: payloads_erase_result
+-- The stored answer of a request, gone.
+DELETE FROM results WHERE request_id = :request_id;
+
+-- name: payloads_retire_files
+-- Stop serving the files that a request produced; their rows stay until their bytes are gone.
+UPDATE files SET deleting = 1 WHERE request_id = :request_id AND deleting = 0 RETURNING token;
 
 -- ------------------------------------------------------------------------------------------------ files
 

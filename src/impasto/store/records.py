@@ -127,3 +127,28 @@ class Key:
     created_at: float
     last_used_at: float | None = None
     revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """Requests of one endpoint and key that ended in one bucket of time."""
+
+    bucket: float  # its start, unix seconds
+    endpoint: str
+    key_id: str
+    requests: int
+    successes: int
+    user_errors: int  # 4xx, cancels included
+    errors: int  # 5xx
+    pictures: int
+    inference_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurationRow:
+    """How long the successful requests of one endpoint and bucket waited and ran: seconds at 50, 75 and 90 percent."""
+
+    bucket: float
+    endpoint: str
+    waited: tuple[float, float, float]
+    ran: tuple[float, float, float]
