@@ -23,7 +23,7 @@ from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
-from impasto.api.platform import account, keys, models, pricing, reports, requests
+from impasto.api.platform import account, history, keys, models, pricing, reports, requests, system
 from impasto.api.platform.door import PlatformDoor, unknown
 from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.realtime import Sockets
@@ -134,6 +134,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/models/pricing/estimate", POST=pricing.estimate),
         platform("/models/usage", GET=reports.usage),
         platform("/models/analytics", GET=reports.analytics),
+        platform("/requests", GET=history.requests),
+        platform("/system", GET=system.system),
         platform("/keys", GET=keys.list_keys, POST=keys.create_key),
         platform("/keys/{key_id}", DELETE=keys.delete_key),
         platform("/account/billing", GET=account.billing),

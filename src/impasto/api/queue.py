@@ -141,9 +141,8 @@ def progress_of(call: Call, request: Request) -> dict[str, Any]:
     """How far a request is, 0 to 1, and previews of its pictures: small, never stored."""
     fleet = call.gateway.dispatcher
     step = fleet.progress(request.request_id)
-    done = 0.0 if step is None else ((step.image - 1) * step.steps + step.step) / (step.images * step.steps)
     return {
-        "progress": round(min(done, 1.0), 4),
+        "progress": 0.0 if step is None else round(step.share, 4),
         "images": [
             {
                 "url": data_uri(preview.jpeg, "image/jpeg"),

@@ -81,7 +81,7 @@ def _find(which: str, server: Server) -> tuple[str, str]:
         return found["app"], found["id"]
     if not _ID.fullmatch(which):
         raise ConfigError(f"{which!r} is neither a request id nor the URL of a request.")
-    page = server.json(f"/v1/models/requests/by-endpoint?request_id={quote(which)}&limit=1")
+    page = server.json(f"/v1/requests?request_id={quote(which)}&limit=1")
     if not page["items"]:
         raise WatchError(f"The server has no request {which} of this key.")
     parts = page["items"][0]["endpoint_id"].split("/")

@@ -180,5 +180,5 @@ export async function deliveries(id, requestId) {
   return (await get(`${request(id, requestId)}/webhook`)).deliveries;
 }
 
-/** Delete a request with its result, log and pictures. */
-export const forget = (id, requestId) => send("DELETE", request(id, requestId));
+/** Erase what went in and came out of a request, its pictures included. */
+export const forget = (requestId) => send("DELETE", `/v1/models/requests/${requestId}/payloads`);

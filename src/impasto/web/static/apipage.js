@@ -28,7 +28,7 @@ export function ApiPage({ id }) {
     <div class="manual">
       <${Contents} others=${others} />
       <article>
-        <${About} meta=${meta} />
+        <${About} meta=${meta} served=${model?.impasto.served_by} />
         <${Calling} id=${id} input=${brief} />
         <${Authentication} />
         <${Queue} id=${id} input=${brief} />
@@ -60,11 +60,11 @@ function Contents({ others }) {
   </nav>`;
 }
 
-function About({ meta }) {
+function About({ meta, served }) {
   return html`<section aria-labelledby="about">
     <h2 id="about">About</h2>
     <p>${meta.description}</p>
-    ${meta.model && html`<p>Served here by <code>${meta.model}</code>${meta.license ? html`, licence ${meta.license}` : ""}.</p>`}
+    <p>${served ? html`Served here by <code>${served}</code>.` : "Nothing serves it here at the moment."}</p>
     <p>Programs written for fal's clients call it unchanged; they are pointed here by one line. All usages of the model must comply with
     its own terms.</p>
   </section>`;

@@ -9,7 +9,10 @@ const PAGE = 24;
 const STATUSES = [
   ["", "All"],
   ["success", "Done"],
+  ["user_error", "Refused or cancelled"],
   ["error", "Failed"],
+  ["in_progress", "Being drawn"],
+  ["in_queue", "Waiting"],
 ];
 
 export function History() {
@@ -24,7 +27,7 @@ export function History() {
   if (status) query.set("status", status);
   if (text) query.set("q", text);
   if (cursor) query.set("cursor", cursor);
-  const [page, error, again] = useAnswer(() => api.get(`/v1/models/requests/by-endpoint?${query}`), [query.toString()]);
+  const [page, error, again] = useAnswer(() => api.get(`/v1/requests?${query}`), [query.toString()]);
   const filter = (set) => (event) => (set(event.target.value), setCursors([""]));
   return html`<h1>History</h1>
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
@@ -52,7 +55,7 @@ function Card({ item }) {
   const first = item.json_output?.images?.[0];
   const source = first && shownUrl(first.url);
   const prompt = item.json_input?.prompt;
-  return html`<li><${Link} to=${`/history/${item.request_id}?endpoint=${encodeURIComponent(item.endpoint_id)}`} class="card">
+  return html`<li><${Link} to=${`/history/${item.request_id}`} class="card">
     ${source ? html`<img src=${source} alt="" loading="lazy" />` : html`<span class="no-picture">${outcome(item)}</span>`}
     <span class="card-text"><b>${prompt || (item.json_input ? "no words" : "not kept")}</b>
       <small>${item.endpoint_id}, ${when(item.sent_at)}</small></span>
@@ -68,8 +71,7 @@ function outcome(item) {
 // ---------------------------------------------------------------- one request
 
 export function PastRequest({ requestId }) {
-  const endpoint = new URLSearchParams(location.search).get("endpoint") ?? "";
-  const [answer, error, again] = useAnswer(() => everything(endpoint, requestId), [requestId]);
+  const [answer, error, again] = useAnswer(() => everything(requestId), [requestId]);
   if (error) return html`<${Trouble} error=${error} retry=${again} />`;
   if (!answer) return html`<${Waiting} />`;
   const { item, status, deliveries } = answer;
@@ -88,7 +90,7 @@ export function PastRequest({ requestId }) {
           <div><dt>Submitted</dt><dd>${when(item.sent_at)}</dd></div>
           <div><dt>Waited</dt><dd>${between(item.sent_at, item.started_at)}</dd></div>
           <div><dt>Took</dt><dd>${seconds(item.duration)}</dd></div>
-          ${item.attempts !== undefined && html`<div><dt>Attempts</dt><dd>${item.attempts}</dd></div>`}
+          <div><dt>Attempts</dt><dd>${item.attempts}</dd></div>
         </dl>
         <h2>Input</h2>
         ${item.json_input ? html`<${Code} label="Input">${JSON.stringify(item.json_input, null, 2)}<//>` : html`<p class="faint">Not kept, as its caller asked.</p>`}
@@ -100,10 +102,9 @@ export function PastRequest({ requestId }) {
     </div>`;
 }
 
-async function everything(endpoint, requestId) {
+async function everything(requestId) {
   const query = new URLSearchParams({ request_id: requestId, expand: "payloads", limit: 1 });
-  if (endpoint) query.set("endpoint_id", endpoint);
-  const page = await api.get(`/v1/models/requests/by-endpoint?${query}`);
+  const page = await api.get(`/v1/requests?${query}`);
   const item = page.items[0];
   if (!item) throw new api.Problem(404, { detail: "The server no longer has this request." });
   const [status, deliveries] = await Promise.all([
@@ -141,8 +142,8 @@ function Actions({ item }) {
   const remove = async () => {
     if (!asked) return setAsked(true);
     try {
-      await api.forget(item.endpoint_id, item.request_id);
-      say("Deleted, with its pictures");
+      await api.forget(item.request_id);
+      say("Deleted: input, output and pictures");
       go("/history", { replace: true });
     } catch (error) {
       say(error.message);
@@ -151,7 +152,7 @@ function Actions({ item }) {
   return html`<div class="row">
     ${item.json_input && html`<button type="button" class="primary" onClick=${() => open(item.endpoint_id, item.json_input)}>Run again</button>
     <button type="button" onClick=${() => open(item.endpoint_id, same)}>With the same seed</button>`}
-    ${item.ended_at && html`<button type="button" class=${asked ? "danger" : ""} onClick=${remove}>${asked ? "Really delete it" : "Delete"}</button>`}
+    ${item.ended_at && item.json_input && html`<button type="button" class=${asked ? "danger" : ""} onClick=${remove}>${asked ? "Really delete it" : "Delete"}</button>`}
   </div>`;
 }
 

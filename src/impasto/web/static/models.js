@@ -8,11 +8,11 @@ export function Models() {
   if (!models) return html`<${Waiting} />`;
   return html`<h1>Models</h1>
     <ul class="models">
-      ${models.map(({ endpoint_id, metadata }) => html`<li>
+      ${models.map(({ endpoint_id, metadata, impasto }) => html`<li>
         <h2><${Link} to=${`/models/${endpoint_id}`}>${metadata.display_name}<//></h2>
         <p class="id"><code>${endpoint_id}</code> <span class="badge">${metadata.category}</span></p>
         <p>${metadata.description}</p>
-        <p class="faint"><${Link} to=${`/models/${endpoint_id}/api`}>API<//></p>
+        <p class="faint">${impasto.served_by ? html`Served by <code>${impasto.served_by}</code>, ` : "Not served now, "}<${Link} to=${`/models/${endpoint_id}/api`}>API<//></p>
       </li>`)}
     </ul>`;
 }
