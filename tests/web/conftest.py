@@ -55,6 +55,12 @@ class Server:
 
 
 @pytest.fixture(scope="session")
+def serve() -> Callable[..., Server]:
+    """Starts a server of a test's own; who starts it stops it."""
+    return Server
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(tmp_path_factory.mktemp("pages"))
     yield running

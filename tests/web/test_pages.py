@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 Visit = Callable[..., Page]
-SEED = (Path(__file__).parents[1] / "conformance" / "fixtures" / "flux-pro-api-page.txt").read_text()
+SEED = (Path(__file__).parents[1] / "conformance" / "fixtures" / "flux-pro-api-page.txt").read_text().replace("\xa0", " ")
 PAGES = ("/", "/models", "/models/fal-ai/flux-pro/api", "/models/fal-ai/flux/dev/image-to-image", "/compare")
 
 

@@ -86,4 +86,5 @@ def _row(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
         "attempts": request.attempt,
         "error": request.error,
         "error_type": request.error_type,
+        "webhook_url": request.webhook_url,
     }

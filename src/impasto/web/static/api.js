@@ -175,10 +175,10 @@ export async function upload(file, abort) {
 
 // ---------------------------------------------------------------- what the server keeps
 
-/** The webhook deliveries of a request, with every try. */
-export async function deliveries(id, requestId) {
-  return (await get(`${request(id, requestId)}/webhook`)).deliveries;
-}
+/** What became of a request's webhook, with every try. */
+export const delivery = (id, requestId) => get(`${request(id, requestId)}/webhook`);
+
+export const redeliver = (id, requestId) => send("POST", `${request(id, requestId)}/webhook/redeliver`);
 
 /** Erase what went in and came out of a request, its pictures included. */
 export const forget = (requestId) => send("DELETE", `/v1/models/requests/${requestId}/payloads`);

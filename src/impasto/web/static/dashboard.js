@@ -87,9 +87,9 @@ function Plots() {
   if (!answer) return html`<${Waiting} />`;
   const [analytics, usage] = answer;
   const hours = lastHours();
-  const at = (series, value) => {
+  const at = (series, value, nothing = 0) => {
     const found = new Map(series.map((row) => [new Date(row.bucket).getTime(), value(row.results)]));
-    return hours.map((hour) => found.get(hour.getTime()) ?? 0);
+    return hours.map((hour) => found.get(hour.getTime()) ?? nothing);
   };
   const sum = (name) => (results) => results.reduce((total, row) => total + (row[name] ?? 0), 0);
   const worst = (name) => (results) => Math.max(0, ...results.map((row) => row[name] ?? 0));
@@ -97,7 +97,7 @@ function Plots() {
     <div class="columns" style="--columns:2">
       <${Bars} title="Pictures an hour" hours=${hours} values=${at(usage.time_series, sum("quantity"))} />
       <${Lines} title="Seconds to draw: the median and, dashed, nine of ten" hours=${hours}
-        first=${at(analytics.time_series, worst("p50_duration"))} second=${at(analytics.time_series, worst("p90_duration"))} />
+        first=${at(analytics.time_series, worst("p50_duration"), null)} second=${at(analytics.time_series, worst("p90_duration"), null)} />
     </div>
     <p class="faint">${at(analytics.time_series, sum("request_count")).reduce((a, b) => a + b, 0)} requests,
       ${" "}${at(analytics.time_series, sum("user_error_count")).reduce((a, b) => a + b, 0)} refused or cancelled,
@@ -139,10 +139,12 @@ function Bars({ title, hours, values }) {
 
 function Lines({ title, hours, first, second }) {
   const most = Math.max(0.1, ...first, ...second), height = HEIGHT - BOTTOM - TOP;
-  const points = (values) => values.map((value, n) => `${x(n, values.length)},${TOP + height * (1 - value / most)}`).join(" ");
+  const place = (values) => values.map((value, n) => value !== null && [x(n, values.length), TOP + height * (1 - value / most)]).filter(Boolean);
+  const curve = (values, name) => html`<polyline class=${`line ${name}`} points=${place(values).map((point) => point.join(",")).join(" ")} />
+    ${place(values).map(([left, top]) => html`<circle class=${name} cx=${left} cy=${top} r="3" />`)}`;
   return html`<${Frame} title=${title}>
     <${Axes} most=${most} hours=${hours} />
-    <polyline class="line" points=${points(first)} /><polyline class="line second" points=${points(second)} />
+    ${curve(second, "second")}${curve(first, "first")}
   <//>`;
 }
 

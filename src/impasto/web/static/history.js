@@ -38,7 +38,7 @@ export function History() {
       <label>Outcome <select value=${status} onChange=${filter(setStatus)}>
         ${STATUSES.map(([value, title]) => html`<option value=${value}>${title}</option>`)}
       </select></label>
-      <label>Prompt <input type="search" placeholder="Words of the prompt" value=${text} onChange=${filter(setText)} /></label>
+      <label>Prompt <input type="search" placeholder="Words of the prompt" value=${text} onInput=${filter(setText)} /></label>
       <button type="button" onClick=${again}>Refresh</button>
     </form>
     ${error && html`<${Trouble} error=${error} retry=${again} />`}
@@ -74,7 +74,7 @@ export function PastRequest({ requestId }) {
   const [answer, error, again] = useAnswer(() => everything(requestId), [requestId]);
   if (error) return html`<${Trouble} error=${error} retry=${again} />`;
   if (!answer) return html`<${Waiting} />`;
-  const { item, status, deliveries } = answer;
+  const { item, status } = answer;
   return html`<p><${Link} to="/history">← History<//></p>
     <h1 class="clamped">${item.json_input?.prompt || item.endpoint_id}</h1>
     <p class="id"><code>${item.request_id}</code></p>
@@ -96,8 +96,8 @@ export function PastRequest({ requestId }) {
         ${item.json_input ? html`<${Code} label="Input">${JSON.stringify(item.json_input, null, 2)}<//>` : html`<p class="faint">Not kept, as its caller asked.</p>`}
         <h2>Output</h2>
         ${item.json_output ? html`<${Code} label="Output">${JSON.stringify(item.json_output, null, 2)}<//>` : html`<p class="faint">There is none.</p>`}
-        <${Log} lines=${status?.logs ?? []} />
-        <${Deliveries} deliveries=${deliveries} />
+        <${Log} lines=${status.logs ?? []} />
+        ${item.webhook_url && html`<${Delivery} item=${item} />`}
       </section>
     </div>`;
 }
@@ -107,11 +107,7 @@ async function everything(requestId) {
   const page = await api.get(`/v1/requests?${query}`);
   const item = page.items[0];
   if (!item) throw new api.Problem(404, { detail: "The server no longer has this request." });
-  const [status, deliveries] = await Promise.all([
-    api.status(item.endpoint_id, requestId).catch(() => null),
-    api.deliveries(item.endpoint_id, requestId).catch(() => null),
-  ]);
-  return { item, status, deliveries };
+  return { item, status: await api.status(item.endpoint_id, requestId) };
 }
 
 function between(from, to) {
@@ -156,11 +152,24 @@ function Actions({ item }) {
   </div>`;
 }
 
-function Deliveries({ deliveries }) {
-  if (!deliveries?.length) return null;
+function Delivery({ item }) {
+  const [delivery, error, again] = useAnswer(() => api.delivery(item.endpoint_id, item.request_id), [item.request_id]);
+  const resend = async () => {
+    try {
+      await api.redeliver(item.endpoint_id, item.request_id);
+      say("It is sent again");
+      again();
+    } catch (problem) {
+      say(problem.message);
+    }
+  };
+  if (error) return html`<${Trouble} error=${error} retry=${again} />`;
+  if (!delivery) return html`<${Waiting} />`;
   return html`<h2>Webhook</h2>
-    ${deliveries.map((delivery) => html`<p><code>${delivery.url}</code>: ${delivery.state.toLowerCase()}</p>
-      <table><thead><tr><th>Try</th><th>At</th><th>Answer</th><th>Took</th></tr></thead>
+    <p><code>${delivery.url}</code>: ${delivery.state.toLowerCase()}${delivery.next_try && `, next try ${when(delivery.next_try)}`}</p>
+    ${delivery.attempts.length > 0 && html`<div class="table"><table>
+      <thead><tr><th>Try</th><th>At</th><th>Answer</th><th>Took</th></tr></thead>
       <tbody>${delivery.attempts.map((each) => html`<tr><td>${each.number}</td><td>${when(each.at)}</td>
-        <td>${each.http_status ?? each.error}</td><td>${seconds(each.seconds)}</td></tr>`)}</tbody></table>`)}`;
+        <td>${each.error ?? each.http_status}</td><td>${seconds(each.seconds)}</td></tr>`)}</tbody></table></div>`}
+    <div class="row"><button type="button" onClick=${resend}>Send it again</button><button type="button" onClick=${again}>Refresh</button></div>`;
 }
