@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 Visit = Callable[..., Page]
-SEED = (Path(__file__).parents[1] / "conformance" / "fixtures" / "flux-pro-api-page.txt").read_text().replace("\xa0", " ")
+SEED = (
+    (Path(__file__).parents[1] / "conformance" / "fixtures" / "flux-pro-api-page.txt").read_text().replace("\xa0", " ")
+)
 PAGES = ("/", "/models", "/models/fal-ai/flux-pro/api", "/models/fal-ai/flux/dev/image-to-image", "/compare")
 
 
@@ -157,3 +160,31 @@ def test_the_colours_follow_the_system_and_the_switch(visit: Visit) -> None:
     page.reload()
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("path", [*PAGES, "/history", "/dashboard"])
+def test_axe_finds_no_serious_violation(visit: Visit, path: str, dark: bool) -> None:
+    page = visit(path, dark=dark)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
+    serious = [
+        (violation["id"], node["target"], node.get("failureSummary"))
+        for violation in found.response["violations"]
+        if violation["impact"] in {"serious", "critical"}
+        for node in violation["nodes"]
+    ]
+    assert serious == []
+    assert found.response["passes"], "axe looked at the page"
+
+
+def test_axe_finds_no_serious_violation_beside_a_result(visit: Visit) -> None:
+    page = visit()
+    page.get_by_label("Inference steps", exact=True).fill("2")
+    page.get_by_label("Prompt", exact=True).fill("a red apple")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("[data-state=done]")).to_be_visible(timeout=60_000)
+    page.locator("details.log summary").click()
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]})
+    assert [v["id"] for v in found.response["violations"] if v["impact"] in {"serious", "critical"}] == []

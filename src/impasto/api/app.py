@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from impasto.api import openapi, ops, proxy, queue, storage, tokens
+from impasto.api import llms, openapi, ops, proxy, queue, storage, tokens
 from impasto.api.admission import resolve
 from impasto.api.auth import Access
 from impasto.api.cors import Cors
@@ -126,7 +126,9 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/health", Access.PUBLIC, GET=ops.healthz),
         row("/healthz", Access.PUBLIC, GET=ops.healthz),
         row("/readyz", Access.PUBLIC, GET=ops.readyz),
-        row("/openapi.json", Access.PUBLIC, GET=openapi.of_run),
+        row("/openapi.json", Access.PUBLIC, GET=openapi.of_server),
+        row("/llms.txt", Access.PUBLIC, GET=llms.of_server),
+        row("/models/{endpoint:path}/llms.txt", Access.PUBLIC, GET=llms.of_endpoint),
         row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
         # ------------------------------------------------------------ the platform API
         platform("/models", Access.PUBLIC, GET=models.models),

@@ -132,8 +132,8 @@ export function Log({ lines }) {
   if (!lines.length) return null;
   return html`<details class="log">
     <summary>Log, ${count(lines.length, "line")}</summary>
-    <ol tabindex="0" role="region" aria-label="Log">
+    <div class="lines" tabindex="0" role="region" aria-label="Log"><ol>
       ${lines.map((line) => html`<li data-level=${line.level}><time>${line.timestamp.slice(11, 23)}</time> ${line.message}</li>`)}
-    </ol>
+    </ol></div>
   </details>`;
 }
