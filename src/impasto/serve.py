@@ -21,8 +21,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from impasto import __version__, telemetry
-from impasto.api.app import create_app
+from impasto.api.app import SECRET_FILE, create_app
 from impasto.api.connection import Connection
+from impasto.api.signing import load_secret
 from impasto.endpoints.own import load_endpoints
 from impasto.endpoints.table import Endpoints
 from impasto.errors import ConfigError
@@ -64,13 +65,18 @@ async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.sock
         if requeued := await store.recover():
             log.info("%d requests of the former process go on", requeued)
         blobs = BlobStore(settings.data / "files")
-        async with Dispatcher(settings=settings, store=store, blobs=blobs, endpoints=endpoints) as dispatcher:
+        blobs.delete_drafts(older_than=0)  # this folder is ours alone: what is half-written is a former process's
+        secret = load_secret(settings.data / SECRET_FILE)
+        async with Dispatcher(
+            settings=settings, store=store, blobs=blobs, endpoints=endpoints, secret=secret
+        ) as dispatcher:
             app = create_app(
                 settings=settings,
                 store=store,
                 dispatcher=dispatcher,
                 blobs=blobs,
                 endpoints=endpoints,
+                secret=secret,
                 pages=pages.routes(),
             )
             async with LocalFleet(settings, dispatcher), _Http(app, settings, listener):

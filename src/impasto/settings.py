@@ -33,6 +33,11 @@ class ServerSettings(Section):
         default=30, ge=1, le=1024, description="Largest JSON request body, in MiB; bigger ones are answered 413."
     )
     max_upload_mb: int = Field(default=100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
+    upload_quota_mb: int = Field(
+        default=0,
+        ge=0,
+        description="MiB of uploads that one key may keep; 0: no limit. Pictures drawn do not count.",
+    )
     drain_seconds: float = Field(default=30.0, ge=0, description="How long a stop waits for running pictures.")
     realtime_idle_seconds: float = Field(
         default=60.0, gt=0, description="A realtime connection without inputs for so long is closed."

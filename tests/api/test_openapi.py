@@ -14,6 +14,7 @@ from impasto.api.gateway import Gateway
 from impasto.api.openapi import server_document
 from impasto.endpoints.custom import Prompt, WireInput, derive
 from impasto.endpoints.table import SHIPPED, Endpoints
+from impasto.files.parts import Parts
 
 ENDPOINTS = Endpoints()
 every_endpoint = pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
@@ -29,6 +30,7 @@ def served(server) -> set[tuple[str, str]]:
     """(path, method) of every row of the route table, without convertors; a model's path stands for run and submit."""
     gateway = Gateway(
         settings=server.settings,
+        parts=Parts(server.settings.data / "uploads"),
         store=server.store,
         blobs=server.blobs,
         dispatcher=server.worker,

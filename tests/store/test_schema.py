@@ -48,6 +48,17 @@ class TestMigrations:
         assert migrate(fresh, QUERIES, [*shipped(), next_one]) == 1
         assert fresh.execute("SELECT key_id, note FROM keys").fetchall() == [("k", "new")]
 
+    async def test_files_of_the_first_version_are_served_as_before(self, open_store, database):
+        database.parent.mkdir(parents=True)
+        connection = sqlite3.connect(database, isolation_level=None)
+        migrate(connection, QUERIES, shipped()[:1])
+        connection.execute(
+            "INSERT INTO files (token, media_type, size, key_id, created_at) VALUES ('t', 'x', 5, 'k', 1)"
+        )
+        connection.close()
+        store = await open_store()
+        assert (store.file("t").acl, store.stored_bytes("k")) == (None, 5)
+
     async def test_a_file_of_a_newer_version_is_refused_and_left_alone(self, open_store, database):
         await (await open_store()).close()
         connection = sqlite3.connect(database)

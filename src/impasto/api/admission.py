@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from impasto.api import lifecycle
 from impasto.api.auth import EVERYBODY
 from impasto.api.bodies import whole_number
 from impasto.api.gateway import Call
@@ -73,6 +74,7 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         start_timeout=start_timeout(headers),
         idempotency_key=_idempotency_key(headers),
         max_attempts=call.gateway.settings.queue.max_attempts,
+        lifecycle=lifecycle.of_request(headers),
     )
 
 

@@ -31,6 +31,7 @@ from impasto.endpoints.base import Endpoint, Wanted
 from impasto.endpoints.table import Endpoints
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
+from impasto.files.parts import FOLDER, Parts
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
 from impasto.fleet.inputs import Inputs
@@ -52,7 +53,9 @@ SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
 
 
 class Dispatcher:
-    """`async with Dispatcher(...)`: listens from then on. `endpoints` defaults to the shipped ones."""
+    """`async with Dispatcher(...)`: listens from then on. `endpoints` defaults to the shipped ones. `secret` signed the
+    links that inputs may name.
+    """
 
     def __init__(
         self,
@@ -61,13 +64,14 @@ class Dispatcher:
         store: Store,
         blobs: BlobStore,
         endpoints: Mapping[str, Endpoint] | None = None,
+        secret: bytes | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
         self._outcomes = Outcomes(store, blobs, self._let_go)
         self._endpoints = Endpoints() if endpoints is None else endpoints
-        self._inputs = Inputs(settings=settings, store=store, blobs=blobs)
+        self._inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=secret)
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
         self._previews: dict[str, dict[int, m.Preview]] = {}
@@ -90,7 +94,7 @@ class Dispatcher:
         self._cleanup.callback(server.close)
         self._start(self._dispatch())
         self._start(self._listen_for_work())
-        self._start(sweep_for_ever(self._store, self._blobs))
+        self._start(sweep_for_ever(self._store, self._blobs, Parts(self._settings.data / FOLDER)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -276,7 +280,8 @@ class Dispatcher:
         request_id = work.request.request_id
         try:
             try:
-                image, notices = await self._inputs.read(wanted, base_url=work.request.base_url)
+                request = work.request
+                image, notices = await self._inputs.read(wanted, base_url=request.base_url, reader=request.key_id)
                 job = replace(work.job, images=(image,), notices=(*work.job.notices, *notices))
                 work.job = work.endpoint.with_picture(job)
             except WireError as error:

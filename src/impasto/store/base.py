@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from impasto.store.records import (
+    Acl,
     CancelResult,
     DurationRow,
     FileRecord,
@@ -63,7 +64,8 @@ class Store(Protocol):
     ) -> bool:
         """T4. IN_PROGRESS → COMPLETED if `lease` still holds; True again for the same lease (T4'); else False: dropped.
 
-        `files` are served from the same instant on; without an `expires_at` they live as long as results do. `input_`
+        `files` are served from the same instant on, for as long and for whom the request's lifecycle says; else for
+        everybody and as long as its result is kept. `input_`
         replaces the stored input (say, with data URIs turned into file URLs).
         """
         ...
@@ -155,10 +157,28 @@ class Store(Protocol):
         ...
 
     # ------------------------------------------------------------ files and keys
-    async def add_file(self, file: FileRecord) -> None: ...
+    async def add_file(self, file: FileRecord, *, quota: int | None = None) -> bool:
+        """Serve an upload from now on; False: its token is known already, and stays as it is.
+
+        Raises `QuotaExceeded` when the key's uploads would take more than `quota` bytes; judged where it is written,
+        so that of many at once only those that fit are taken.
+        """
+        ...
 
     def file(self, token: str) -> FileRecord | None:
         """The file, while it is served; None: unknown or past its retention."""
+        ...
+
+    def stored_bytes(self, key_id: str) -> int:
+        """Bytes of the uploads in service that this key made. Results are not counted."""
+        ...
+
+    async def set_acl(self, token: str, acl: Acl) -> bool:
+        """Say anew who may read a file; False: it is not served."""
+        ...
+
+    async def delete_file(self, token: str) -> bool:
+        """Stop serving a file at once; its bytes go with the next sweep. False: it was not served."""
         ...
 
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:

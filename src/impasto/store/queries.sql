@@ -38,6 +38,18 @@ RELEASE operation;
 -- Undo one operation and leave its neighbours alone.
 ROLLBACK TO operation;
 
+-- name: erase
+-- Move the log into the file and empty it: what was erased from the file must not live on in the log.
+PRAGMA wal_checkpoint(TRUNCATE);
+
+-- name: erase_patience
+-- Do not hold up the writes for a reader of another process.
+PRAGMA busy_timeout = 100;
+
+-- name: write_patience
+-- How long to wait for another process's write, in milliseconds.
+PRAGMA busy_timeout = 10000;
+
 -- ------------------------------------------------------------------------------------------------ schema
 
 -- name: schema_version_create
@@ -60,10 +72,10 @@ INSERT INTO schema_version (version, name, checksum, applied_at) VALUES (:versio
 -- T1: a new request enters the queue.
 INSERT INTO requests (
   request_id, endpoint, key_id, priority, seed, base_url, webhook_url, no_retry, store_io, idempotency_key,
-  idempotency_hash, max_attempts, boot, start_deadline, created_at, input
+  idempotency_hash, max_attempts, boot, start_deadline, created_at, input, lifecycle
 ) VALUES (
   :request_id, :endpoint, :key_id, :priority, :seed, :base_url, :webhook_url, :no_retry, :store_io, :idempotency_key,
-  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input
+  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input, :lifecycle
 ) RETURNING *;
 
 -- name: request_by_idempotency
@@ -313,13 +325,27 @@ UPDATE files SET deleting = 1 WHERE request_id = :request_id AND deleting = 0 RE
 -- ------------------------------------------------------------------------------------------------ files
 
 -- name: file_insert
--- A file that is served from now on.
-INSERT INTO files (token, media_type, size, file_name, request_id, key_id, created_at, expires_at)
-VALUES (:token, :media_type, :size, :file_name, :request_id, :key_id, :created_at, :expires_at);
+-- A file that is served from now on; a token that is known stays as it is.
+INSERT INTO files (token, media_type, size, file_name, request_id, key_id, created_at, expires_at, acl)
+VALUES (:token, :media_type, :size, :file_name, :request_id, :key_id, :created_at, :expires_at, :acl)
+ON CONFLICT (token) DO NOTHING;
 
 -- name: file_get
 -- A file that is still served.
 SELECT * FROM files WHERE token = :token AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: file_set_acl
+-- Say anew who may read a file.
+UPDATE files SET acl = :acl WHERE token = :token AND deleting = 0;
+
+-- name: file_withdraw
+-- Stop serving one file; its row stays until its bytes are gone.
+UPDATE files SET deleting = 1 WHERE token = :token AND deleting = 0;
+
+-- name: uploads_size
+-- How many bytes of uploads a key has in service.
+SELECT coalesce(sum(size), 0) FROM files
+WHERE key_id = :key_id AND request_id IS NULL AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
 
 -- name: files_deleting
 -- Files whose bytes are to be deleted.
