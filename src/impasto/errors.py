@@ -147,6 +147,13 @@ class MethodNotAllowed(RequestError):
         return super().headers() | {"Allow": ", ".join(self.allowed)}
 
 
+class RequestTooSlow(RequestError):
+    """The request came too slowly."""
+
+    status = 408
+    error_type = "bad_request"
+
+
 class PreconditionFailed(RequestError):
     """The proxy does not serve this target."""
 
@@ -190,6 +197,13 @@ class StorageFull(RequestError):
     retryable = True
 
 
+class HeadersTooLarge(RequestError):
+    """The request's headers are larger than this server accepts."""
+
+    status = 431
+    error_type = "bad_request"
+
+
 class ClientCancelled(RequestError):
     """Request cancelled by the client."""
 
@@ -213,6 +227,10 @@ class QueueFull(RequestError):
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"X-Fal-Needs-Retry": "1"}
+
+
+class TooManyConnections(QueueFull):
+    """Too many connections are open; try again soon."""
 
 
 class RequestTimeout(RequestError):

@@ -17,7 +17,8 @@ from impasto.errors import ModelError
 from impasto.files.blobs import BlobStore
 from impasto.files.images import data_uri
 from impasto.files.links import identity
-from impasto.fleet.inputs import KEPT_PIXELS, Inputs
+from impasto.fleet.decoder import KEPT_PIXELS
+from impasto.fleet.inputs import Inputs
 from impasto.settings import FetchSettings, Settings
 from impasto.store.records import Acl, Decision, FileRecord
 from impasto.store.sqlite import SqliteStore
@@ -59,7 +60,9 @@ class Room:
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     store = await SqliteStore.open(tmp_path / "impasto.sqlite3")
-    yield Room(store, BlobStore(tmp_path / "files"), Settings(data=tmp_path, fetch=FetchSettings(max_mb=1)))
+    room = Room(store, BlobStore(tmp_path / "files"), Settings(data=tmp_path, fetch=FetchSettings(max_mb=1)))
+    yield room
+    await room.inputs.close()
     await store.close()
 
 

@@ -36,7 +36,7 @@ async def submit(call: Call) -> Response:
     endpoint = resolve(call.address.path, call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
     previews = call.request.headers.get(PREVIEWS, "").lower() in _ON
-    request = await admit(call, endpoint, input_, previews=previews)
+    request = await admit(call, endpoint, input_, waits=True, previews=previews)
     waiting = request.status is Status.IN_QUEUE
     return Json(
         {

@@ -108,6 +108,7 @@ class Dispatcher:
             runner.writer.close()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._outcomes.close()
+        await self._inputs.close()
         await self._cleanup.aclose()
         with contextlib.suppress(OSError):
             self.socket_path.unlink()

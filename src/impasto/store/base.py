@@ -30,14 +30,19 @@ class Store(Protocol):
     async def submit(self, new: NewRequest) -> Request:
         """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request.
 
-        Raises `ModelError` (422) when that key came with another endpoint or input. It is known for 24 hours.
+        Raises `ModelError` (422) when that key came with another endpoint or input (it is known for 24 hours),
+        `QueueFull` (429) past the request's own `max_queued` or `max_open`.
         """
         ...
 
     async def claim(
         self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
     ) -> list[Request]:
-        """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1; normal before low, then FIFO."""
+        """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1.
+
+        Normal before low, keys in turn, first come first served within a key. No key gets more than the store's
+        `max_running` at a time.
+        """
         ...
 
     async def renew(self, leases: dict[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
@@ -105,7 +110,10 @@ class Store(Protocol):
     def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]: ...
 
     def position(self, request: Request) -> int:
-        """How many requests wait before this one, in claim order of its endpoint. 0 = next."""
+        """How many requests wait before this one, in order of arrival at its endpoint. 0 = next.
+
+        With several keys waiting this is an estimate: they take turns.
+        """
         ...
 
     def queued(self, endpoint: str | None = None) -> int: ...

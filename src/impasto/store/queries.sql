@@ -86,18 +86,48 @@ SELECT * FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency
 -- Free an idempotency key whose day is over.
 UPDATE requests SET idempotency_key = NULL WHERE request_id = :request_id;
 
--- name: queue_head
--- The next requests of one endpoint in claim order: normal before low, then first come first served; back-off is skipped.
-SELECT request_id, priority, seq FROM requests
-WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND not_before <= :monotonic
-  AND (start_deadline IS NULL OR start_deadline > :now)
-ORDER BY priority, seq LIMIT :limit;
+-- name: queue_heads
+-- The oldest request that each key has waiting at one endpoint and priority; back-off and missed deadlines are skipped.
+-- The keys are found one by one along the index: a deep queue costs as much as a short one.
+WITH RECURSIVE waiting(key_id) AS (
+  SELECT min(key_id) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority
+  UNION ALL
+  SELECT (
+    SELECT min(key_id) FROM requests
+    WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id > waiting.key_id
+  ) FROM waiting WHERE key_id IS NOT NULL
+)
+SELECT key_id, (
+  SELECT min(seq) FROM requests
+  WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = waiting.key_id
+    AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now)
+) AS seq FROM waiting WHERE key_id IS NOT NULL;
+
+-- name: queue_next
+-- The request of one key, endpoint and priority that follows a place.
+SELECT min(seq) AS seq FROM requests
+WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = :key_id AND seq > :seq
+  AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now);
+
+-- name: running_by_key
+-- How many requests of each key run.
+SELECT key_id, count(*) AS running FROM requests WHERE status = 'IN_PROGRESS' GROUP BY key_id;
+
+-- name: queued_of_key
+-- How many requests of a key wait, counted up to a limit.
+SELECT count(*) AS count FROM (
+  SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND status = 'IN_QUEUE' AND key_id = :key_id LIMIT :limit
+);
+
+-- name: open_of_key
+-- How many requests of a key wait or run, counted up to a limit.
+SELECT count(*) AS count FROM (SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND key_id = :key_id LIMIT :limit);
 
 -- name: request_claim
 -- T2: a queued request goes to a runner under a fresh lease.
 UPDATE requests SET status = 'IN_PROGRESS', lease = :lease, lease_until = :lease_until, boot = :boot, not_before = 0,
   runner_id = :runner_id, attempt = attempt + 1, started_at = :now
-WHERE request_id = :request_id AND status = 'IN_QUEUE' RETURNING *;
+WHERE seq = :seq AND status = 'IN_QUEUE' RETURNING *;
 
 -- name: request_renew
 -- T3: the holder of the lease is alive. The status is left out of the WHERE, so that only the id's index fits.

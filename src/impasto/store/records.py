@@ -85,6 +85,8 @@ class NewRequest:
     idempotency_key: str | None = None
     max_attempts: int | None = None  # None: the server's setting
     lifecycle: Lifecycle | None = None  # of the files that it will make
+    max_queued: int | None = None  # refused when so many of its key wait
+    max_open: int | None = None  # refused when so many of its key wait or run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

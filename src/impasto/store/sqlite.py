@@ -80,6 +80,7 @@ class SqliteStore:
         lease_seconds: float = 15.0,
         max_attempts: int = 10,
         max_crashes: int = 3,
+        max_running: int = 0,
         retention_seconds: float = 168 * 3600.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] | None = None,
@@ -101,6 +102,7 @@ class SqliteStore:
             lease_seconds=lease_seconds,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
+            max_running=max_running,
             retention_seconds=retention_seconds,
         )
         writer = Writer(connection, queries, watch)
