@@ -5,6 +5,7 @@ Settings are built here, once, and passed down. Nothing heavy is imported before
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,9 @@ def serve(ctx: click.Context, **options: Any) -> None:
     "--guidance", type=float, default=3.5, show_default=True, help="How closely to follow the prompt, 1 to 20."
 )
 @click.option("--num-images", type=int, default=1, show_default=True, help="Pictures to draw, 1 to 4.")
+@click.option(
+    "--preview/--no-preview", default=None, help="Show the picture in the terminal (default: if it shows colours)."
+)
 @model_options
 @click.pass_context
 def generate(ctx: click.Context, prompt: str, output: Path | None, **options: Any) -> None:
@@ -133,8 +137,10 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
       impasto generate "a red apple"
       impasto generate "a rocket on a blue background" -o rocket.png --size 1024x768 --seed 7
     """
+    from impasto import terminal
     from impasto.generate import generate_files
 
+    preview = options["preview"]
     tree = _load(ctx, model_name=options["model"], model_device=options["device"], model_threads=options["threads"])
     try:
         generate_files(
@@ -146,6 +152,7 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
             seed=options["seed"],
             guidance=options["guidance"],
             num_images=options["num_images"],
+            preview=terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview,
         )
     except ModelError as error:
         lines = [f"{item['loc'][-1]}: {item['msg']}" for item in error.items]
@@ -480,6 +487,30 @@ def doctor(ctx: click.Context, **options: Any) -> None:
         if check.remedy:
             click.echo(f"  {'':<16} → {check.remedy}")
     sys.exit(1 if any(check.state == "problem" for check in checks) else 0)
+
+
+@main.command()
+@click.argument("request")
+@click.option("--url", envvar="IMPASTO_URL", help="The server (default: http://127.0.0.1:8000 or the configured one).")
+@click.option("--key", envvar="FAL_KEY", help="The API key that submitted it, where the server asks for one.")
+@click.option(
+    "--preview/--no-preview", default=None, help="Show the pictures in the terminal (default: if it shows colours)."
+)
+@click.pass_context
+def watch(ctx: click.Context, request: str, url: str | None, key: str | None, preview: bool | None) -> None:
+    """Follow REQUEST, an id or a URL of it, until its pictures are there.
+
+    \b
+    Examples:
+      impasto watch 764cabcf-b745-4b3e-ae38-1200304cf45b
+      impasto watch http://127.0.0.1:8000/queue/fal-ai/flux-pro/requests/764cabcf-b745-4b3e-ae38-1200304cf45b
+    """
+    from impasto import terminal
+    from impasto.client.watch import watch as follow
+
+    shown = terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview
+    base = (url or _load(ctx).local_url).rstrip("/")
+    sys.exit(follow(request, url=base, key=key, pictures=shown, out=sys.stdout, err=sys.stderr))
 
 
 @main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -34,6 +34,7 @@ from impasto.fleet.dispatcher import Dispatcher
 from impasto.fleet.local import LocalFleet
 from impasto.settings import Settings
 from impasto.store.sqlite import SqliteStore
+from impasto.web import pages
 from impasto.webhooks.delivery import Deliverer
 
 log = logging.getLogger("impasto")
@@ -83,6 +84,7 @@ async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.sock
                 blobs=blobs,
                 endpoints=endpoints,
                 secret=secret,
+                pages=pages.routes(),
             )
             # Webhooks last: who receives one may ask for its result, and for the key that signed it.
             deliverer = Deliverer(settings=settings, store=store)

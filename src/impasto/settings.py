@@ -131,6 +131,12 @@ class ModelSettings(Section):
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
     )
+    fake_step_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=60,
+        description="How long each step of the fake pipeline takes: for tests of progress, cancelling and timeouts.",
+    )
 
 
 class QueueSettings(Section):

@@ -9,6 +9,8 @@ Out: a Starlette app. The table holds every path of every role; `POST /{endpoint
 Paths arrive without `/queue` prefix and without a slash at the end, so nothing ever redirects.
 """
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
@@ -26,7 +28,7 @@ from impasto.api.openai import models as openai_models
 from impasto.api.openai.door import PREFIX as OPENAI
 from impasto.api.openai.door import OpenAIDoor
 from impasto.api.openai.door import unknown as not_openais
-from impasto.api.platform import account, keys, models, pricing, reports, requests
+from impasto.api.platform import account, history, keys, models, pricing, reports, requests, system
 from impasto.api.platform.door import PlatformDoor, unknown
 from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.realtime import Sockets
@@ -60,11 +62,13 @@ def create_app(
     blobs: Blobs,
     endpoints: Endpoints | None = None,
     secret: bytes | None = None,
+    pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The ASGI app over rooms that are open already; it starts and stops nothing.
 
     `endpoints` defaults to the shipped ones. `secret` signs upload tokens and links; by default it lies in the data
-    folder, so that a restart invalidates none.
+    folder, so that a restart invalidates none. `pages` stand before every path of the wire; each matches only what is
+    no call (`web.pages.routes`).
     """
     teach_uvicorn()
     gateway = Gateway(
@@ -84,8 +88,8 @@ def create_app(
         ]
     )
     app.router.redirect_slashes = False
-    app.router.routes = routes(gateway)
-    app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router.routes)))
+    served = routes(gateway)
+    app.router.routes = [Route(proxy.PATH, proxy.Proxy(served)), *pages, *served]
     return app
 
 
@@ -169,6 +173,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/models/pricing/estimate", POST=pricing.estimate),
         platform("/models/usage", GET=reports.usage),
         platform("/models/analytics", GET=reports.analytics),
+        platform("/requests", GET=history.requests),
+        platform("/system", GET=system.system),
         platform("/keys", GET=keys.list_keys, POST=keys.create_key),
         platform("/keys/{key_id}", DELETE=keys.delete_key),
         platform("/account/billing", GET=account.billing),

@@ -140,6 +140,9 @@ DELIVERY = Answer(
 
 REQUEST_ID = Parameter(name="request_id", where="path", required=True, description="The request id.")
 LOGS = Parameter(name="logs", schema={"type": "number"}, description="1: with the log lines.")
+PREVIEWS = Parameter(
+    name="previews", schema={"type": "number"}, description="1: with progress and previews (ours, not fal's)."
+)
 TIMEOUT = Parameter(
     name="X-Fal-Request-Timeout",
     where="header",
@@ -151,6 +154,7 @@ SUBMIT = (
     Parameter(name="X-Fal-Queue-Priority", where="header", schema=_text(enum=["normal", "low"])),
     Parameter(name="X-Fal-No-Retry", where="header", schema=_text(enum=["0", "1"])),
     Parameter(name="X-Fal-Store-IO", where="header", schema=_text(enum=["0", "1"])),
+    Parameter(name="X-Impasto-Previews", where="header", schema=_text(enum=["0", "1"])),
     Parameter(
         name="X-Fal-Object-Lifecycle-Preference",
         where="header",
@@ -299,7 +303,7 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ),
     (f"{_REQUEST}/status", "GET"): _STATUS,
     (f"{_REQUEST}/status/stream", "GET"): Operation(
-        "Status, told at every change", {"200": STREAM}, (*KEYED, *OWN), (REQUEST_ID, LOGS), each="app"
+        "Status, told at every change", {"200": STREAM}, (*KEYED, *OWN), (REQUEST_ID, LOGS, PREVIEWS), each="app"
     ),
     (_REQUEST, "GET"): _RESULT,
     (f"{_REQUEST}/response", "GET"): _RESULT,
@@ -427,6 +431,27 @@ CONTRACT: dict[tuple[str, str], Operation] = {
         _object(cdn_delete_results={"type": "array", "items": OBJECT}),
         REQUEST_ID,
         failures=OWN,
+    ),
+    ("/v1/requests", "GET"): _platform(
+        "All requests, newest first (ours, not fal's)",
+        _page("items", OBJECT),
+        ENDPOINT_IDS,
+        Parameter(name="request_id"),
+        Parameter(name="q", description="Words of the prompt, among the newest 2,000 requests."),
+        Parameter(name="status", schema=_text(enum=["success", "user_error", "error", "in_queue", "in_progress"])),
+        *PAGING,
+    ),
+    ("/v1/system", "GET"): _platform(
+        "What the server is doing now (ours, not fal's)",
+        _object(
+            version=_text(),
+            started_at=_text(),
+            ready={"type": "boolean"},
+            reason=_text(),
+            queue={"type": "array", "items": OBJECT},
+            running={"type": "array", "items": OBJECT},
+            runners={"type": "array", "items": OBJECT},
+        ),
     ),
     ("/v1/keys", "GET"): _platform("The API keys", _page("keys", OBJECT), *PAGING),
     ("/v1/keys", "POST"): _platform(

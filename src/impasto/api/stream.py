@@ -15,10 +15,10 @@ from starlette.responses import Response
 from impasto.api.admission import admit, resolve, start_timeout
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call
+from impasto.api.queue import progress_of
 from impasto.api.run import OVERDUE
 from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.validation import validate
-from impasto.files.images import data_uri
 from impasto.store.records import Request, Status
 
 
@@ -79,22 +79,10 @@ async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]
 
 
 def _progress(call: Call, request: Request) -> dict[str, Any]:
-    """How far it is; `images` are previews, small and never stored."""
-    fleet = call.gateway.dispatcher
-    step = fleet.progress(request.request_id)
-    done = 0.0 if step is None else ((step.image - 1) * step.steps + step.step) / (step.images * step.steps)
+    """The output's shape, with previews as pictures."""
     return {
         "status": request.status.value,
         "request_id": request.request_id,
-        "progress": round(min(done, 1.0), 4),
-        "images": [
-            {
-                "url": data_uri(preview.jpeg, "image/jpeg"),
-                "width": preview.width,
-                "height": preview.height,
-                "content_type": "image/jpeg",
-            }
-            for preview in fleet.previews(request.request_id)
-        ],
+        **progress_of(call, request),
         "seed": request.seed,
     }
