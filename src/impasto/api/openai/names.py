@@ -29,7 +29,7 @@ def choose(
         message = f"This server has no {model}: {usual} drew the picture (setting openai.{setting})."
         notices, model = (Notice(code="model_replaced", message=message, field="model"),), ""
     endpoint = find(model or usual, endpoints)
-    if editing and endpoint.picture is None:
+    if editing and endpoint.pictures is None:
         return _sibling(endpoint, endpoints)
     return endpoint, notices
 
@@ -46,7 +46,7 @@ def find(model: str, endpoints: Endpoints) -> Endpoint:
 
 
 def _sibling(endpoint: Endpoint, endpoints: Endpoints) -> tuple[Endpoint, tuple[Notice, ...]]:
-    ids = {candidate.id: candidate for candidate in endpoints.values() if candidate.picture is not None}
+    ids = {candidate.id: candidate for candidate in endpoints.values() if candidate.pictures is not None}
     for ending in EDITING:
         if sibling := ids.get(endpoint.id + ending):
             message = f"{endpoint.id} draws from words only: {sibling.id} drew the picture."
