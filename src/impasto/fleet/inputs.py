@@ -9,6 +9,7 @@ import asyncio
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from impasto.endpoints.base import Wanted
@@ -88,6 +89,15 @@ class Inputs:
                 wanted.field, f"Could not download the image: {error.message}", "file_download_error"
             ) from None
         return got.data
+
+    def own_file(self, url: str, base_url: str, field: str) -> Path | None:
+        """Where a file of this very server lies; None: the URL is somebody else's. Raises ModelError."""
+        token = self._own(url, base_url)
+        if token is None:
+            return None
+        if self._store.file(token) is None:
+            raise ModelError.at(field, "This server has no such file.", "file_download_error")
+        return self._blobs.path(token)
 
     def _own(self, url: str, base_url: str) -> str | None:
         """The token of a file of this very server, by whatever name the caller knows it: no network is needed."""

@@ -29,7 +29,8 @@ from impasto.errors import WeightsError
 from impasto.flux import keys
 from impasto.flux.linear import Side, Up
 from impasto.flux.models import TransformerParams
-from impasto.flux.stored import PICKLES, StoredFile
+from impasto.flux.pickles import is_pickle
+from impasto.flux.stored import StoredFile
 
 _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight", ".lora.down.weight", ".down.weight")
 _UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight", ".lora.up.weight", ".up.weight")
@@ -93,7 +94,8 @@ def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerP
 
     Raises WeightsError: a pickle, a damaged file, another kind of adapter, another architecture.
     """
-    refuse_pickle(path.name)
+    if is_pickle(path.name):
+        raise WeightsError(f"{path.name} is a pickle, which can run code, so it is not read; send .safetensors.")
     file = StoredFile(path)
     _refuse_kind(file.entries)
     table = places(params, shapes)
@@ -137,12 +139,6 @@ def _side(branches: list[tuple[Branch, float]]) -> Side:
         rank += width
     downs = [branch.down for branch, _ in branches]
     return Side(torch.cat(downs) if len(downs) > 1 else downs[0], tuple(ups))
-
-
-def refuse_pickle(name: str) -> None:
-    """Raises WeightsError for a name that says pickle."""
-    if Path(name).suffix.lower() in PICKLES:
-        raise WeightsError(f"{name} is a pickle, which can run code, so it is not read; a .safetensors file is needed.")
 
 
 def places(params: TransformerParams, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
@@ -233,8 +229,6 @@ def _alphas(path: Path) -> dict[str, float]:
 
 def _refuse_kind(names: Iterable[str]) -> None:
     for name in names:
-        kind = next(
-            (kind for suffix, kind in _OTHER_KINDS.items() if name.endswith((suffix, suffix + ".weight"))), None
-        )
-        if kind is not None:
-            raise WeightsError(f"It is a {kind} ({name}); only plain LoRAs are read.")
+        for suffix, kind in _OTHER_KINDS.items():
+            if name.endswith((suffix, f"{suffix}.weight")):
+                raise WeightsError(f"It is a {kind} ({name}); only plain LoRAs are read.")

@@ -6,9 +6,10 @@ different LoRAs take their steps in turn on one copy of the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +59,9 @@ class Linear(nn.Linear):
 
 
 @contextmanager
-def attached(model: nn.Module, sides: Sides) -> Iterator[None]:
+def attached(model: nn.Module, sides: Sides) -> Generator[None]:
     """Within, the named layers of `model` have these sides. The model is used by one thread at a time."""
-    layers = [(model.get_submodule(name), side) for name, side in sides.items()]
+    layers = [(cast("Linear", model.get_submodule(name)), side) for name, side in sides.items()]
     for layer, side in layers:
         layer.side = side
     try:

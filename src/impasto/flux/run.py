@@ -20,7 +20,7 @@ from impasto.flux.transformer import Flux, Modulations
 
 
 class Run:
-    """`native` is (height, width); `strength`, `beside`, `context`, `cfg`, `sides` as in `pipeline.Pipeline.denoise`."""
+    """`native` is (height, width); `strength`, `beside`, `context`, `cfg`, `sides` as in `Pipeline.denoise`."""
 
     def __init__(
         self,
