@@ -147,6 +147,13 @@ class MethodNotAllowed(RequestError):
         return super().headers() | {"Allow": ", ".join(self.allowed)}
 
 
+class RequestTooSlow(RequestError):
+    """The request came too slowly."""
+
+    status = 408
+    error_type = "bad_request"
+
+
 class PreconditionFailed(RequestError):
     """The proxy does not serve this target."""
 
@@ -165,6 +172,35 @@ class PayloadTooLarge(RequestError):
     """The request body is larger than this server accepts."""
 
     status = 413
+    error_type = "bad_request"
+
+
+class QuotaExceeded(RequestError):
+    """The uploads of this key would take more space than it may use."""
+
+    status = 413
+    error_type = "quota_exceeded"
+
+    @classmethod
+    def of(cls, *, used: int, more: int, quota: int) -> QuotaExceeded:
+        return cls(
+            f"The uploads of this key take {used} bytes, {more} more would pass its quota of {quota} bytes (setting "
+            "server.upload_quota_mb). Delete files, or let them expire (X-Fal-Object-Lifecycle)."
+        )
+
+
+class StorageFull(RequestError):
+    """The server's disk has no room for this file; tell its operator."""
+
+    status = 507
+    error_type = "storage_full"
+    retryable = True
+
+
+class HeadersTooLarge(RequestError):
+    """The request's headers are larger than this server accepts."""
+
+    status = 431
     error_type = "bad_request"
 
 
@@ -191,6 +227,10 @@ class QueueFull(RequestError):
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"X-Fal-Needs-Retry": "1"}
+
+
+class TooManyConnections(QueueFull):
+    """Too many connections are open; try again soon."""
 
 
 class RequestTimeout(RequestError):

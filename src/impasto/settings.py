@@ -33,9 +33,38 @@ class ServerSettings(Section):
         default=30, ge=1, le=1024, description="Largest JSON request body, in MiB; bigger ones are answered 413."
     )
     max_upload_mb: int = Field(default=100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
+    upload_quota_mb: int = Field(
+        default=0,
+        ge=0,
+        description="MiB of uploads that one key may keep; 0: no limit. Pictures drawn do not count.",
+    )
     drain_seconds: float = Field(default=30.0, ge=0, description="How long a stop waits for running pictures.")
     realtime_idle_seconds: float = Field(
         default=60.0, gt=0, description="A realtime connection without inputs for so long is closed."
+    )
+    max_connections: int = Field(
+        default=2048, ge=1, description="Open connections in all; further ones are answered 429."
+    )
+    max_connections_per_address: int = Field(
+        default=256,
+        ge=0,
+        description="Open connections of one client address, loopback excepted; 0: no limit. Behind a proxy on another "
+        "machine all clients have the proxy's address.",
+    )
+    head_seconds: float = Field(
+        default=10.0, gt=0, description="A request whose head takes longer is answered 408 and its connection closed."
+    )
+    body_seconds: float = Field(
+        default=10.0, gt=0, description="Over so many seconds the pace of a request's body is measured."
+    )
+    body_kib_per_second: float = Field(
+        default=8.0, ge=0, description="A request body that comes slower is answered 408; 0: any pace will do."
+    )
+    write_seconds: float = Field(
+        default=60.0, gt=0, description="A client that reads nothing of its answer for so long is disconnected."
+    )
+    idle_seconds: float = Field(
+        default=65.0, gt=0, description="How long a connection is kept open between two requests."
     )
     endpoints: tuple[str, ...] = Field(
         default=(), description="Endpoints of your own, as module:attribute (docs/custom-endpoints.md)."
@@ -98,6 +127,17 @@ class QueueSettings(Section):
     max_attempts: int = Field(default=10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
     max_crashes: int = Field(default=3, ge=1, le=100, description="Attempts that may take their runner with them.")
     slots: int = Field(default=2, ge=1, le=64, description="Requests a runner works on at a time.")
+    max_queued: int = Field(
+        default=10_000,
+        ge=0,
+        description="Requests of one key that may wait; further ones are answered 429. 0: no limit.",
+    )
+    max_running: int = Field(
+        default=0,
+        ge=0,
+        description="Requests of one key that run at a time: in the queue more of them wait, a sync run is answered "
+        "429. 0: no limit.",
+    )
     retention_hours: float = Field(default=168.0, gt=0, description="How long results and their files are kept.")
 
 
@@ -112,7 +152,9 @@ class SafetySettings(Section):
         description="What a flagged prompt or picture leads to: black pictures (200), or 422 content_policy_violation.",
     )
     prompt_check: str = Field(
-        default="rules", description="rules, none, an entry point of the group impasto.safety, or module:name."
+        default="rules+prototypes",
+        description="rules+prototypes (words and meaning), rules (words), none, an entry point of the group "
+        "impasto.safety, or module:name.",
     )
     picture_check: str = Field(
         default="open_nsfw", description="open_nsfw, none, an entry point of the group impasto.safety, or module:name."

@@ -11,7 +11,10 @@ from starlette.routing import Route, WebSocketRoute
 from impasto.api.app import routes
 from impasto.api.contract import CONTRACT, INTERNAL
 from impasto.api.gateway import Gateway
-from impasto.endpoints.table import Endpoints
+from impasto.api.openapi import server_document
+from impasto.endpoints.custom import Prompt, WireInput, derive
+from impasto.endpoints.table import SHIPPED, Endpoints
+from impasto.files.parts import Parts
 
 ENDPOINTS = Endpoints()
 every_endpoint = pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
@@ -27,6 +30,7 @@ def served(server) -> set[tuple[str, str]]:
     """(path, method) of every row of the route table, without convertors; a model's path stands for run and submit."""
     gateway = Gateway(
         settings=server.settings,
+        parts=Parts(server.settings.data / "uploads"),
         store=server.store,
         blobs=server.blobs,
         dispatcher=server.worker,
@@ -57,6 +61,31 @@ async def test_the_whole_document_is_valid_openapi(document) -> None:
     assert (
         list(document["paths"])[: len(ENDPOINTS)] == document["x-fal-order-paths"] == [f"/{id_}" for id_ in ENDPOINTS]
     )
+
+
+def test_two_inputs_of_one_name_are_two_schemas() -> None:
+    class Input(WireInput):
+        prompt: Prompt
+        style: str = "ink"
+
+    first = Input
+
+    class Input(WireInput):  # type: ignore[no-redef]
+        prompt: Prompt
+        mood: str = "calm"
+
+    own = [
+        derive(f"me/{name}", Input=model, asks=lambda x: {"prompt": x.prompt}, example={"prompt": "a"})
+        for name, model in (("first", first), ("second", Input))
+    ]
+    document = server_document(Endpoints([*SHIPPED, *own]), base="http://h")
+    validate(document, cls=OpenAPIV31SpecValidator)
+    fields: list[list[str]] = []
+    for name in ("first", "second"):
+        body = document["paths"][f"/me/{name}"]["post"]["requestBody"]["content"]["application/json"]
+        schema = document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
+        fields.append(list(schema["properties"]))
+    assert fields == [["prompt", "style"], ["prompt", "mood"]]
 
 
 async def test_every_operation_of_the_contract_stands_in_the_document(document) -> None:

@@ -15,10 +15,10 @@ from impasto.errors import ModelError
 
 ENDPOINTS = Endpoints()
 TEXT, IMAGE = "fal-ai/flux-lora", "fal-ai/flux-lora/image-to-image"
-FIELDS = (
-    "prompt image_size num_inference_steps seed loras guidance_scale sync_mode num_images enable_safety_checker "
-    "output_format acceleration"
-).split()
+FIELDS = [
+    "prompt", "image_size", "num_inference_steps", "seed", "loras", "guidance_scale", "sync_mode", "num_images",
+    "enable_safety_checker", "output_format", "acceleration",
+]  # fmt: skip
 
 
 def job(id_: str, **changes: Any) -> Job:

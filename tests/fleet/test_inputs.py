@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,12 +16,15 @@ from impasto.engine.job import ImageInput
 from impasto.errors import ModelError
 from impasto.files.blobs import BlobStore
 from impasto.files.images import data_uri
-from impasto.fleet.inputs import KEPT_PIXELS, Inputs
+from impasto.files.links import identity
+from impasto.fleet.decoder import KEPT_PIXELS
+from impasto.fleet.inputs import Inputs
 from impasto.settings import FetchSettings, Settings
-from impasto.store.records import FileRecord
+from impasto.store.records import Acl, Decision, FileRecord
 from impasto.store.sqlite import SqliteStore
 
 BASE = "http://127.0.0.1:8000"
+SECRET = b"s" * 32
 
 
 def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
@@ -35,16 +39,17 @@ RED = encoded(Image.new("RGB", (40, 30), (200, 10, 10)))
 class Room:
     def __init__(self, store: SqliteStore, blobs: BlobStore, settings: Settings) -> None:
         self.store, self.blobs = store, blobs
-        self.inputs = Inputs(settings=settings, store=store, blobs=blobs)
+        self.inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=SECRET)
 
-    async def read(self, source: bytes | str) -> tuple[ImageInput, list[str]]:
+    async def read(self, source: bytes | str, *, reader: str = "") -> tuple[ImageInput, list[str]]:
         url = source if isinstance(source, str) else data_uri(source, "image/png")
-        image, notices = await self.inputs.read(Wanted(url=url, role="init", strength=0.5), base_url=BASE)
+        wanted = Wanted(url=url, role="init", strength=0.5)
+        image, notices = await self.inputs.read(wanted, base_url=BASE, reader=reader)
         return image, [notice.code for notice in notices]
 
-    async def refused(self, source: bytes | str) -> dict[str, Any]:
+    async def refused(self, source: bytes | str, *, reader: str = "") -> dict[str, Any]:
         with pytest.raises(ModelError) as caught:
-            await self.read(source)
+            await self.read(source, reader=reader)
         assert caught.value.status == 422
         (item,) = caught.value.items
         assert item["loc"] == ["body", "image_url"]
@@ -55,7 +60,9 @@ class Room:
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     store = await SqliteStore.open(tmp_path / "impasto.sqlite3")
-    yield Room(store, BlobStore(tmp_path / "files"), Settings(data=tmp_path, fetch=FetchSettings(max_mb=1)))
+    room = Room(store, BlobStore(tmp_path / "files"), Settings(data=tmp_path, fetch=FetchSettings(max_mb=1)))
+    yield room
+    await room.inputs.close()
     await store.close()
 
 
@@ -82,6 +89,30 @@ async def test_our_own_file_needs_no_network(room: Room) -> None:
         image, _ = await room.read(f"{base}/files/{token}")
         assert (image.width, image.height) == (40, 30)
     assert (await room.refused(f"{BASE}/files/b/00000000/nothing.png"))["type"] == "file_download_error"
+
+
+async def test_a_request_is_no_way_round_an_acl(room: Room) -> None:
+    token = room.blobs.put(RED, media_type="image/png")
+    acl = Acl(Decision.HIDE, (("bob", Decision.ALLOW), ("carol", Decision.FORBID)))
+    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED), key_id="alice", acl=acl))
+    url = f"{BASE}/files/{token}"
+    for reader in ("alice", "bob"):
+        await room.read(url, reader=reader)
+    hidden = await room.refused(url, reader="dave")
+    missing = await room.refused(url.replace(".png", ".gif"), reader="dave")
+    assert (
+        (hidden["type"], hidden["msg"])
+        == (missing["type"], missing["msg"])
+        == (
+            "file_download_error",
+            "This file of the server is not there.",
+        )
+    )
+    assert "may not be read" in (await room.refused(url, reader="carol"))["msg"]
+    link = f"{url}?identity={identity(token, until=int(time.time()) + 60, secret=SECRET)}"
+    await room.read(link, reader="carol")
+    for wrong in (link[:-1], f"{url}?identity={identity(token, until=1, secret=SECRET)}", f"{url}?identity="):
+        await room.refused(wrong, reader="carol")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +202,7 @@ def pair(width: int, height: int, across: int, down: int) -> list[Wanted]:
 
 
 async def test_several_pictures_come_in_their_order_with_all_their_notices(room: Room) -> None:
-    images, notices = await room.inputs.read_all(pair(2000, 1500, 2000, 1500), base_url=BASE)
+    images, notices = await room.inputs.read_all(pair(2000, 1500, 2000, 1500), base_url=BASE, reader="alice")
     assert [image.role for image in images] == ["fill", "mask"]
     assert [image.sent for image in images] == [(2000, 1500)] * 2
     assert [notice.field for notice in notices] == ["image_url", "mask_url"]
@@ -182,12 +213,12 @@ async def test_a_mask_of_another_size_is_refused_at_its_field(room: Room, mask: 
     """Even one that would be as large after both were made smaller."""
     size = (40, 30) if mask[0] < 100 else (2000, 1500)
     with pytest.raises(ModelError, match=f"{mask[0]}x{mask[1]}.*{size[0]}x{size[1]}") as caught:
-        await room.inputs.read_all(pair(*size, *mask), base_url=BASE)
+        await room.inputs.read_all(pair(*size, *mask), base_url=BASE, reader="alice")
     assert caught.value.items[0]["loc"] == ["body", "mask_url"]
 
 
 async def test_of_several_bad_pictures_the_first_is_told(room: Room) -> None:
     bad = [Wanted(url="data:image/png;base64,AAAA", role="context", strength=1, field=name) for name in ("a", "b")]
     with pytest.raises(ModelError) as caught:
-        await room.inputs.read_all(bad, base_url=BASE)
+        await room.inputs.read_all(bad, base_url=BASE, reader="alice")
     assert caught.value.items[0]["loc"] == ["body", "a"]

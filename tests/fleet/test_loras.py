@@ -23,19 +23,28 @@ def safetensors(size: int = 100, fill: bytes = b"x") -> bytes:
     return struct.pack("<Q", len(header)) + header + fill * size
 
 
+def content(lora: LoraInput) -> bytes:
+    return Path(lora.path).read_bytes()
+
+
+def is_there(lora: LoraInput) -> bool:
+    return Path(lora.path).exists()
+
+
 class Site:
     """A small server of files; counts what it was asked."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
-        self.gate = asyncio.Event()
+        self.gate, self.reached = asyncio.Event(), asyncio.Event()
         self.gate.set()
         self.url = ""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
         self.asked.append(path)
+        self.reached.set()
         await self.gate.wait()
         body = self.files.get(path)
         status = "404 Not Found" if body is None else "200 OK"
@@ -60,11 +69,15 @@ class Room:
             data=data, fetch=FetchSettings(allow=("127.0.0.0/8",)), lora=LoraSettings(**{"max_mb": 1, **lora})
         )
         self.own = data / "uploaded.bin"
-        self.files = LoraFiles(settings=settings, own=lambda url, _b, _f: self.own if "/files/" in url else None)
+        self.files = LoraFiles(settings=settings, own=self.find)
         self.kept = data / "loras"
 
+    def find(self, url: str, base_url: str, *, field: str, reader: str) -> Path | None:
+        assert (base_url, field, reader) == ("http://me", "loras", "k")
+        return self.own if "/files/" in url else None
+
     async def bring(self, path: str, scale: float = 1.0) -> LoraInput:
-        (one,) = await self.files.bring((WantedLora(path=path, scale=scale),), base_url="http://me")
+        (one,) = await self.files.bring((WantedLora(path=path, scale=scale),), base_url="http://me", reader="k")
         return one
 
     async def refused(self, path: str) -> tuple[str, str]:
@@ -81,7 +94,7 @@ async def test_a_url_is_fetched_once_and_kept_by_its_digest(site: Site, tmp_path
     site.files["/a.safetensors"] = data
     url = f"{site.url}/a.safetensors"
     one, other = await room.bring(url, 0.5), await room.bring(url, 2.0)
-    assert Path(one.path).read_bytes() == data
+    assert content(one) == data
     assert (one.path, one.digest, one.name) == (other.path, other.digest, url)
     assert (one.scale, other.scale) == (0.5, 2.0)
     assert one.digest in one.path
@@ -96,8 +109,7 @@ async def test_requests_at_once_share_a_download_and_one_that_leaves_does_not_en
     site.files["/a.safetensors"] = safetensors()
     site.gate.clear()
     first, second = (asyncio.create_task(room.bring(f"{site.url}/a.safetensors")) for _ in range(2))
-    while not site.asked:
-        await asyncio.sleep(0)
+    await site.reached.wait()
     first.cancel()
     site.gate.set()
     assert (await second).digest
@@ -122,7 +134,7 @@ async def test_the_least_recently_used_are_deleted_first(site: Site, tmp_path: P
         os.utime(brought[-1].path, (age, age))
     await room.bring(f"{site.url}/a")  # used: now "b" is the oldest
     brought.append(await room.bring(f"{site.url}/c"))
-    assert [Path(each.path).exists() for each in brought] == [True, False, True]
+    assert [is_there(each) for each in brought] == [True, False, True]
 
 
 async def test_the_hub_is_asked_by_owner_and_name(site: Site, tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ class TestMigrations:
         assert migrate(fresh, QUERIES, [*shipped(), next_one]) == 1
         assert fresh.execute("SELECT key_id, note FROM keys").fetchall() == [("k", "new")]
 
+    async def test_files_of_the_first_version_are_served_as_before(self, open_store, database):
+        database.parent.mkdir(parents=True)
+        connection = sqlite3.connect(database, isolation_level=None)
+        migrate(connection, QUERIES, shipped()[:1])
+        connection.execute(
+            "INSERT INTO files (token, media_type, size, key_id, created_at) VALUES ('t', 'x', 5, 'k', 1)"
+        )
+        connection.close()
+        store = await open_store()
+        assert (store.file("t").acl, store.stored_bytes("k")) == (None, 5)
+
     async def test_a_file_of_a_newer_version_is_refused_and_left_alone(self, open_store, database):
         await (await open_store()).close()
         connection = sqlite3.connect(database)
@@ -138,8 +149,12 @@ class TestPlans:
     @pytest.mark.parametrize(
         ("name", "index"),
         [
-            ("queue_head", "requests_queue (endpoint=?)"),
-            ("queue_ahead", "requests_queue (endpoint=? AND priority<?)"),
+            ("queue_heads", "requests_turns (endpoint=? AND priority=? AND key_id>?)"),
+            ("queue_heads", "requests_turns (endpoint=? AND priority=? AND key_id=?)"),
+            ("queue_next", "requests_turns (endpoint=? AND priority=? AND key_id=? AND seq>?)"),
+            ("queued_of_key", "requests_open (key_id=? AND status=?)"),
+            ("open_of_key", "requests_open (key_id=?)"),
+            ("queue_ahead", "requests_turns (endpoint=? AND priority<?)"),
             ("queue_ahead", "requests_queue (endpoint=? AND priority=? AND seq<?)"),
             ("queue_order", "requests_queue (endpoint=?)"),
             ("request_renew", "sqlite_autoindex_requests_1 (request_id=?)"),
@@ -165,7 +180,7 @@ class TestPlans:
 
     def test_the_order_of_a_claim_comes_from_the_index_and_not_from_sorting(self, fresh):
         migrate(fresh, QUERIES)
-        for name in ("queue_head", "queue_order", "sweep_leases"):
+        for name in ("queue_heads", "queue_next", "queue_order", "sweep_leases"):
             assert "TEMP B-TREE" not in self.plan(fresh, name)
 
     async def test_a_full_database_with_statistics_changes_no_plan(self, store, new, database):
@@ -177,5 +192,5 @@ class TestPlans:
         connection.execute("ANALYZE")
         for name in ("request_renew", "request_held", "request_complete", "request_get"):
             assert "sqlite_autoindex_requests_1 (request_id=?)" in self.plan(connection, name)
-        assert "requests_queue (endpoint=?)" in self.plan(connection, "queue_head")
+        assert "requests_turns (endpoint=? AND priority=? AND key_id=?)" in self.plan(connection, "queue_heads")
         connection.close()

@@ -7,10 +7,12 @@ validated here: in the queue a bad input is answered 422 at the result, as fal d
 import math
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from impasto.api import lifecycle
 from impasto.api.auth import EVERYBODY
 from impasto.api.bodies import whole_number
 from impasto.api.gateway import Call
@@ -19,6 +21,7 @@ from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import MAX_SEED
 from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest, NotFound, PathNotFound, QueueFull
+from impasto.settings import QueueSettings
 from impasto.store.records import NewRequest, Request
 
 PRIORITIES = {"normal": 0, "low": 1}
@@ -39,14 +42,17 @@ def resolve(path: str, endpoints: Endpoints) -> Endpoint:
     raise NotFound(f'Application "{app.rpartition("/")[2]}" not found')
 
 
-async def admit(call: Call, endpoint: Endpoint, input_: dict[str, Any], *, previews: bool = False) -> Request:
-    """Store the request; a repeated Idempotency-Key gets the first one back.
+async def admit(
+    call: Call, endpoint: Endpoint, input_: dict[str, Any], *, waits: bool = False, previews: bool = False
+) -> Request:
+    """Store the request; a repeated Idempotency-Key gets the first one back. `waits`: in the queue, for its key's turn.
 
     Raises `BadRequest` for a header or query value that makes no sense, `QueueFull` (429) past the caller's own
-    `fal_max_queue_length`, `ModelError` (422, from the store) when an Idempotency-Key comes with another input.
+    `fal_max_queue_length` or its key's limits, `ModelError` (422, from the store) when an Idempotency-Key comes with
+    another input.
     """
     store = call.gateway.store
-    new = _new_request(call, endpoint, input_)
+    new = _limited(_new_request(call, endpoint, input_), call.gateway.settings.queue, waits=waits)
     longest = _max_queue_length(call.request.query_params)
     if longest is not None and store.queued(endpoint.id) > longest:
         raise QueueFull(f"More than {longest} requests are waiting (fal_max_queue_length={longest}).")
@@ -73,7 +79,16 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         start_timeout=start_timeout(headers),
         idempotency_key=_idempotency_key(headers),
         max_attempts=call.gateway.settings.queue.max_attempts,
+        lifecycle=lifecycle.of_request(headers),
     )
+
+
+def _limited(new: NewRequest, limits: QueueSettings, *, waits: bool) -> NewRequest:
+    """What its key may have waiting, or open; nobody's requests, in the open mode, have no limit."""
+    if not new.key_id:
+        return new
+    max_open = None if waits else limits.max_running or None
+    return replace(new, max_queued=limits.max_queued or None, max_open=max_open)
 
 
 def _seed(input_: dict[str, Any]) -> int:

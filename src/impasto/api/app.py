@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from impasto.api import llms, openapi, ops, proxy, queue, storage, tokens
+from impasto.api import file_control, llms, openapi, ops, proxy, queue, storage, tokens
 from impasto.api.admission import resolve
 from impasto.api.auth import Access
 from impasto.api.cors import Cors
@@ -31,6 +31,7 @@ from impasto.api.signing import load_secret
 from impasto.api.stream import stream
 from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed, NotFound
+from impasto.files.parts import FOLDER, Parts
 from impasto.settings import Settings
 from impasto.store.base import Store
 
@@ -57,8 +58,8 @@ def create_app(
 ) -> Starlette:
     """The ASGI app over rooms that are open already; it starts and stops nothing.
 
-    `endpoints` defaults to the shipped ones. `secret` signs upload tokens; by default it lies in the data folder, so
-    that a restart invalidates nothing.
+    `endpoints` defaults to the shipped ones. `secret` signs upload tokens and links; by default it lies in the data
+    folder, so that a restart invalidates none.
     """
     teach_uvicorn()
     gateway = Gateway(
@@ -66,6 +67,7 @@ def create_app(
         store=store,
         blobs=blobs,
         dispatcher=dispatcher,
+        parts=Parts(settings.data / FOLDER),
         endpoints=Endpoints() if endpoints is None else endpoints,
         secret=secret or load_secret(settings.data / SECRET_FILE),
     )
@@ -109,14 +111,29 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         # ------------------------------------------------------------ files in and out
         row("/storage/auth/token", Access.REST, POST=storage.auth_token),
         row("/storage/upload/initiate", Access.REST, POST=storage.initiate),
-        row("/storage/upload/initiate-multipart", Access.REST, POST=storage.initiate),
+        row("/storage/upload/initiate-multipart", Access.REST, POST=storage.initiate_multipart),
+        row("/storage/upload/complete-multipart", Access.REST, POST=storage.complete_by_url),
         row("/files/upload", Access.PUBLIC, POST=storage.upload),
         row("/files/upload/multipart", Access.PUBLIC, POST=storage.start_multipart),
         row("/files/{token:path}/multipart/{upload}/complete", Access.PUBLIC, POST=storage.complete_multipart),
-        row("/files/{token:path}/multipart/{upload}/{part:part}", Access.PUBLIC, PUT=storage.put_part),
+        row(
+            "/files/{token:path}/multipart/{upload}/{part:part}",
+            Access.PUBLIC,
+            PUT=storage.put_part,
+            POST=storage.part_url,
+        ),
         row("/files/{token:path}/complete", Access.PUBLIC, POST=storage.complete_signed),
         row("/files/{token:path}/{part:part}", Access.PUBLIC, PUT=storage.put_signed_part),
-        row("/files/{token:path}", Access.PUBLIC, GET=download, PUT=storage.put_signed),
+        row(
+            "/files/{token:path}",
+            Access.PUBLIC,
+            GET=download,
+            PUT=storage.put_signed,
+            DELETE=file_control.delete_file,
+        ),
+        platform("/storage/files/sign", POST=file_control.sign),
+        platform("/storage/files/acl", GET=file_control.get_acl, PUT=file_control.put_acl),
+        row("/requests/delete_io/{request_id}", Access.REST, PUT=requests.erase_io),
         # ------------------------------------------------------------ for people and machines around it
         row("/", Access.PUBLIC, GET=ops.index),
         row("/health", Access.PUBLIC, GET=ops.healthz),

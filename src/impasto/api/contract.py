@@ -25,7 +25,7 @@ FAILURES = {
     "404": "There is no such thing, or it is not the caller's.",
     "405": "This path does not take this method.",
     "412": "The proxy does not serve this target.",
-    "413": "The body is larger than the server takes.",
+    "413": "The body is larger than the server takes, or than the key's quota has room for.",
     "415": "The body has to be JSON.",
     "416": "The range lies past the end of the file.",
     "422": "The input is wrong; `detail` names every field.",
@@ -34,6 +34,7 @@ FAILURES = {
     "500": "The model, or the server, failed.",
     "503": "It cannot be done now; try again.",
     "504": "It did not start, or did not end, in time.",
+    "507": "The server's disk has no room for the file.",
 }
 
 
@@ -123,6 +124,11 @@ SUBMIT = (
     Parameter(name="X-Fal-Queue-Priority", where="header", schema=_text(enum=["normal", "low"])),
     Parameter(name="X-Fal-No-Retry", where="header", schema=_text(enum=["0", "1"])),
     Parameter(name="X-Fal-Store-IO", where="header", schema=_text(enum=["0", "1"])),
+    Parameter(
+        name="X-Fal-Object-Lifecycle-Preference",
+        where="header",
+        description="JSON: expiration_duration_seconds and initial_acl of the pictures.",
+    ),
     Parameter(name="Idempotency-Key", where="header", schema=_text(minLength=1, maxLength=255)),
     Parameter(name="fal_webhook", schema=_text(format="uri"), description="Where the result is sent."),
     Parameter(name="fal_max_queue_length", schema={"type": "integer", "minimum": 0}),
@@ -135,6 +141,15 @@ PARTS = _object(parts={"type": "array", "items": _object(partNumber={"type": "in
 NAMED = {
     "type": "object",
     "properties": {"content_type": _text(), "file_name": _text()},
+}
+NAMED_FILE = Parameter(name="url", required=True, schema=_text(format="uri"), description="URL of the file.")
+_DECISION = _text(enum=["allow", "forbid", "hide"])
+ACL: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "default": _DECISION,
+        "rules": {"type": "array", "maxItems": 32, "items": _object(user=_text(), decision=_DECISION)},
+    },
 }
 PART_DONE = Answer("The part is kept.", _object(partNumber={"type": "integer"}, etag=_text()))
 
@@ -182,7 +197,7 @@ _PROXY = Operation(
     (Parameter(name="x-fal-target-url", where="header", required=True, schema=_text(format="uri")),),
 )
 _SIGNED_PART = Operation(
-    "A part of a file, to its upload URL", {"200": PART_DONE}, ("403", "413"), (TOKEN, PART, SIGNATURE),
+    "A part of a file, to its upload URL", {"200": PART_DONE}, ("403", "413", "507"), (TOKEN, PART, SIGNATURE),
     raw_body=True, public=True,
 )  # fmt: skip
 _ALIVE = Operation("Whether the process lives", {"200": Answer("It does.", OBJECT)}, public=True)
@@ -239,8 +254,14 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ("/storage/auth/token", "POST"): Operation("A token for uploads", failures=KEYED),
     ("/storage/upload/initiate", "POST"): _INITIATE,
     ("/storage/upload/initiate-multipart", "POST"): _INITIATE,
+    ("/storage/upload/complete-multipart", "POST"): Operation(
+        "Join the parts, away from the file's host",
+        {"200": Answer("Its URL.", FILE_URL)},
+        (*KEYED, *BODY, "507"),
+        body=_object(upload_url=_text(), **PARTS["properties"]),
+    ),
     ("/files/upload", "POST"): Operation(
-        "A whole file", {"200": Answer("Its URL.", FILE_URL)}, (*KEYED, "413"), raw_body=True
+        "A whole file", {"200": Answer("Its URL.", FILE_URL)}, (*KEYED, "413", "507"), raw_body=True
     ),
     ("/files/upload/multipart", "POST"): Operation(
         "Begin a file of several parts",
@@ -248,15 +269,19 @@ CONTRACT: dict[tuple[str, str], Operation] = {
         KEYED,
     ),
     ("/files/{token}/multipart/{upload}/{part}", "PUT"): Operation(
-        "A part", {"200": PART_DONE}, (*KEYED, "404", "413"), (TOKEN, UPLOAD, PART), raw_body=True
+        "A part", {"200": PART_DONE}, (*KEYED, "404", "413", "507"), (TOKEN, UPLOAD, PART), raw_body=True
+    ),
+    ("/files/{token}/multipart/{upload}/{part}", "POST"): Operation(
+        "Where to PUT a part", {"200": Answer("Just there.", _object(upload_url=_text()))}, ("403", "404"),
+        (TOKEN, UPLOAD, PART), public=True,
     ),
     ("/files/{token}/multipart/{upload}/complete", "POST"): Operation(
-        "Join the parts", {"200": Answer("Its URL.", FILE_URL)}, (*KEYED, *BODY), (TOKEN, UPLOAD), PARTS
+        "Join the parts", {"200": Answer("Its URL.", FILE_URL)}, (*KEYED, *BODY, "507"), (TOKEN, UPLOAD), PARTS
     ),
     ("/files/{token}/complete", "POST"): Operation(
         "Join the parts, with the upload URL's signature",
         {"200": Answer("Its URL.", FILE_URL)},
-        ("403", *BODY),
+        ("403", *BODY, "507"),
         (TOKEN, SIGNATURE),
         PARTS,
         public=True,
@@ -265,7 +290,7 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ("/files/{token}", "PUT"): Operation(
         "A whole file, to its upload URL",
         {"200": Answer("It is there.")},
-        ("403", "413"),
+        ("403", "413", "507"),
         (TOKEN, SIGNATURE),
         raw_body=True,
         public=True,
@@ -281,7 +306,27 @@ CONTRACT: dict[tuple[str, str], Operation] = {
         (TOKEN,),
         public=True,
     ),
+    ("/files/{token}", "DELETE"): Operation(
+        "Delete a file", {"204": Answer("It is served no more.")}, (*KEYED, *OWN), (TOKEN,)
+    ),
+    ("/requests/delete_io/{request_id}", "PUT"): Operation(
+        "Erase input, output and pictures of a request, in the older form",
+        {"200": Answer("Done.", _object(CDN_DELETE_RESULTS={"type": "array", "items": OBJECT}))},
+        (*KEYED, *OWN),
+        (REQUEST_ID,),
+    ),
     # ---------------------------------------------------------------- the platform API
+    ("/v1/storage/files/sign", "POST"): _platform(
+        "A link that opens a file for whoever has it",
+        _object(signed_url=_text()),
+        NAMED_FILE,
+        body=_object(expiration_seconds={"type": "integer", "minimum": 1, "maximum": 604_800}),
+        failures=(*OWN, *BODY),
+    ),
+    ("/v1/storage/files/acl", "GET"): _platform("Who may read a file", ACL, NAMED_FILE, failures=OWN),
+    ("/v1/storage/files/acl", "PUT"): _platform(
+        "Say who may read a file", ACL, NAMED_FILE, body=ACL, failures=(*OWN, *BODY)
+    ),
     ("/v1/models", "GET"): _platform(
         "The endpoints", _page("models", OBJECT), ENDPOINT_IDS, Parameter(name="q"), Parameter(name="category"),
         Parameter(name="status", schema=_text(enum=["active", "deprecated"])), *PAGING, public=True,

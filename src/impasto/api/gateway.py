@@ -6,10 +6,12 @@ Call      one HTTP request on its way: request, address, caller, and the id that
 Door      ASGI end point of a route: judges the caller before it looks at method or resource, as fal does
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +23,8 @@ from impasto.api.token_claims import PARAMETER
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed
+from impasto.files.draft import Draft
+from impasto.files.parts import Parts
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
 from impasto.store.base import Store
@@ -55,11 +59,15 @@ class Fleet(Protocol):
 
 
 class Blobs(Protocol):
-    """Where the bytes of files lie, by token (`files.blobs.BlobStore`). `put` and `open` block: use a thread."""
+    """Where the bytes of files lie, by token (`files.blobs.BlobStore`). All but `new_token` block: use a thread."""
 
     def new_token(self, media_type: str) -> str: ...
 
-    def put(self, data: bytes, *, media_type: str, token: str | None = None) -> str: ...
+    def draft(self) -> Draft: ...
+
+    def publish(self, draft: Draft, token: str) -> bool: ...
+
+    def holds(self, token: str, draft: Draft) -> bool: ...
 
     def open(self, token: str) -> BinaryIO: ...
 
@@ -72,9 +80,12 @@ class Gateway:
     store: Store
     blobs: Blobs
     dispatcher: Fleet
+    parts: Parts
     endpoints: Endpoints
-    secret: bytes  # signs upload tokens and URLs
+    secret: bytes  # signs upload tokens, upload URLs and links
     started_at: float = field(default_factory=time.time)
+    naming: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
+    """Tokens that are being given their content: one upload at a time decides about one name."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,8 +1,10 @@
 """The OpenAPI documents: one of an endpoint's queue, as fal publishes it, and one of all that this server answers."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from impasto import __version__
@@ -110,13 +112,14 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
 
 def server_document(endpoints: Endpoints, *, base: str) -> dict[str, Any]:
     """OpenAPI 3.1 of the whole route table; the runs of the endpoints first, in their order."""
-    components = {name: schema for endpoint in endpoints.values() for name, schema in schemas(endpoint).items()}
-    components |= {"QueueStatus": _STATUS, "Error": ERROR, "PlatformError": PLATFORM_ERROR}
+    components, names = _components(endpoints)
     paths: dict[str, dict[str, Any]] = {}
     for (template, method), operation in CONTRACT.items():
         for path, endpoint in _places(template, operation, endpoints):
             verb = "get" if method == "WEBSOCKET" else method.lower()
-            paths.setdefault(path, {})[verb] = _operation(operation, endpoint, websocket=method == "WEBSOCKET")
+            paths.setdefault(path, {})[verb] = _operation(
+                operation, endpoint, names.get(endpoint.id, {}) if endpoint else {}, websocket=method == "WEBSOCKET"
+            )
     return {
         "openapi": "3.1.0",
         "info": {"title": "impasto", "version": __version__},
@@ -138,7 +141,26 @@ def _places(template: str, operation: Operation, endpoints: Endpoints) -> Iterat
         yield template, None
 
 
-def _operation(operation: Operation, endpoint: Endpoint | None, *, websocket: bool) -> dict[str, Any]:
+def _components(endpoints: Endpoints) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """All schemas, and {endpoint id: {class name: name of its schema}} where two classes of one name differ."""
+    components: dict[str, Any] = {"QueueStatus": _STATUS, "Error": ERROR, "PlatformError": PLATFORM_ERROR}
+    names: dict[str, dict[str, str]] = {}
+    for endpoint in endpoints.values():
+        own = schemas(endpoint)
+        owner = endpoint.id.replace("/", "_")
+        renamed = {name: f"{owner}_{name}" for name, schema in own.items() if components.get(name, schema) != schema}
+        text = json.dumps(own)
+        for name, new in renamed.items():
+            text = text.replace(f'"{_ref(name)["$ref"]}"', f'"{_ref(new)["$ref"]}"')
+        made: dict[str, Any] = json.loads(text)
+        components |= {renamed.get(name, name): schema for name, schema in made.items()}
+        names[endpoint.id] = renamed
+    return components, names
+
+
+def _operation(
+    operation: Operation, endpoint: Endpoint | None, names: Mapping[str, str], *, websocket: bool
+) -> dict[str, Any]:
     made: dict[str, Any] = {"summary": operation.summary}
     if endpoint is not None:
         made |= {"summary": f"{endpoint.title}: {operation.summary.lower()}", "description": endpoint.description}
@@ -149,9 +171,9 @@ def _operation(operation: Operation, endpoint: Endpoint | None, *, websocket: bo
     if operation.raw_body:
         made["requestBody"] = {"required": False, "content": {"application/octet-stream": {"schema": BYTES}}}
     elif operation.body is not None:
-        schema = _ref(endpoint.Input.__name__) if operation.body is INPUT and endpoint else operation.body
+        schema = _schema(endpoint.Input, names) if operation.body is INPUT and endpoint else operation.body
         made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
-    made["responses"] = _responses(operation, endpoint)
+    made["responses"] = _responses(operation, endpoint, names)
     if operation.public:
         made["security"] = []
     if websocket:
@@ -159,10 +181,14 @@ def _operation(operation: Operation, endpoint: Endpoint | None, *, websocket: bo
     return made
 
 
-def _responses(operation: Operation, endpoint: Endpoint | None) -> dict[str, Any]:
+def _schema(model: type[BaseModel], names: Mapping[str, str]) -> dict[str, Any]:
+    return _ref(names.get(model.__name__, model.__name__))
+
+
+def _responses(operation: Operation, endpoint: Endpoint | None, names: Mapping[str, str]) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     for status, answer in operation.answers.items():
-        schema = _ref(endpoint.Output.__name__) if answer.schema is OUTPUT and endpoint else answer.schema
+        schema = _schema(endpoint.Output, names) if answer.schema is OUTPUT and endpoint else answer.schema
         answers[status] = {"description": answer.description}
         if schema is not None:
             answers[status]["content"] = {answer.media_type: {"schema": schema}}

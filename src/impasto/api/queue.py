@@ -32,7 +32,7 @@ async def submit(call: Call) -> Response:
     """200 at once, whatever the input says: validation happens when the request is run."""
     endpoint = resolve(call.address.path, call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
-    request = await admit(call, endpoint, input_)
+    request = await admit(call, endpoint, input_, waits=True)
     waiting = request.status is Status.IN_QUEUE
     return Json(
         {

@@ -33,10 +33,10 @@ from impasto.endpoints.flux_pro import (
 )
 from impasto.engine.job import Job
 
-# Chosen by eye on the embedded model (benchmarks/image_prompts.py measures it): without words a close variation; with
-# words the picture still leads.
-REDUX_STRENGTH = 0.3
-REDUX_STRENGTH_WITH_WORDS = 0.7
+# Of the embedded model, from `benchmarks/image_prompts.py --grid`: without words the lowest strength at which every
+# output resembles its picture; with words the one at which most outputs do so and follow the words as well.
+REDUX_STRENGTH = 0.2
+REDUX_STRENGTH_WITH_WORDS = 0.6
 PICTURE = "https://fal.media/files/kangaroo/acQvq-Kmo2lajkgvcEHdv.png"
 
 SeedImageUrl = Annotated[

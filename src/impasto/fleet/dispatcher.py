@@ -32,6 +32,7 @@ from impasto.endpoints.table import Endpoints
 from impasto.engine.job import LoraInput
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
+from impasto.files.parts import FOLDER, Parts
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
 from impasto.fleet.inputs import Inputs
@@ -54,7 +55,9 @@ SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
 
 
 class Dispatcher:
-    """`async with Dispatcher(...)`: listens from then on. `endpoints` defaults to the shipped ones."""
+    """`async with Dispatcher(...)`: listens from then on. `endpoints` defaults to the shipped ones. `secret` signed the
+    links that inputs may name.
+    """
 
     def __init__(
         self,
@@ -63,13 +66,14 @@ class Dispatcher:
         store: Store,
         blobs: BlobStore,
         endpoints: Mapping[str, Endpoint] | None = None,
+        secret: bytes | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
         self._outcomes = Outcomes(store, blobs, self._let_go)
         self._endpoints = Endpoints() if endpoints is None else endpoints
-        self._inputs = Inputs(settings=settings, store=store, blobs=blobs)
+        self._inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=secret)
         self._loras = LoraFiles(settings=settings, own=self._inputs.own_file)
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
@@ -93,7 +97,7 @@ class Dispatcher:
         self._cleanup.callback(server.close)
         self._start(self._dispatch())
         self._start(self._listen_for_work())
-        self._start(sweep_for_ever(self._store, self._blobs))
+        self._start(sweep_for_ever(self._store, self._blobs, Parts(self._settings.data / FOLDER)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -107,6 +111,7 @@ class Dispatcher:
             runner.writer.close()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._outcomes.close()
+        await self._inputs.close()
         await self._cleanup.aclose()
         with contextlib.suppress(OSError):
             self.socket_path.unlink()
@@ -279,7 +284,8 @@ class Dispatcher:
         request_id = work.request.request_id
         try:
             try:
-                images, notices = await self._inputs.read_all(wanted, base_url=work.request.base_url)
+                request = work.request
+                images, notices = await self._inputs.read_all(wanted, base_url=request.base_url, reader=request.key_id)
                 loras = await self._bring_loras(runner, work)
                 job = replace(work.job, images=images, loras=loras, notices=(*work.job.notices, *notices))
                 work.job = work.endpoint.with_pictures(job)
@@ -307,7 +313,7 @@ class Dispatcher:
         if not work.loras:
             return ()
         request = work.request
-        coming = asyncio.create_task(self._loras.bring(work.loras, base_url=request.base_url))
+        coming = asyncio.create_task(self._loras.bring(work.loras, base_url=request.base_url, reader=request.key_id))
         try:
             while not (await asyncio.wait({coming}, timeout=self._settings.queue.beat_seconds))[0]:
                 await self._renew(runner, {request.request_id: work.lease})

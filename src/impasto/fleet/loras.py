@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from impasto.endpoints.base import WantedLora
@@ -33,8 +33,11 @@ USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers' own, preferred amo
 
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w./ -]+\.safetensors))?")
 
-OwnFile = Callable[[str, str, str], Path | None]
-"""(URL, base URL, field) → where a file of this server lies."""
+
+class OwnFile(Protocol):
+    """`Inputs.own_file`: where a file of this server lies that the key `reader` may read."""
+
+    def __call__(self, url: str, base_url: str, *, field: str, reader: str) -> Path | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +58,21 @@ class LoraFiles:
         self._known: dict[str, tuple[float, _Here]] = {}  # by URL: when it was fetched
         self._digests: dict[tuple[str, int, int], str] = {}  # by path, mtime, size
 
-    async def bring(self, wanted: Sequence[WantedLora], *, base_url: str) -> tuple[LoraInput, ...]:
-        """In their order. Raises ModelError (422) on `loras`: file_download_error, file_too_large, value_error."""
+    async def bring(self, wanted: Sequence[WantedLora], *, base_url: str, reader: str) -> tuple[LoraInput, ...]:
+        """In their order; `reader` is the key id of the request. Raises ModelError (422) on `loras`:
+        file_download_error, file_too_large, value_error.
+        """
         brought: list[LoraInput] = []
         for each in wanted:
-            here = await self._bring(each.path, base_url)
+            here = await self._bring(each.path, base_url, reader)
             brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
         return tuple(brought)
 
-    async def _bring(self, name: str, base_url: str) -> _Here:
+    async def _bring(self, name: str, base_url: str, reader: str) -> _Here:
         if is_pickle(urlsplit(name).path):
             raise _refused(name, "it is a pickle, which can run code; only .safetensors files are read")
         if name.startswith(("http://", "https://")):
-            own = self._own(name, base_url, FIELD)
+            own = self._own(name, base_url, field=FIELD, reader=reader)
             return await asyncio.to_thread(self._local, own, name) if own is not None else await self._remote(name)
         if (found := self._in_folder(name)) is not None:
             return await asyncio.to_thread(self._local, found, name)

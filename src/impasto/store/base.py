@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from impasto.store.records import (
+    Acl,
     CancelResult,
     DurationRow,
     FileRecord,
@@ -29,14 +30,19 @@ class Store(Protocol):
     async def submit(self, new: NewRequest) -> Request:
         """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request.
 
-        Raises `ModelError` (422) when that key came with another endpoint or input. It is known for 24 hours.
+        Raises `ModelError` (422) when that key came with another endpoint or input (it is known for 24 hours),
+        `QueueFull` (429) past the request's own `max_queued` or `max_open`.
         """
         ...
 
     async def claim(
         self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
     ) -> list[Request]:
-        """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1; normal before low, then FIFO."""
+        """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1.
+
+        Normal before low, keys in turn, first come first served within a key. No key gets more than the store's
+        `max_running` at a time.
+        """
         ...
 
     async def renew(self, leases: dict[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
@@ -63,7 +69,8 @@ class Store(Protocol):
     ) -> bool:
         """T4. IN_PROGRESS → COMPLETED if `lease` still holds; True again for the same lease (T4'); else False: dropped.
 
-        `files` are served from the same instant on; without an `expires_at` they live as long as results do. `input_`
+        `files` are served from the same instant on, for as long and for whom the request's lifecycle says; else for
+        everybody and as long as its result is kept. `input_`
         replaces the stored input (say, with data URIs turned into file URLs).
         """
         ...
@@ -103,7 +110,10 @@ class Store(Protocol):
     def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]: ...
 
     def position(self, request: Request) -> int:
-        """How many requests wait before this one, in claim order of its endpoint. 0 = next."""
+        """How many requests wait before this one, in order of arrival at its endpoint. 0 = next.
+
+        With several keys waiting this is an estimate: they take turns.
+        """
         ...
 
     def queued(self, endpoint: str | None = None) -> int: ...
@@ -155,10 +165,28 @@ class Store(Protocol):
         ...
 
     # ------------------------------------------------------------ files and keys
-    async def add_file(self, file: FileRecord) -> None: ...
+    async def add_file(self, file: FileRecord, *, quota: int | None = None) -> bool:
+        """Serve an upload from now on; False: its token is known already, and stays as it is.
+
+        Raises `QuotaExceeded` when the key's uploads would take more than `quota` bytes; judged where it is written,
+        so that of many at once only those that fit are taken.
+        """
+        ...
 
     def file(self, token: str) -> FileRecord | None:
         """The file, while it is served; None: unknown or past its retention."""
+        ...
+
+    def stored_bytes(self, key_id: str) -> int:
+        """Bytes of the uploads in service that this key made. Results are not counted."""
+        ...
+
+    async def set_acl(self, token: str, acl: Acl) -> bool:
+        """Say anew who may read a file; False: it is not served."""
+        ...
+
+    async def delete_file(self, token: str) -> bool:
+        """Stop serving a file at once; its bytes go with the next sweep. False: it was not served."""
         ...
 
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:

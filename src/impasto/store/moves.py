@@ -6,18 +6,27 @@ A transition owns its side rows: log lines, result, files, webhook outbox, and t
 is the only one inside a transaction, so a row read here is still true when it is changed below.
 """
 
-import heapq
 import random
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from impasto.errors import ClientCancelled, ModelError, RequestError, RequestTimeout, RunnerDisconnected, StoreError
-from impasto.store.records import CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
-from impasto.store.rows import clean, dump, request_of
+from impasto.errors import (
+    ClientCancelled,
+    ModelError,
+    QueueFull,
+    QuotaExceeded,
+    RequestError,
+    RequestTimeout,
+    RunnerDisconnected,
+    StoreError,
+)
+from impasto.store.fairness import Turns, fair_order
+from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
+from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
 from impasto.store.writer import Transaction
 
 BACKOFF_SECONDS = 0.5  # of the first retry; doubled each time, ±20 %
@@ -25,6 +34,7 @@ MAX_BACKOFF_SECONDS = 30.0
 CRASH_BACKOFF_SECONDS = 0.5  # at most, after the first crash: most often the request is innocent
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 # X-Fal-Store-IO: 0 asks for nothing to be kept; the answer has to wait somewhere until it is fetched, so: ten minutes.
+# Its pictures are part of the answer and live as long, unless the caller named a time for them.
 UNSTORED_RESULT_SECONDS = 600.0
 MAX_LOG_LINES = 1_000
 MAX_LOG_BYTES = 256 * 1024
@@ -43,6 +53,8 @@ class Moves:
     max_attempts: int
     max_crashes: int
     retention_seconds: float
+    max_running: int = 0  # of one key; 0: no limit
+    turns: Turns = field(default_factory=Turns)
 
     def submit(self, tx: Transaction, new: NewRequest, input_: str, idempotency_hash: bytes | None) -> Request:
         now = self.clock()
@@ -52,6 +64,7 @@ class Moves:
                 return _same_request(known, idempotency_hash)
             if known is not None:
                 tx.run("request_forget_idempotency", request_id=known["request_id"])
+        _check_room(tx, new)
         row = tx.row(
             "request_insert",
             request_id=new.request_id,
@@ -70,6 +83,7 @@ class Moves:
             start_deadline=None if new.start_timeout is None else now + new.start_timeout,
             now=now,
             input=input_,
+            lifecycle=dump_lifecycle(new.lifecycle),
         )
         tx.changed.append(new.request_id)
         tx.rings.append(0)
@@ -79,24 +93,23 @@ class Moves:
         self, tx: Transaction, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
     ) -> list[Request]:
         now, monotonic = self.clock(), self.monotonic()
-        heads = [
-            [(row["priority"], row["seq"], row["request_id"]) for row in rows]
-            for endpoint in dict.fromkeys(endpoints)
-            if (rows := tx.rows("queue_head", endpoint=endpoint, monotonic=monotonic, now=now, limit=limit))
-        ]
         claimed: list[Request] = []
-        for _, _, request_id in list(heapq.merge(*heads))[: max(limit, 0)]:
+        for seq in fair_order(
+            tx, self.turns, endpoints=endpoints, max_running=self.max_running, now=now, monotonic=monotonic
+        ):
+            if len(claimed) >= limit:
+                break
             row = tx.row(
                 "request_claim",
-                request_id=request_id,
+                seq=seq,
                 lease=uuid.uuid4().hex,
                 lease_until=monotonic + lease_seconds,
                 boot=self.boot,
                 runner_id=runner_id,
                 now=now,
             )
-            tx.changed.append(request_id)
             claimed.append(request_of(_there(row)))
+            tx.changed.append(claimed[-1].request_id)
         return claimed
 
     def renew(self, tx: Transaction, leases: Mapping[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
@@ -138,11 +151,14 @@ class Moves:
         if row is None:
             # T4': a runner whose Done was answered too late says it again, and must not delete its files.
             return tx.row("result_by_lease", request_id=request_id, lease=lease) is not None
-        now = self.clock()
+        lifecycle = lifecycle_of(row["lifecycle"])
+        kept = self._kept(row) if lifecycle.expires_in is None else lifecycle.expires_in
+        expires_at = self.clock() + kept
         for file in files:
-            self.add_file(
-                tx, file, request_id=request_id, key_id=row["key_id"], expires_at=now + self.retention_seconds
-            )
+            if not self._insert_file(
+                tx, file, request_id=request_id, key_id=row["key_id"], expires_at=expires_at, acl=lifecycle.acl
+            ):
+                raise StoreError(f"the file {file.token} is known already")
         self._complete(
             tx,
             row,
@@ -163,6 +179,7 @@ class Moves:
             return None
         tx.run("payloads_erase_result", request_id=request_id)
         tx.changed.append(request_id)
+        tx.erased = True
         return [row["token"] for row in tx.rows("payloads_retire_files", request_id=request_id)]
 
     def requeue(
@@ -200,6 +217,7 @@ class Moves:
             self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
         gone = tx.rows("sweep_requests", now=now, limit=SWEEP_LIMIT)
         tx.changed += [row["request_id"] for row in gone]
+        tx.erased |= bool(gone)
         return len(silent) + len(late) + len(gone) + tx.run("sweep_files", now=now, limit=SWEEP_LIMIT)
 
     def recover(self, tx: Transaction) -> int:
@@ -210,7 +228,16 @@ class Moves:
             self._release(tx, row, crashed=False, drain=not row["no_retry"], reason="the server was restarted")
         return len(rows)
 
-    def add_file(
+    def add_file(self, tx: Transaction, file: FileRecord, *, quota: int | None = None) -> bool:
+        if quota is not None:
+            used = _there(tx.row("uploads_size", key_id=file.key_id, now=self.clock()))[0]
+            if used + file.size > quota:
+                raise QuotaExceeded.of(used=used, more=file.size, quota=quota)
+        return self._insert_file(tx, file)
+
+    # ------------------------------------------------------------ the pieces
+
+    def _insert_file(
         self,
         tx: Transaction,
         file: FileRecord,
@@ -218,8 +245,10 @@ class Moves:
         request_id: str | None = None,
         key_id: str | None = None,
         expires_at: float | None = None,
-    ) -> None:
-        tx.run(
+        acl: Acl | None = None,
+    ) -> bool:
+        """→ False: the token is known. What the record leaves open is filled in."""
+        added = tx.run(
             "file_insert",
             token=file.token,
             media_type=file.media_type,
@@ -229,9 +258,13 @@ class Moves:
             key_id=file.key_id or key_id or "",
             created_at=file.created_at or self.clock(),
             expires_at=expires_at if file.expires_at is None else file.expires_at,
+            acl=dump_acl(file.acl or acl),
         )
+        return added > 0
 
-    # ------------------------------------------------------------ the pieces
+    def _kept(self, row: sqlite3.Row) -> float:
+        """Seconds that a request's result is kept."""
+        return self.retention_seconds if row["store_io"] else min(UNSTORED_RESULT_SECONDS, self.retention_seconds)
 
     def _release(self, tx: Transaction, row: sqlite3.Row, *, crashed: bool, drain: bool, reason: str) -> Request:
         """T5, T6, T10: back to the queue, or the end when attempts, crashes or the caller's patience are used up."""
@@ -298,7 +331,6 @@ class Moves:
     ) -> Request:
         """The one door into COMPLETED: status, result, webhook outbox; `lease` if a runner wrote the result."""
         now = self.clock()
-        kept = self.retention_seconds if row["store_io"] else min(UNSTORED_RESULT_SECONDS, self.retention_seconds)
         request_id: str = row["request_id"]
         done = tx.row(
             "request_complete",
@@ -310,7 +342,7 @@ class Moves:
             inference_time=inference_time,
             pictures=pictures,
             now=now,
-            expires_at=now + kept,
+            expires_at=now + self._kept(row),
             input=input_,
             crash_count=row["crash_count"] if crash_count is None else crash_count,
         )
@@ -326,6 +358,7 @@ class Moves:
             delivery_id = str(uuid.uuid4())
             tx.run("delivery_insert", delivery_id=delivery_id, request_id=request_id, url=row["webhook_url"], now=now)
         tx.changed.append(request_id)
+        tx.erased |= not row["store_io"]
         return request_of(_there(done))
 
     def _note(self, tx: Transaction, row: sqlite3.Row, message: str, level: str) -> None:
@@ -359,6 +392,16 @@ class Moves:
                 break
         tx.run("request_count_logs", request_id=row["request_id"], log_lines=count, log_bytes=size, log_full=full)
         tx.changed.append(row["request_id"])
+
+
+def _check_room(tx: Transaction, new: NewRequest) -> None:
+    """Raises `QueueFull` (429): the key has as much waiting, or open, as it may."""
+    for query, most, words in (
+        ("queued_of_key", new.max_queued, "may wait (setting queue.max_queued)"),
+        ("open_of_key", new.max_open, "may run at a time (setting queue.max_running)"),
+    ):
+        if most is not None and _there(tx.row(query, key_id=new.key_id, limit=most))["count"] >= most:
+            raise QueueFull(f"At most {most} requests of one key {words}; try again soon.")
 
 
 def _same_request(known: sqlite3.Row, idempotency_hash: bytes | None) -> Request:

@@ -38,6 +38,18 @@ RELEASE operation;
 -- Undo one operation and leave its neighbours alone.
 ROLLBACK TO operation;
 
+-- name: erase
+-- Move the log into the file and empty it: what was erased from the file must not live on in the log.
+PRAGMA wal_checkpoint(TRUNCATE);
+
+-- name: erase_patience
+-- Do not hold up the writes for a reader of another process.
+PRAGMA busy_timeout = 100;
+
+-- name: write_patience
+-- How long to wait for another process's write, in milliseconds.
+PRAGMA busy_timeout = 10000;
+
 -- ------------------------------------------------------------------------------------------------ schema
 
 -- name: schema_version_create
@@ -60,10 +72,10 @@ INSERT INTO schema_version (version, name, checksum, applied_at) VALUES (:versio
 -- T1: a new request enters the queue.
 INSERT INTO requests (
   request_id, endpoint, key_id, priority, seed, base_url, webhook_url, no_retry, store_io, idempotency_key,
-  idempotency_hash, max_attempts, boot, start_deadline, created_at, input
+  idempotency_hash, max_attempts, boot, start_deadline, created_at, input, lifecycle
 ) VALUES (
   :request_id, :endpoint, :key_id, :priority, :seed, :base_url, :webhook_url, :no_retry, :store_io, :idempotency_key,
-  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input
+  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input, :lifecycle
 ) RETURNING *;
 
 -- name: request_by_idempotency
@@ -74,18 +86,48 @@ SELECT * FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency
 -- Free an idempotency key whose day is over.
 UPDATE requests SET idempotency_key = NULL WHERE request_id = :request_id;
 
--- name: queue_head
--- The next requests of one endpoint in claim order: normal before low, then first come first served; back-off is skipped.
-SELECT request_id, priority, seq FROM requests
-WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND not_before <= :monotonic
-  AND (start_deadline IS NULL OR start_deadline > :now)
-ORDER BY priority, seq LIMIT :limit;
+-- name: queue_heads
+-- The oldest request that each key has waiting at one endpoint and priority; back-off and missed deadlines are skipped.
+-- The keys are found one by one along the index: a deep queue costs as much as a short one.
+WITH RECURSIVE waiting(key_id) AS (
+  SELECT min(key_id) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority
+  UNION ALL
+  SELECT (
+    SELECT min(key_id) FROM requests
+    WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id > waiting.key_id
+  ) FROM waiting WHERE key_id IS NOT NULL
+)
+SELECT key_id, (
+  SELECT min(seq) FROM requests
+  WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = waiting.key_id
+    AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now)
+) AS seq FROM waiting WHERE key_id IS NOT NULL;
+
+-- name: queue_next
+-- The request of one key, endpoint and priority that follows a place.
+SELECT min(seq) AS seq FROM requests
+WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = :key_id AND seq > :seq
+  AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now);
+
+-- name: running_by_key
+-- How many requests of each key run.
+SELECT key_id, count(*) AS running FROM requests WHERE status = 'IN_PROGRESS' GROUP BY key_id;
+
+-- name: queued_of_key
+-- How many requests of a key wait, counted up to a limit.
+SELECT count(*) AS count FROM (
+  SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND status = 'IN_QUEUE' AND key_id = :key_id LIMIT :limit
+);
+
+-- name: open_of_key
+-- How many requests of a key wait or run, counted up to a limit.
+SELECT count(*) AS count FROM (SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND key_id = :key_id LIMIT :limit);
 
 -- name: request_claim
 -- T2: a queued request goes to a runner under a fresh lease.
 UPDATE requests SET status = 'IN_PROGRESS', lease = :lease, lease_until = :lease_until, boot = :boot, not_before = 0,
   runner_id = :runner_id, attempt = attempt + 1, started_at = :now
-WHERE request_id = :request_id AND status = 'IN_QUEUE' RETURNING *;
+WHERE seq = :seq AND status = 'IN_QUEUE' RETURNING *;
 
 -- name: request_renew
 -- T3: the holder of the lease is alive. The status is left out of the WHERE, so that only the id's index fits.
@@ -313,13 +355,27 @@ UPDATE files SET deleting = 1 WHERE request_id = :request_id AND deleting = 0 RE
 -- ------------------------------------------------------------------------------------------------ files
 
 -- name: file_insert
--- A file that is served from now on.
-INSERT INTO files (token, media_type, size, file_name, request_id, key_id, created_at, expires_at)
-VALUES (:token, :media_type, :size, :file_name, :request_id, :key_id, :created_at, :expires_at);
+-- A file that is served from now on; a token that is known stays as it is.
+INSERT INTO files (token, media_type, size, file_name, request_id, key_id, created_at, expires_at, acl)
+VALUES (:token, :media_type, :size, :file_name, :request_id, :key_id, :created_at, :expires_at, :acl)
+ON CONFLICT (token) DO NOTHING;
 
 -- name: file_get
 -- A file that is still served.
 SELECT * FROM files WHERE token = :token AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: file_set_acl
+-- Say anew who may read a file.
+UPDATE files SET acl = :acl WHERE token = :token AND deleting = 0;
+
+-- name: file_withdraw
+-- Stop serving one file; its row stays until its bytes are gone.
+UPDATE files SET deleting = 1 WHERE token = :token AND deleting = 0;
+
+-- name: uploads_size
+-- How many bytes of uploads a key has in service.
+SELECT coalesce(sum(size), 0) FROM files
+WHERE key_id = :key_id AND request_id IS NULL AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
 
 -- name: files_deleting
 -- Files whose bytes are to be deleted.

@@ -24,6 +24,7 @@ from impasto.store.moves import Moves
 from impasto.store.positions import EXACT, Positions
 from impasto.store.queries import Query, load
 from impasto.store.records import (
+    Acl,
     CancelResult,
     DurationRow,
     FileRecord,
@@ -36,7 +37,7 @@ from impasto.store.records import (
     Status,
     UsageRow,
 )
-from impasto.store.rows import clean, dump, file_of, key_of, log_of, request_of, result_of
+from impasto.store.rows import clean, dump, dump_acl, file_of, key_of, log_of, request_of, result_of
 from impasto.store.secret import keyed_hash, load_pepper
 from impasto.store.watch import Watch
 from impasto.store.writer import Transaction, Writer
@@ -79,6 +80,7 @@ class SqliteStore:
         lease_seconds: float = 15.0,
         max_attempts: int = 10,
         max_crashes: int = 3,
+        max_running: int = 0,
         retention_seconds: float = 168 * 3600.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] | None = None,
@@ -100,6 +102,7 @@ class SqliteStore:
             lease_seconds=lease_seconds,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
+            max_running=max_running,
             retention_seconds=retention_seconds,
         )
         writer = Writer(connection, queries, watch)
@@ -277,12 +280,22 @@ class SqliteStore:
 
     # ------------------------------------------------------------ files
 
-    async def add_file(self, file: FileRecord) -> None:
-        await self._writer.run(lambda tx: self._moves.add_file(tx, file))
+    async def add_file(self, file: FileRecord, *, quota: int | None = None) -> bool:
+        return await self._writer.run(lambda tx: self._moves.add_file(tx, file, quota=quota))
 
     def file(self, token: str) -> FileRecord | None:
         row = self._row("file_get", token=token, now=self._moves.clock())
         return None if row is None else file_of(row)
+
+    async def set_acl(self, token: str, acl: Acl) -> bool:
+        text = dump_acl(acl)
+        return await self._writer.run(lambda tx: tx.run("file_set_acl", token=token, acl=text) > 0)
+
+    async def delete_file(self, token: str) -> bool:
+        return await self._writer.run(lambda tx: tx.run("file_withdraw", token=token) > 0)
+
+    def stored_bytes(self, key_id: str) -> int:
+        return self._count("uploads_size", key_id=key_id, now=self._moves.clock())
 
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:
         return [file_of(row) for row in self._rows("files_deleting", limit=limit)]

@@ -48,6 +48,15 @@ async def by_endpoint(call: Call) -> Response:
 
 async def erase(call: Call) -> Response:
     """Input, output and produced files are gone for good, at once; uploads stay, another request may use them."""
+    return Json({"cdn_delete_results": await _erase(call)})
+
+
+async def erase_io(call: Call) -> Response:
+    """The same in its older form, at rest.alpha.fal.ai."""
+    return Json({"CDN_DELETE_RESULTS": await _erase(call)})
+
+
+async def _erase(call: Call) -> list[dict[str, Any]]:
     request = _own(call, call.request.path_params["request_id"])
     if request is None:
         raise NotFound("No request of this caller has that id.")
@@ -65,7 +74,7 @@ async def erase(call: Call) -> Response:
         results.append({"link": f"{call.address.file_base}/files/{token}", "exception": fault})
     await store.forget_files([token for token, row in zip(tokens, results, strict=True) if row["exception"] is None])
     call.request_id = request.request_id
-    return Json({"cdn_delete_results": results})
+    return results
 
 
 def _own(call: Call, request_id: str) -> Request | None:
