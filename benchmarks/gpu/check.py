@@ -1,9 +1,11 @@
-"""Every check that awaits a GPU, in one call: parity, repeatability, a step at full size, training throughput.
+"""Every check that awaits a GPU, in one call: parity, repeatability, LoRAs, a step at full size, training throughput.
 
     python benchmarks/gpu/check.py --minutes 8 --out benchmarks/results/gpu.json
+    python benchmarks/gpu/check.py --rehearse --out /tmp/rehearsal.json
 
 Parts run in the order of the list, each only while time is left; the JSON is rewritten after each. On a machine without
-CUDA it ends with status 1 and says so: it never reports numbers of a CPU.
+CUDA it ends with status 1 and says so: it never reports numbers of a CPU. `--rehearse` runs every part on the CPU with
+small shapes, to see that the script itself works; its file says so and holds no times.
 """
 
 import argparse
@@ -19,12 +21,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
+from impasto.flux import keys
 from impasto.flux import latents as lat
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.linear import Side, Up, attached, merged
 from impasto.flux.models import MODELS, TransformerParams
 from impasto.flux.transformer import Flux
 
-CUDA = torch.device("cuda")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() and "--rehearse" not in sys.argv else "cpu")
+REHEARSAL = "--rehearse" in sys.argv
+FULL = "flux.1-dev"
 GPU_RECIPE = {"hidden_size": 384, "num_heads": 6, "depth": 3, "depth_single_blocks": 7}
 
 
@@ -67,9 +73,9 @@ def parity() -> dict[str, Any]:
     result: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
-        model, coder = model.to(CUDA, dtype), coder.to(CUDA, dtype)
-        result[f"transformer_{name}"] = error(model(**moved(values, CUDA)), wanted)
-        result[f"autoencoder_{name}"] = error(coder.decode(latents.to(CUDA)), pixels)
+        model, coder = model.to(DEVICE, dtype), coder.to(DEVICE, dtype)
+        result[f"transformer_{name}"] = error(model(**moved(values, DEVICE)), wanted)
+        result[f"autoencoder_{name}"] = error(coder.decode(latents.to(DEVICE)), pixels)
         model, coder = model.float(), coder.float()
     return result
 
@@ -78,52 +84,122 @@ def parity() -> dict[str, Any]:
 def repeat() -> dict[str, Any]:
     torch.manual_seed(0)
     params = MODELS["impasto-mini"].transformer
-    model = Flux(params).eval().to(CUDA, torch.bfloat16)
-    values = moved(inputs(params, height=96, width=128, tokens=32), CUDA)
+    model = Flux(params).eval().to(DEVICE, torch.float32 if REHEARSAL else torch.bfloat16)
+    values = moved(inputs(params, height=96, width=128, tokens=32), DEVICE)
     first = model(**values)
-    return {"same_bits": all(torch.equal(first, model(**values)) for _ in range(20))}
+    return {"same_bits": all(torch.equal(first, model(**values)) for _ in range(1 if REHEARSAL else 20))}
+
+
+@torch.inference_mode()
+def lora() -> dict[str, Any]:
+    """A LoRA attached and taken away on the device: the plain result comes back bit for bit; error of the changed one
+    against the same weights merged, float32.
+    """
+    torch.manual_seed(0)
+    params = MODELS["impasto-mini"].transformer
+    model, values = Flux(params).eval().to(DEVICE), moved(inputs(params, height=96, width=128, tokens=32), DEVICE)
+    before, sides = model(**values), side_branches(model)
+    with attached(model, sides):
+        changed = model(**values)
+    after = model(**values)
+    for name, side in sides.items():
+        layer = model.get_submodule(name)
+        layer.weight = torch.nn.Parameter(merged(layer.weight, side), requires_grad=False)
+    return {
+        "restored_bits": torch.equal(before, after),
+        "against_merged": error(changed, model(**values).float().cpu()),
+    }
+
+
+def side_branches(model: Flux, rank: int = 16) -> dict[str, Side]:
+    """A small random LoRA for every layer of the blocks that runs in a step."""
+    found: dict[str, Side] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and "_blocks" in name and "mod" not in name:
+            down = torch.randn(rank, layer.in_features).to(layer.weight) * 0.01
+            up = torch.randn(layer.out_features, rank).to(layer.weight) * 0.01
+            found[name] = Side(down, (Up(slice(0, layer.out_features), slice(0, rank), up),))
+    return found
 
 
 @torch.inference_mode()
 def step() -> dict[str, Any]:
     """Milliseconds of one pass of FLUX.1 [dev] at 1024x1024 with 512 text tokens, random bf16 weights."""
-    params = MODELS["flux.1-dev"].transformer
+    params = MODELS[FULL].transformer
+    size, tokens = 1024, 512
+    if REHEARSAL:
+        params, size, tokens = replace(params, hidden_size=256, num_heads=2, depth=1, depth_single_blocks=1), 128, 16
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device(CUDA):
+    with DEVICE:
         model = Flux(params).eval()
     torch.set_default_dtype(torch.float32)
-    values = moved(inputs(params, height=1024, width=1024, tokens=512), CUDA)
+    values = moved(inputs(params, height=size, width=size, tokens=tokens), DEVICE)
     result: dict[str, Any] = {"eager_ms": milliseconds(lambda: model(**values))}
+    with attached(model, side_branches(model)):
+        result["eager_with_lora_ms"] = milliseconds(lambda: model(**values))
+    result |= peer(model, values)
     for blocks in (model.double_blocks, model.single_blocks):
         for block in blocks:
             block.compile()
     result["compiled_blocks_ms"] = milliseconds(lambda: model(**values))
-    result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    result["peak_gib"] = None if REHEARSAL else torch.cuda.max_memory_allocated() / 2**30
     return result
+
+
+def peer(model: Flux, values: dict[str, Any]) -> dict[str, Any]:
+    """diffusers' transformer with the same weights and inputs: milliseconds of a pass, eager, and how far apart."""
+    try:
+        from diffusers import FluxTransformer2DModel
+    except ImportError:
+        return {"diffusers": "not installed"}
+    p = model.params
+    with torch.device("meta"):
+        theirs = FluxTransformer2DModel(
+            in_channels=p.in_channels, num_layers=p.depth, num_single_layers=p.depth_single_blocks,
+            attention_head_dim=p.head_dim, num_attention_heads=p.num_heads, joint_attention_dim=p.context_in_dim,
+            pooled_projection_dim=p.vec_in_dim, guidance_embeds=p.guidance_embed, axes_dims_rope=p.axes_dim,
+        )  # fmt: skip
+    # Parts of fused layers are views of ours: no second copy of the weights.
+    theirs.load_state_dict(keys.to_diffusers(model.state_dict(), keys.transformer_rows(p)), assign=True)
+    dtype = next(model.parameters()).dtype
+
+    def once() -> torch.Tensor:
+        return theirs(
+            hidden_states=values["img"].to(dtype), encoder_hidden_states=values["txt"].to(dtype),
+            pooled_projections=values["y"].to(dtype), timestep=values["timesteps"], guidance=values["guidance"],
+            img_ids=values["img_ids"], txt_ids=values["txt_ids"], return_dict=False,
+        )[0]  # fmt: skip
+
+    apart = error(model(**values), once().float().cpu())
+    return {"diffusers_eager_ms": milliseconds(once), "diffusers_apart": apart}
 
 
 def train() -> dict[str, Any]:
     """Samples a second of forward, backward and AdamW for the GPU recipe's transformer, 192 + 32 tokens."""
     params = replace(MODELS["impasto-mini"].transformer, **GPU_RECIPE)
-    model = Flux(params).to(CUDA)
+    model = Flux(params).to(DEVICE)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     result: dict[str, Any] = {}
-    for batch in (256, 1024):
-        values = moved(inputs(params, height=192, width=256, tokens=32, batch=batch), CUDA)
+    for batch in (2,) if REHEARSAL else (256, 1024):
+        values = moved(inputs(params, height=192, width=256, tokens=32, batch=batch), DEVICE)
 
         def once(values: dict[str, Any] = values) -> None:
-            with torch.autocast("cuda", torch.bfloat16):
+            with torch.autocast(DEVICE.type, torch.bfloat16):
                 loss = (model(**values) - values["img"]).square().mean()
             loss.backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
-        result[f"samples_per_second_{batch}"] = 1000 * batch / milliseconds(once)
+        took = milliseconds(once)
+        result[f"samples_per_second_{batch}"] = took and 1000 * batch / took
     return result
 
 
-def milliseconds(run: Callable[[], Any], *, warm: int = 3, count: int = 10) -> float:
-    """Median of `count` runs, each timed on the device."""
+def milliseconds(run: Callable[[], Any], *, warm: int = 3, count: int = 10) -> float | None:
+    """Median of `count` runs, each timed on the device; None in a rehearsal, which runs it once."""
+    if REHEARSAL:
+        run()
+        return None
     for _ in range(warm):
         run()
     times: list[float] = []
@@ -141,13 +217,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rehearse", action="store_true", help="every part on the CPU, small, without times")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not options.rehearse:
         print("no CUDA device here; nothing was checked", file=sys.stderr)
         return 1
     deadline = time.monotonic() + 60 * options.minutes
-    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    for part in (parity, repeat, train, step):
+    device = "a rehearsal on the CPU" if options.rehearse else torch.cuda.get_device_name()
+    report: dict[str, Any] = {"device": device, "torch": torch.__version__}
+    for part in (parity, repeat, lora, train, step):
         if time.monotonic() > deadline:
             report[part.__name__] = "no time left"
             continue
@@ -155,7 +233,8 @@ def main() -> int:
             report[part.__name__] = part()
         except (RuntimeError, ImportError) as problem:  # the other parts still count
             report[part.__name__] = f"failed: {problem}"
-        torch.cuda.empty_cache()
+        if DEVICE.type == "cuda":
+            torch.cuda.empty_cache()
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(part.__name__, report[part.__name__], flush=True)
     return 0

@@ -206,6 +206,22 @@ class FetchSettings(Section):
         return entries
 
 
+class LoraSettings(Section):
+    folder: Path | None = Field(
+        default=None, description="Folder whose .safetensors files requests may name as LoRAs; default: none."
+    )
+    hub: str = Field(
+        default="https://huggingface.co",
+        description="Where a LoRA named owner/name or owner/name/file.safetensors is fetched from; empty: nowhere.",
+    )
+    max_mb: int = Field(default=1024, ge=1, le=16384, description="Largest LoRA file, in MiB.")
+    seconds: float = Field(default=300.0, gt=0, description="How long fetching a LoRA may take.")
+    cache_mb: int = Field(
+        default=8192, ge=1, description="Fetched LoRAs are kept up to so many MiB; the least recently used go first."
+    )
+    fresh_hours: float = Field(default=24.0, ge=0, description="A LoRA fetched from a URL is fetched again after that.")
+
+
 Delay = Annotated[float, Field(ge=0)]
 
 
@@ -260,6 +276,7 @@ class Settings(Section):
     queue: QueueSettings = QueueSettings()
     safety: SafetySettings = SafetySettings()
     fetch: FetchSettings = FetchSettings()
+    lora: LoraSettings = LoraSettings()
     webhooks: WebhookSettings = WebhookSettings()
     platform: PlatformSettings = PlatformSettings()
 

@@ -46,6 +46,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WantedLora:
+    """A LoRA that an input names: http(s) URL, file of the server's folder, or owner/name of the hub."""
+
+    path: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One row of an `endpoints.table.Endpoints`."""
 
@@ -60,6 +68,7 @@ class Endpoint:
     example: dict[str, Any]  # an input that validates; docs, schema and the playground show it
     category: str = "text-to-image"
     pictures: Callable[[Any], tuple[Wanted, ...]] | None = None  # what a validated input names, if it may name any
+    loras: Callable[[Any], tuple[WantedLora, ...]] | None = None  # likewise
     with_pictures: Callable[[Job], Job] = lambda job: job  # what else they decide, say the size
     post: Post | None = None  # in the runner: the last hand on each picture
     pipeline: Over | None = None  # in the runner: draws over the loaded one

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.flux_images import FLUX_IMAGES
+from impasto.endpoints.flux_lora import FLUX_LORA
 from impasto.endpoints.flux_open import FLUX_OPEN
 from impasto.endpoints.flux_pro import FLUX_PRO, FLUX_PRO_NEW, FLUX_PRO_V1_1, FLUX_PRO_V1_1_ULTRA
 from impasto.endpoints.flux_tools import FLUX_TOOLS
@@ -20,6 +21,7 @@ SHIPPED: tuple[Endpoint, ...] = (
     *FLUX_OPEN,
     *FLUX_IMAGES,
     *FLUX_TOOLS,
+    *FLUX_LORA,
 )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from impasto.engine import pictures
 from impasto.engine.job import ImageInput, Job, Notice
+from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.flux import pipeline as flux
@@ -28,6 +29,7 @@ class Prompt:
 
     text: flux.Conditioning
     given: pictures.Given
+    lora: Applied
 
 
 class FluxPipeline:
@@ -41,6 +43,7 @@ class FluxPipeline:
         self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
         self._read: OrderedDict[str, flux.Conditioning] = OrderedDict()
+        self._loras = Loras(pipeline)
 
     @classmethod
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
@@ -65,9 +68,10 @@ class FluxPipeline:
     def encode(self, job: Job) -> Conditioning:
         # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
         torch.set_num_threads(self._threads)
+        lora = self._loras.apply(job.loras)
         text = self._text(job.prompt)
         given = pictures.read(job, self._pipeline)
-        return Conditioning(Prompt(text.seeing(given.seen), given), self._notices(job, text))
+        return Conditioning(Prompt(text.seeing(given.seen), given, lora), (*self._notices(job, text), *lora.notices))
 
     def _text(self, prompt: str) -> flux.Conditioning:
         if prompt not in self._read:
@@ -102,6 +106,7 @@ class FluxPipeline:
             reference=prompt.given.reference,
             beside=prompt.given.beside,
             context=prompt.given.context,
+            sides=prompt.lora.sides,
         )
         launched: torch.cuda.Event | None = None
         for step in steps:
@@ -123,6 +128,7 @@ class FluxPipeline:
 
     def free_memory(self) -> None:
         self._read.clear()
+        self._loras.clear()
         if self._cuda:
             torch.cuda.empty_cache()
 

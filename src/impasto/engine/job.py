@@ -35,6 +35,16 @@ class ImageInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraInput:
+    """A LoRA that the caller named, brought onto this machine by the gateway."""
+
+    path: str  # of the file, here
+    digest: str  # SHA-256 of its bytes
+    scale: float
+    name: str  # as the caller wrote it, for messages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """`num_images` pictures of one prompt. Image i depends on (seed, i) only."""
 
@@ -52,6 +62,7 @@ class Job:
     safety_checker: bool = True
     priority: int = 0
     images: tuple[ImageInput, ...] = ()
+    loras: tuple[LoraInput, ...] = ()
     raw: bool = False  # ultra: a less polished look
     notices: tuple[Notice, ...] = ()  # found on the way here: size rounded, image downscaled
     preview_every: int = 0  # steps between previews; 0: none

@@ -184,8 +184,11 @@ class Target:
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
 
-async def fetch(url: str, *, policy: FetchPolicy, max_bytes: int, seconds: float) -> Fetched:
-    """What lies at `url`; both limits are over all redirects and count while the bytes come in.
+async def fetch(
+    url: str, *, policy: FetchPolicy, max_bytes: int, seconds: float, into: Callable[[bytes], object] | None = None
+) -> Fetched:
+    """What lies at `url`; both limits are over all redirects and count while the bytes come in. `into` takes them piece
+    by piece, and none are kept.
 
     Raises `FetchRefused` (not allowed), `FetchTooLarge`, `FetchFailed` (no answer, an error, too slow).
     """
@@ -193,7 +196,8 @@ async def fetch(url: str, *, policy: FetchPolicy, max_bytes: int, seconds: float
         async with asyncio.timeout(seconds):
             for _ in range(policy.max_redirects + 1):
                 place = target(url)
-                answer = await _exchange(place, _head("GET", place, {}), policy=policy, max_bytes=max_bytes)
+                head = _head("GET", place, {})
+                answer = await _exchange(place, head, policy=policy, max_bytes=max_bytes, into=into)
                 location = answer.headers.get("location")
                 if answer.status not in REDIRECTS or not location:
                     return _fetched(answer, place)
@@ -312,6 +316,8 @@ class _Answer:
     """What the HTTP parser says, collected; `httptools` calls the methods by these names."""
 
     max_bytes: int
+    into: Callable[[bytes], object] | None = None
+    size: int = 0
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: bytearray = field(default_factory=bytearray)
@@ -338,9 +344,13 @@ class _Answer:
     def on_body(self, body: bytes) -> None:
         if self.too_large or self.complete:
             return
-        self.body += body
-        if len(self.body) > self.max_bytes:
+        self.size += len(body)
+        if self.size > self.max_bytes:
             self.too_large = True
+        if self.into is None:
+            self.body += body
+        elif self.status == 200 and not self.too_large:
+            self.into(body)
 
     def on_message_complete(self) -> None:
         if self.status >= 200:
@@ -352,13 +362,19 @@ class _Answer:
 
 
 async def _exchange(
-    place: Target, request: bytes, *, policy: FetchPolicy, max_bytes: int, whole: bool = True
+    place: Target,
+    request: bytes,
+    *,
+    policy: FetchPolicy,
+    max_bytes: int,
+    whole: bool = True,
+    into: Callable[[bytes], object] | None = None,
 ) -> _Answer:
     """One request on one connection. `whole` False: an answer that is too large is cut, and its status is enough."""
     reader, writer = await _connect(place, await _addresses(place, policy), policy)
     try:
         writer.write(request)
-        answer = _Answer(max_bytes)
+        answer = _Answer(max_bytes, into)
         answer.parser = httptools.HttpResponseParser(answer)
         received = 0
         while not answer.complete:

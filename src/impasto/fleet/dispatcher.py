@@ -29,6 +29,7 @@ import msgspec
 from impasto import telemetry
 from impasto.endpoints.base import Endpoint, Wanted
 from impasto.endpoints.table import Endpoints
+from impasto.engine.job import LoraInput
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.files.parts import FOLDER, Parts
@@ -36,6 +37,7 @@ from impasto.fleet import messages as m
 from impasto.fleet import work as w
 from impasto.fleet.inputs import Inputs
 from impasto.fleet.link import Link, RunnerFacts, bind
+from impasto.fleet.loras import LoraFiles
 from impasto.fleet.outcomes import Outcomes
 from impasto.fleet.sweeper import sweep_for_ever
 from impasto.fleet.work import Work
@@ -72,6 +74,7 @@ class Dispatcher:
         self._outcomes = Outcomes(store, blobs, self._let_go)
         self._endpoints = Endpoints() if endpoints is None else endpoints
         self._inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=secret)
+        self._loras = LoraFiles(settings=settings, own=self._inputs.own_file)
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
         self._previews: dict[str, dict[int, m.Preview]] = {}
@@ -267,7 +270,7 @@ class Dispatcher:
             work.job = replace(work.job, preview_every=every)
         runner.works[request.request_id] = work
         wanted = () if endpoint is None or endpoint.pictures is None else endpoint.pictures(work.input)
-        if wanted:
+        if wanted or work.loras:
             self._spawn(self._read_pictures(runner, work, wanted))
         else:
             self._hand_over(runner, work)
@@ -283,7 +286,8 @@ class Dispatcher:
             try:
                 request = work.request
                 images, notices = await self._inputs.read_all(wanted, base_url=request.base_url, reader=request.key_id)
-                job = replace(work.job, images=images, notices=(*work.job.notices, *notices))
+                loras = await self._bring_loras(runner, work)
+                job = replace(work.job, images=images, loras=loras, notices=(*work.job.notices, *notices))
                 work.job = work.endpoint.with_pictures(job)
             except WireError as error:
                 log.info("Refused: %s", error.message)
@@ -303,6 +307,21 @@ class Dispatcher:
                 self._let_go(runner, request_id)
         except StoreError:
             log.exception("%s could not be ended: the sweeper will bring it back", request_id)
+
+    async def _bring_loras(self, runner: Link, work: w.Work) -> tuple[LoraInput, ...]:
+        """The LoRAs of a request as files of this machine. They are large: its lease is renewed meanwhile."""
+        if not work.loras:
+            return ()
+        request = work.request
+        coming = asyncio.create_task(self._loras.bring(work.loras, base_url=request.base_url, reader=request.key_id))
+        try:
+            while not (await asyncio.wait({coming}, timeout=self._settings.queue.beat_seconds))[0]:
+                await self._renew(runner, {request.request_id: work.lease})
+                if runner.held(request.request_id, work.lease) is None or work.cancel_sent:
+                    return ()
+            return await coming
+        finally:
+            coming.cancel()
 
     # ------------------------------------------------------------ connections
 

@@ -8,6 +8,7 @@ with a caller's picture ends here as fal's own 422 at its field. Pictures are de
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from impasto.endpoints.base import Wanted
@@ -101,7 +102,7 @@ class Inputs:
                 raise ModelError.at(wanted.field, f"Could not read the image: {error}.", "image_load_error") from None
         token = self._own(wanted.url, base_url)
         if token is not None:
-            self._check_reader(token, wanted, reader)
+            self._check_reader(token, wanted.url, wanted.field, reader)
             return await asyncio.to_thread(self._read_blob, token)
         seconds = min(self._settings.fetch.seconds, LEASE_SHARE * self._settings.queue.lease_seconds)
         try:
@@ -114,14 +115,22 @@ class Inputs:
             ) from None
         return got.data
 
-    def _check_reader(self, token: str, wanted: Wanted, reader: str) -> None:
+    def own_file(self, url: str, base_url: str, *, field: str, reader: str) -> Path | None:
+        """Where a file of this very server lies; None: the URL is somebody else's. Raises ModelError at `field`."""
+        token = self._own(url, base_url)
+        if token is None:
+            return None
+        self._check_reader(token, url, field, reader)
+        return self._blobs.path(token)
+
+    def _check_reader(self, token: str, url: str, field: str, reader: str) -> None:
         """A request reads what its key may read: it must not be a way round an ACL."""
         file = self._store.file(token)
         decision = Decision.HIDE if file is None else file.decide(reader)
-        if decision is Decision.ALLOW or (file is not None and self._is_linked(token, wanted.url)):
+        if decision is Decision.ALLOW or (file is not None and self._is_linked(token, url)):
             return
         said = "may not be read with this key" if decision is Decision.FORBID else "is not there"
-        raise ModelError.at(wanted.field, f"This file of the server {said}.", "file_download_error")
+        raise ModelError.at(field, f"This file of the server {said}.", "file_download_error")
 
     def _is_linked(self, token: str, url: str) -> bool:
         texts = parse_qs(urlsplit(url).query).get(links.PARAMETER, [])

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from impasto.endpoints.base import Endpoint
+from impasto.endpoints.base import Endpoint, WantedLora
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Notice
 from impasto.errors import NotFound, WireError
@@ -29,6 +29,7 @@ class Work:
     input: BaseModel
     job: Job
     cancel_sent: bool = False
+    loras: tuple[WantedLora, ...] = ()
 
     @property
     def inline(self) -> bool:
@@ -58,7 +59,8 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
     job = replace(job, priority=request.priority)
     if endpoint.own_code:
         job = replace(job, endpoint=endpoint.id, arguments=input_.model_dump(mode="json"))
-    return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job)
+    loras = () if endpoint.loras is None else endpoint.loras(input_)
+    return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job, loras=loras)
 
 
 def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:

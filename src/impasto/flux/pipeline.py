@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from impasto.flux import images, precision, schedule, weights
+from impasto.flux import adapters, images, precision, schedule, weights
 from impasto.flux import latents as lat
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.box import Box
@@ -34,6 +34,7 @@ from impasto.flux.checkpoint import Checkpoint, locate
 from impasto.flux.checkpoint import redux as redux_of
 from impasto.flux.checks import dry_load
 from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens
+from impasto.flux.linear import Sides
 from impasto.flux.models import ModelSpec
 from impasto.flux.redux import Redux
 from impasto.flux.run import Run
@@ -125,6 +126,13 @@ class Pipeline:
             redux=None if (found := redux_of(checkpoint)) is None else Redux.load(found, target),
         )
 
+    def read_lora(self, path: Path) -> adapters.Adapter:
+        """A LoRA file for this model, on its device. Raises WeightsError when it is damaged or for another model."""
+        layers = self._transformer.named_modules()
+        shapes = {n: (m.out_features, m.in_features) for n, m in layers if isinstance(m, torch.nn.Linear)}
+        dtype = next(self._transformer.parameters()).dtype
+        return adapters.read(path, shapes, self._transformer.params).to(self._device, dtype)
+
     @property
     def has_redux(self) -> bool:
         return self._redux is not None
@@ -207,6 +215,7 @@ class Pipeline:
         beside: Tensor | None = None,
         context: Context | None = None,
         cfg: float = 1.0,
+        sides: Sides | None = None,
     ) -> Iterator[Step]:
         """Draws sample `index` of a request, one `Step` at a time: exactly `steps` of them, or the last ones of the
         schedule when it starts from `init`. Stop iterating to cancel.
@@ -214,7 +223,7 @@ class Pipeline:
         `height` and `width` are the asked size in pixels; the latents have the model's native size for it. `steps` and
         `guidance` None: the model's defaults. Models without guidance ignore it. `beside` [1, L, C]: further channels
         of every image token; `context`: further image tokens; `cfg`: scale of a guidance by two passes on top of an
-        embedded scale, for a conditioning with a negative prompt.
+        embedded scale, for a conditioning with a negative prompt; `sides`: LoRAs of this sample (`adapters.combine`).
         """
         spec = self.spec
         native = spec.native_size.native(height, width)
@@ -229,6 +238,7 @@ class Pipeline:
             strength=1.0 if init is None else init.strength,
             beside=beside,
             context=context,
+            sides=sides,
         )
         img = lat.pack(lat.noise(seed, index, *native, spec.autoencoder.z_channels)).to(self._device)
         if init is not None:

@@ -13,13 +13,14 @@ from torch import Tensor
 from impasto.flux import latents as lat
 from impasto.flux import schedule
 from impasto.flux.conditioning import Conditioning, Context
+from impasto.flux.linear import Sides, attached
 from impasto.flux.memory import is_out_of_memory, release
 from impasto.flux.models import ModelSpec
 from impasto.flux.transformer import Flux, Modulations
 
 
 class Run:
-    """`native` is (height, width); `strength`, `beside`, `context`, `cfg` as in `pipeline.Pipeline.denoise`."""
+    """`native` is (height, width); `strength`, `beside`, `context`, `cfg`, `sides` as in `Pipeline.denoise`."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Run:
         strength: float = 1.0,
         beside: Tensor | None = None,
         context: Context | None = None,
+        sides: Sides | None = None,
     ) -> None:
         sigmas = schedule.sigmas(steps, lat.token_count(*native), spec.shift)
         self.sigmas = sigmas if strength >= 1.0 else schedule.remaining(sigmas, strength)
@@ -41,6 +43,7 @@ class Run:
         self._model = model
         self._beside = beside
         self._context = context
+        self._sides = sides or {}
         # At scale 1 the other prompt has no weight, so its half of the work is left out.
         self._scale = guidance if spec.guidance == "cfg" else cfg
         self._batch = min(2 if self._scale != 1.0 else 1, len(conditioning.txt))
@@ -51,8 +54,9 @@ class Run:
         txt, vec = conditioning.txt[: self._batch], conditioning.vec[: self._batch]
         times = torch.tensor(self.sigmas[:-1], device=device)[:, None].expand(self.steps, self._batch)
         scale = torch.full_like(times, guidance) if model.params.guidance_embed else None
-        self._mods = model.modulate(model.vector(times, vec, scale))
-        self._words = model.context(txt)
+        with attached(model, self._sides):
+            self._mods = model.modulate(model.vector(times, vec, scale))
+            self._words = model.context(txt)
         ids = lat.image_ids(*native) if context is None else torch.cat((lat.image_ids(*native), context.ids))
         self._pe = model.positions(lat.text_ids(txt.shape[1]), ids).to(device)
 
@@ -61,7 +65,8 @@ class Run:
         tokens = img if self._beside is None else torch.cat((img, self._beside), dim=-1)
         if self._context is not None:
             tokens = torch.cat((tokens, self._context.tokens), dim=1)
-        velocity = self._forward(tokens, self._mods.at(i))[:, : img.shape[1]]
+        with attached(self._model, self._sides):
+            velocity = self._forward(tokens, self._mods.at(i))[:, : img.shape[1]]
         if self._batch == 1:
             return velocity
         prompt, other = velocity.chunk(2)

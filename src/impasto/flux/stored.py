@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from impasto.errors import WeightsError
+from impasto.flux.pickles import PICKLES
 
 Shape = tuple[int, ...]
 
@@ -38,7 +39,6 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 FP8 = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
 MAX_HEADER = 100 * 2**20  # bytes, the format's own bound
-PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
 
 SCALES = (".scale_weight", ".weight_scale")  # of X.weight; two programs write fp8 files, each with its own word
 UNUSED = (".scale_input", ".input_scale", "scaled_fp8")  # activations stay as they are here

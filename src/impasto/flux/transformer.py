@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto.flux.attention import QKNorm, attention, rope, split_heads
+from impasto.flux.linear import Linear
 from impasto.flux.models import TransformerParams
 
 
@@ -37,8 +38,8 @@ class MLPEmbedder(nn.Module):
 
     def __init__(self, in_dim: int, hidden_size: int) -> None:
         super().__init__()
-        self.in_layer = nn.Linear(in_dim, hidden_size)
-        self.out_layer = nn.Linear(hidden_size, hidden_size)
+        self.in_layer = Linear(in_dim, hidden_size)
+        self.out_layer = Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.in_layer(x.to(self.in_layer.weight.dtype))
@@ -50,7 +51,7 @@ class Modulation(nn.Module):
 
     def __init__(self, hidden_size: int, *, double: bool) -> None:
         super().__init__()
-        self.lin = nn.Linear(hidden_size, (6 if double else 3) * hidden_size)
+        self.lin = Linear(hidden_size, (6 if double else 3) * hidden_size)
 
     def forward(self, vec: Tensor) -> Tensor:
         return self.lin(F.silu(vec)).unsqueeze(-2)
@@ -67,9 +68,9 @@ class SelfAttention(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, *, qkv_bias: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
+        self.qkv = Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
         self.norm = QKNorm(hidden_size // num_heads)
-        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.proj = Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = split_heads(self.qkv(x), self.num_heads)
@@ -79,7 +80,7 @@ class SelfAttention(nn.Module):
 
 def mlp(hidden_size: int, mlp_hidden_size: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(hidden_size, mlp_hidden_size), nn.GELU(approximate="tanh"), nn.Linear(mlp_hidden_size, hidden_size)
+        Linear(hidden_size, mlp_hidden_size), nn.GELU(approximate="tanh"), Linear(mlp_hidden_size, hidden_size)
     )
 
 
@@ -121,8 +122,8 @@ class SingleStreamBlock(nn.Module):
         d, m = params.hidden_size, params.mlp_hidden_size
         self.num_heads = params.num_heads
         self.widths = (3 * d, m)
-        self.linear1 = nn.Linear(d, 3 * d + m)
-        self.linear2 = nn.Linear(d + m, d)
+        self.linear1 = Linear(d, 3 * d + m)
+        self.linear2 = Linear(d + m, d)
         self.norm = QKNorm(params.head_dim)
         self.modulation = Modulation(d, double=False)
 
@@ -141,8 +142,8 @@ class LastLayer(nn.Module):
 
     def __init__(self, hidden_size: int, out_channels: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size, out_channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
+        self.linear = Linear(hidden_size, out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(hidden_size, 2 * hidden_size))
 
     def forward(self, x: Tensor, mod: Tensor) -> Tensor:
         shift, scale = mod.chunk(2, dim=-1)
@@ -182,11 +183,11 @@ class Flux(nn.Module):
         super().__init__()
         self.params = params
         d = params.hidden_size
-        self.img_in = nn.Linear(params.in_channels, d)
+        self.img_in = Linear(params.in_channels, d)
         self.time_in = MLPEmbedder(256, d)
         self.vector_in = MLPEmbedder(params.vec_in_dim, d)
         self.guidance_in = MLPEmbedder(256, d) if params.guidance_embed else None
-        self.txt_in = nn.Linear(params.context_in_dim, d)
+        self.txt_in = Linear(params.context_in_dim, d)
         self.double_blocks = nn.ModuleList(DoubleStreamBlock(params) for _ in range(params.depth))
         self.single_blocks = nn.ModuleList(SingleStreamBlock(params) for _ in range(params.depth_single_blocks))
         self.final_layer = LastLayer(d, params.out_channels)

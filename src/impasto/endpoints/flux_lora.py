@@ -1,0 +1,117 @@
+"""`fal-ai/flux-lora` and its image-to-image: FLUX.1 [dev] with LoRAs that the caller names (fal-endpoints B3)."""
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from impasto.endpoints.base import WantedLora
+from impasto.endpoints.fields import (
+    NumImages,
+    OutputFormat,
+    Prompt,
+    SafetyChecker,
+    Seed,
+    Size,
+    Steps,
+    SyncMode,
+    WireInput,
+)
+from impasto.endpoints.flux_images import PICTURE, ImageUrl, size_of_image, starts_from
+from impasto.endpoints.flux_open import DEV, DEV_EXAMPLE
+from impasto.endpoints.flux_pro import EXAMPLE, to_job
+from impasto.engine.job import Job
+
+MAX_LORAS = 16
+WEIGHTS = "https://example.org/a-style.safetensors"
+
+Guidance = Annotated[
+    float, Field(ge=0, le=35, allow_inf_nan=False, description="How closely the picture follows the prompt.")
+]
+Acceleration = Annotated[
+    Literal["none", "regular"], Field(description="The speed of the generation, against its quality.")
+]
+
+
+class LoraWeight(WireInput):
+    path: Annotated[str, Field(min_length=1, max_length=8192)] = Field(
+        description="The URL of the LoRA's .safetensors file, or its name on the model hub.", examples=[WEIGHTS]
+    )
+    scale: float = Field(
+        default=1.0, ge=0, le=4, allow_inf_nan=False, description="How strongly it changes the model; 0: not at all."
+    )
+
+
+Loras = Annotated[list[LoraWeight], Field(max_length=MAX_LORAS, description="The LoRAs to apply, any number at once.")]
+
+
+class TextToImageInput(WireInput):
+    prompt: Prompt = Field(examples=[EXAMPLE["prompt"]])
+    image_size: Size = "landscape_4_3"
+    num_inference_steps: Steps = 28
+    seed: Seed = None
+    loras: Loras = Field(default=[])
+    guidance_scale: Guidance = 3.5
+    sync_mode: SyncMode = False
+    num_images: NumImages = 1
+    enable_safety_checker: SafetyChecker = True
+    output_format: OutputFormat = "jpeg"
+    acceleration: Acceleration = "none"
+
+
+class ImageToImageInput(WireInput):
+    prompt: Prompt = Field(examples=[EXAMPLE["prompt"]])
+    image_size: Size | None = None
+    num_inference_steps: Steps = 28
+    seed: Seed = None
+    loras: Loras = Field(default=[])
+    guidance_scale: Guidance = 3.5
+    sync_mode: SyncMode = False
+    num_images: NumImages = 1
+    enable_safety_checker: SafetyChecker = True
+    output_format: OutputFormat = "jpeg"
+    acceleration: Acceleration = "none"
+    image_url: ImageUrl = Field(examples=[PICTURE])
+    strength: float = Field(
+        default=0.85, ge=0.01, le=1, allow_inf_nan=False, description="How far to go from the image; 1 ignores it."
+    )
+
+
+def named(input_: Any) -> tuple[WantedLora, ...]:
+    return tuple(WantedLora(path=lora.path, scale=lora.scale) for lora in input_.loras)
+
+
+def _image_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
+    job = to_job(input_, request_id=request_id, seed=seed, model=model)
+    # No size of its own: `_image_size` takes the picture's.
+    return job if input_.image_size is not None else replace(job, width=0, height=0)
+
+
+def _image_size(job: Job) -> Job:
+    return job if job.width else size_of_image(job)
+
+
+EXAMPLE_LORAS: dict[str, Any] = DEV_EXAMPLE | {"loras": [{"path": WEIGHTS, "scale": 1.0}]}
+
+LORA = replace(
+    DEV,
+    id="fal-ai/flux-lora",
+    title="FLUX.1 [dev] with LoRAs",
+    description="FLUX.1 [dev], text to image in styles and subjects that LoRAs add.",
+    Input=TextToImageInput,
+    example=EXAMPLE_LORAS,
+    loras=named,
+)
+LORA_IMAGE_TO_IMAGE = replace(
+    LORA,
+    id="fal-ai/flux-lora/image-to-image",
+    title="FLUX.1 [dev] Image to Image with LoRAs",
+    description="A picture drawn anew after a prompt, in styles that LoRAs add.",
+    Input=ImageToImageInput,
+    to_job=_image_job,
+    example={k: v for k, v in EXAMPLE_LORAS.items() if k != "image_size"} | {"image_url": PICTURE, "strength": 0.85},
+    category="image-to-image",
+    pictures=starts_from,
+    with_pictures=_image_size,
+)
+FLUX_LORA = (LORA, LORA_IMAGE_TO_IMAGE)

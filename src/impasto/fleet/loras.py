@@ -1,0 +1,204 @@
+"""The LoRAs that an input names → files on this machine, for the runner to read.
+
+Four ways in: a file of this very server, an http(s) URL (through the guarded fetcher, onto the disk piece by piece), a
+file of the folder that the operator allows, and owner/name of the model hub, which is a URL in the end. What was
+fetched is kept by digest in `<data>/loras`. All that can be wrong with it ends here as fal's own 422 on `loras`.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+from impasto.endpoints.base import WantedLora
+from impasto.engine.job import LoraInput
+from impasto.errors import ModelError
+from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
+from impasto.flux.pickles import is_pickle
+from impasto.settings import Settings
+
+FIELD = "loras"
+MIB = 1024 * 1024
+MAX_HEADER = 100 * MIB  # bytes of a safetensors header, the format's own bound
+HUB_LISTING = 8 * MIB
+USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers' own, preferred among several
+
+_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w./ -]+\.safetensors))?")
+
+
+class OwnFile(Protocol):
+    """`Inputs.own_file`: where a file of this server lies that the key `reader` may read."""
+
+    def __call__(self, url: str, base_url: str, *, field: str, reader: str) -> Path | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    path: Path
+    digest: str
+
+
+class LoraFiles:
+    """Brings LoRAs here. Requests that name the same URL at once share one download."""
+
+    def __init__(self, *, settings: Settings, own: OwnFile, policy: FetchPolicy | None = None) -> None:
+        self._settings = settings.lora
+        self._folder = settings.data / "loras"
+        self._own = own
+        self._policy = policy or FetchPolicy.of(settings)
+        self._coming: dict[str, asyncio.Task[_Here]] = {}
+        self._known: dict[str, tuple[float, _Here]] = {}  # by URL: when it was fetched
+        self._digests: dict[tuple[str, int, int], str] = {}  # by path, mtime, size
+
+    async def bring(self, wanted: Sequence[WantedLora], *, base_url: str, reader: str) -> tuple[LoraInput, ...]:
+        """In their order; `reader` is the key id of the request. Raises ModelError (422) on `loras`:
+        file_download_error, file_too_large, value_error.
+        """
+        brought: list[LoraInput] = []
+        for each in wanted:
+            here = await self._bring(each.path, base_url, reader)
+            brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
+        return tuple(brought)
+
+    async def _bring(self, name: str, base_url: str, reader: str) -> _Here:
+        if is_pickle(urlsplit(name).path):
+            raise _refused(name, "it is a pickle, which can run code; only .safetensors files are read")
+        if name.startswith(("http://", "https://")):
+            own = self._own(name, base_url, field=FIELD, reader=reader)
+            return await asyncio.to_thread(self._local, own, name) if own is not None else await self._remote(name)
+        if (found := self._in_folder(name)) is not None:
+            return await asyncio.to_thread(self._local, found, name)
+        match = _HUB_ID.fullmatch(name)
+        if match is None or not self._settings.hub:
+            ways = "a URL" + (", owner/name of the hub" if self._settings.hub else "")
+            folder = " or a file of the server's LoRA folder" if self._settings.folder else ""
+            raise _refused(name, f"there is no such LoRA; name {ways}{folder}", "file_download_error")
+        file = match["file"] or await self._only_file(match["repo"], name)
+        return await self._remote(f"{self._settings.hub.rstrip('/')}/{match['repo']}/resolve/main/{quote(file)}")
+
+    # ------------------------------------------------------------ files of this machine
+
+    def _in_folder(self, name: str) -> Path | None:
+        """A file below the allowed folder, however many dots and links its path has."""
+        if self._settings.folder is None:
+            return None
+        folder = self._settings.folder.resolve()
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+
+    def _local(self, path: Path, name: str) -> _Here:
+        try:
+            stat = path.stat()
+            if stat.st_size > self._settings.max_mb * MIB:
+                raise self._too_large(name)
+            with path.open("rb") as file:
+                _judge(file.read(9), stat.st_size, name)
+            key = (str(path), stat.st_mtime_ns, stat.st_size)
+            if key not in self._digests:
+                with path.open("rb") as file:
+                    self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _refused(name, f"it cannot be read ({error.strerror})", "file_download_error") from None
+        return _Here(path, self._digests[key])
+
+    # ------------------------------------------------------------ files of other machines
+
+    async def _remote(self, url: str) -> _Here:
+        fetched, here = self._known.get(url, (0.0, None))
+        if here is not None and time.monotonic() - fetched < self._settings.fresh_hours * 3600 and here.path.exists():
+            os.utime(here.path)  # used now: it goes last
+            return here
+        if url not in self._coming:
+            task = self._coming[url] = asyncio.create_task(self._fetch(url))
+            task.add_done_callback(lambda done: self._arrived(url, done))
+        return await asyncio.shield(self._coming[url])
+
+    def _arrived(self, url: str, done: asyncio.Task[_Here]) -> None:
+        del self._coming[url]
+        if not done.cancelled() and done.exception() is None:
+            self._known[url] = (time.monotonic(), done.result())
+
+    async def _fetch(self, url: str) -> _Here:
+        await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+        draft = self._folder / f"{secrets.token_hex(16)}.part"
+        digest = hashlib.sha256()
+        try:
+            with draft.open("xb") as file:
+
+                def take(piece: bytes) -> None:
+                    digest.update(piece)
+                    file.write(piece)
+
+                await self._get(url, take, max_bytes=self._settings.max_mb * MIB)
+            size = draft.stat().st_size
+            with draft.open("rb") as file:
+                _judge(file.read(9), size, url)
+            path = self._folder / f"{digest.hexdigest()}.safetensors"
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        await asyncio.to_thread(self._shrink, path)
+        return _Here(path, digest.hexdigest())
+
+    async def _get(self, url: str, into: Callable[[bytes], object], *, max_bytes: int) -> None:
+        try:
+            await fetch(url, policy=self._policy, max_bytes=max_bytes, seconds=self._settings.seconds, into=into)
+        except FetchTooLarge:
+            raise self._too_large(url) from None
+        except FetchError as error:
+            raise _refused(url, f"it cannot be downloaded. {error.message}", "file_download_error") from None
+
+    async def _only_file(self, repo: str, name: str) -> str:
+        """The LoRA of a repository of the hub that names none."""
+        data = bytearray()
+        await self._get(f"{self._settings.hub.rstrip('/')}/api/models/{repo}", data.extend, max_bytes=HUB_LISTING)
+        try:
+            listing: dict[str, Any] = json.loads(data)
+            files = [str(each["rfilename"]) for each in listing["siblings"]]
+        except (ValueError, KeyError, TypeError):
+            raise _refused(name, "the hub's answer about it is not understood", "file_download_error") from None
+        found = [file for file in files if file.endswith(".safetensors")]
+        if USUAL_NAME in found:
+            return USUAL_NAME
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise _refused(name, "the repository has no .safetensors file")
+        raise _refused(name, f"the repository has several files; name one, as in {repo}/{found[0]}")
+
+    def _shrink(self, newest: Path) -> None:
+        """Delete the least recently used until the rest fits; never the one that has just come."""
+        files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total <= self._settings.cache_mb * MIB:
+                return
+            if path != newest:
+                total -= path.stat().st_size
+                path.unlink(missing_ok=True)
+
+    def _too_large(self, name: str) -> ModelError:
+        limit = self._settings.max_mb
+        message = f"The LoRA {name[:200]} is larger than {limit} MiB (setting lora.max_mb)."
+        return ModelError.at(FIELD, message, "file_too_large", max_size=limit * MIB)
+
+
+def _judge(head: bytes, size: int, name: str) -> None:
+    """Raises ModelError unless a file of `size` bytes that begins with `head` may be safetensors."""
+    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        raise _refused(name, "it is a pickle, which can run code; only safetensors files are read")
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 9 or head[8:9] != b"{" or length > min(MAX_HEADER, size - 8):
+        raise _refused(name, "it is not a complete safetensors file")
+
+
+def _refused(name: str, why: str, type_: str = "value_error") -> ModelError:
+    return ModelError.at(FIELD, f"The LoRA {name[:200]} was not used: {why.rstrip('.')}.", type_)

@@ -1,0 +1,234 @@
+"""LoRA files → side branches of our layers. START READING AT `read`.
+
+    file ─ StoredFile ─▶ keys ─ `_parse` ─▶ (layer by some dialect's name, part) ─ `places` ─▶ our layer and its rows
+
+Three dialects name the same thing. Each layer has a first half (`down`, [r, in]), a second half (`up`, [out, r]), and
+maybe an `alpha`: the change is alpha / r times up @ down.
+
+    diffusers, PEFT   transformer.transformer_blocks.0.attn.to_q.lora_A.weight   (.lora_B; alpha in the header)
+    kohya             lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight    (.lora_up, .alpha)
+    BFL               double_blocks.0.img_attn.qkv.lora_A.weight, also below `diffusion_model.`
+    x-labs            double_blocks.0.processor.qkv_lora1.down.weight            (1: image, 2: text)
+
+A layer of one dialect may be a part of ours (query, key and value are one layer here): then its branch writes to some
+rows only. safetensors only; a pickle is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impasto.errors import WeightsError
+from impasto.flux import keys
+from impasto.flux.linear import Side, Up
+from impasto.flux.models import TransformerParams
+from impasto.flux.pickles import is_pickle
+from impasto.flux.stored import StoredFile
+
+_DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight", ".lora.down.weight", ".down.weight")
+_UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight", ".lora.up.weight", ".up.weight")
+_SUFFIXES = {**dict.fromkeys(_DOWN, "down"), **dict.fromkeys(_UP, "up"), ".alpha": "alpha"}
+_PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "model.", "lora_unet_", "lora_transformer_")
+_OTHER_KINDS = {
+    ".lokr_w1": "LoKr",
+    ".lokr_w1_a": "LoKr",
+    ".hada_w1_a": "LoHa",
+    ".dora_scale": "DoRA",
+    ".lora_magnitude_vector": "DoRA",
+    ".oft_blocks": "OFT",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a dialect's layer lies in ours: the layer, its rows, its width [out, in]; `swap` as in `keys.Row`."""
+
+    layer: str
+    rows: slice
+    shape: tuple[int, int]
+    swap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One layer's change: up @ down, alpha / r already in `up`. Float32 or as stored; [r, in] and [n, r]."""
+
+    place: Place
+    down: Tensor
+    up: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA as it fits one model. `unmatched`: keys of the file that the model has no layer for."""
+
+    branches: tuple[Branch, ...]
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(branch.down.nbytes + branch.up.nbytes for branch in self.branches)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Adapter:
+        moved = (Branch(b.place, b.down.to(device, dtype), b.up.to(device, dtype)) for b in self.branches)
+        return Adapter(tuple(moved), self.unmatched)
+
+
+@dataclass(slots=True)
+class _Found:
+    """The parts of one layer, as they are met."""
+
+    place: Place
+    parts: dict[str, str] = field(default_factory=dict[str, str])  # down, up, alpha → key in the file
+
+
+def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams) -> Adapter:
+    """A LoRA file for a model of these `params`, whose linear layers have these `shapes` ([out, in] by name).
+
+    Raises WeightsError: a pickle, a damaged file, another kind of adapter, another architecture.
+    """
+    if is_pickle(path.name):
+        raise WeightsError(f"{path.name} is a pickle, which can run code, so it is not read; send .safetensors.")
+    file = StoredFile(path)
+    _refuse_kind(file.entries)
+    table = places(params, shapes)
+    found: dict[tuple[str, int, int], _Found] = {}
+    unmatched: list[str] = []
+    for key in file.entries:
+        parsed = _parse(key)
+        place = None if parsed is None else table.get(parsed[0])
+        if parsed is None or place is None:
+            unmatched.append(key)
+            continue
+        found.setdefault((place.layer, place.rows.start, place.rows.stop), _Found(place)).parts[parsed[1]] = key
+    header = _alphas(path)
+    branches: list[Branch] = []
+    for each in found.values():
+        if {"down", "up"} <= each.parts.keys():
+            branches.append(_branch(file, each, header))
+        else:
+            unmatched += each.parts.values()
+    if not branches:
+        some = ", ".join(list(file.entries)[:3]) or "nothing"
+        raise WeightsError(f"{path.name}: no layer of this model is named in it, so it is for another one ({some}).")
+    return Adapter(tuple(branches), tuple(sorted(unmatched)))
+
+
+def combine(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Side]:
+    """Several LoRAs with their scales as one set of sides. A scale of 0 is as if the LoRA was not named."""
+    by_layer: dict[str, list[tuple[Branch, float]]] = {}
+    for adapter, scale in adapters:
+        for branch in adapter.branches if scale else ():
+            by_layer.setdefault(branch.place.layer, []).append((branch, scale))
+    return {layer: _side(branches) for layer, branches in by_layer.items()}
+
+
+def _side(branches: list[tuple[Branch, float]]) -> Side:
+    ups: list[Up] = []
+    rank = 0
+    for branch, scale in branches:
+        width = branch.down.shape[0]
+        ups.append(Up(branch.place.rows, slice(rank, rank + width), branch.up * scale))
+        rank += width
+    downs = [branch.down for branch, _ in branches]
+    return Side(torch.cat(downs) if len(downs) > 1 else downs[0], tuple(ups))
+
+
+def places(params: TransformerParams, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
+    """Every name that a dialect has for a layer, dots and underscores alike → its place."""
+    table: dict[str, Place] = {}
+    for row in keys.transformer_rows(params):
+        layer = row.bfl.removesuffix(".weight")
+        if layer == row.bfl or layer not in shapes:
+            continue
+        out, width = shapes[layer]
+        whole = Place(layer, slice(0, out), (out, width))
+        starts = [sum(row.sizes[:i]) for i in range(len(row.sizes))] or [0]
+        parts = [
+            Place(layer, slice(start, start + size), (size, width), swap=row.swap)
+            for start, size in zip(starts, row.sizes or (out,), strict=True)
+        ]
+        named = {layer: whole, **{k.removesuffix(".weight"): p for k, p in zip(row.diffusers, parts, strict=True)}}
+        for name in _xlabs(layer):
+            # x-labs change attention only: of a fused layer, the first three parts.
+            qkv = slice(0, 3 * params.hidden_size) if "qkv" in name else whole.rows
+            named[name] = Place(layer, qkv, (qkv.stop, width))
+        for name, place in named.items():
+            table[name] = table[name.replace(".", "_")] = place
+    return table
+
+
+def _xlabs(layer: str) -> Iterator[str]:
+    block, _, rest = layer.partition(".")
+    number, _, rest = rest.partition(".")
+    names = {
+        "img_attn.qkv": "qkv_lora1", "txt_attn.qkv": "qkv_lora2", "img_attn.proj": "proj_lora1",
+        "txt_attn.proj": "proj_lora2", "linear1": "qkv_lora", "linear2": "proj_lora",
+    }  # fmt: skip
+    if rest in names:
+        yield f"{block}.{number}.processor.{names[rest]}"
+
+
+def _parse(key: str) -> tuple[str, str] | None:
+    """(layer, part) of a key, without what stands before the layer; None: it is no part of a LoRA."""
+    for suffix, part in _SUFFIXES.items():
+        if key.endswith(suffix):
+            layer = key.removesuffix(suffix)
+            for prefix in _PREFIXES:
+                layer = layer.removeprefix(prefix)
+            return layer, part
+    return None
+
+
+def _branch(file: StoredFile, found: _Found, alphas: Mapping[str, float]) -> Branch:
+    down, up = (file.entries[found.parts[part]].view() for part in ("down", "up"))
+    out, width = found.place.shape
+    if down.ndim != 2 or up.ndim != 2 or down.shape[1] != width or up.shape[0] != out or up.shape[1] != down.shape[0]:
+        raise WeightsError(
+            f"{file.path.name}: {found.parts['down']} {list(down.shape)} and {found.parts['up']} {list(up.shape)} do "
+            f"not fit a layer of {out} x {width}: it is for another model."
+        )
+    rank = down.shape[0]
+    if "alpha" in found.parts:
+        alpha = float(file.entries[found.parts["alpha"]].view().float().reshape(-1)[0])
+    else:
+        alpha = _declared(alphas, found.parts["down"], rank)
+    up = up.float() * (alpha / rank)
+    if found.place.swap:
+        up = torch.cat(up.chunk(2)[::-1])
+    # Copies: the file may be deleted while its LoRA is in use.
+    return Branch(found.place, down.float().clone(), up.clone())
+
+
+def _declared(alphas: Mapping[str, float], key: str, rank: int) -> float:
+    """What the header says of a layer's alpha; without a word it is the rank, so that the change counts as it is."""
+    layer = key.rpartition(".lora_")[0].removeprefix("transformer.")
+    return next((alpha for name, alpha in alphas.items() if name and layer.endswith(name)), alphas.get("", rank))
+
+
+def _alphas(path: Path) -> dict[str, float]:
+    """PEFT's `lora_alpha` and `alpha_pattern` out of a file's header; "" is every layer that is not named."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    text = header.get("__metadata__", {}).get("lora_adapter_metadata")
+    try:
+        config: dict[str, Any] = json.loads(text) if text else {}
+        found = {"": config["transformer.lora_alpha"]} if "transformer.lora_alpha" in config else {}
+        patterns = config.get("transformer.alpha_pattern") or {}
+        return {str(name): float(alpha) for name, alpha in (patterns | found).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path.name}: its header's lora_adapter_metadata is damaged ({error}).") from None
+
+
+def _refuse_kind(names: Iterable[str]) -> None:
+    for name in names:
+        for suffix, kind in _OTHER_KINDS.items():
+            if name.endswith((suffix, f"{suffix}.weight")):
+                raise WeightsError(f"It is a {kind} ({name}); only plain LoRAs are read.")

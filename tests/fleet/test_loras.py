@@ -1,0 +1,214 @@
+"""A LoRA that a request names: four ways in, one copy on the disk, and fal's own 422 for whatever is wrong with it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from impasto.endpoints.base import WantedLora
+from impasto.engine.job import LoraInput
+from impasto.errors import ModelError
+from impasto.fleet.loras import LoraFiles
+from impasto.settings import FetchSettings, LoraSettings, Settings
+
+
+def safetensors(size: int = 100, fill: bytes = b"x") -> bytes:
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    return struct.pack("<Q", len(header)) + header + fill * size
+
+
+def content(lora: LoraInput) -> bytes:
+    return Path(lora.path).read_bytes()
+
+
+def is_there(lora: LoraInput) -> bool:
+    return Path(lora.path).exists()
+
+
+class Site:
+    """A small server of files; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.gate, self.reached = asyncio.Event(), asyncio.Event()
+        self.gate.set()
+        self.url = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        self.asked.append(path)
+        self.reached.set()
+        await self.gate.wait()
+        body = self.files.get(path)
+        status = "404 Not Found" if body is None else "200 OK"
+        with contextlib.suppress(ConnectionError):
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body or b'')}\r\n\r\n".encode() + (body or b""))
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    it = Site()
+    server = await asyncio.start_server(it.answer, "127.0.0.1", 0)
+    it.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield it
+    server.close()
+
+
+class Room:
+    def __init__(self, data: Path, **lora: Any) -> None:
+        settings = Settings(
+            data=data, fetch=FetchSettings(allow=("127.0.0.0/8",)), lora=LoraSettings(**{"max_mb": 1, **lora})
+        )
+        self.own = data / "uploaded.bin"
+        self.files = LoraFiles(settings=settings, own=self.find)
+        self.kept = data / "loras"
+
+    def find(self, url: str, base_url: str, *, field: str, reader: str) -> Path | None:
+        assert (base_url, field, reader) == ("http://me", "loras", "k")
+        return self.own if "/files/" in url else None
+
+    async def bring(self, path: str, scale: float = 1.0) -> LoraInput:
+        (one,) = await self.files.bring((WantedLora(path=path, scale=scale),), base_url="http://me", reader="k")
+        return one
+
+    async def refused(self, path: str) -> tuple[str, str]:
+        with pytest.raises(ModelError) as caught:
+            await self.bring(path)
+        (item,) = caught.value.items
+        assert caught.value.status == 422
+        assert item["loc"] == ["body", "loras"]
+        return item["type"], item["msg"]
+
+
+async def test_a_url_is_fetched_once_and_kept_by_its_digest(site: Site, tmp_path: Path) -> None:
+    room, data = Room(tmp_path), safetensors()
+    site.files["/a.safetensors"] = data
+    url = f"{site.url}/a.safetensors"
+    one, other = await room.bring(url, 0.5), await room.bring(url, 2.0)
+    assert content(one) == data
+    assert (one.path, one.digest, one.name) == (other.path, other.digest, url)
+    assert (one.scale, other.scale) == (0.5, 2.0)
+    assert one.digest in one.path
+    assert site.asked == ["/a.safetensors"]
+    assert [path.name for path in room.kept.iterdir()] == [f"{one.digest}.safetensors"]
+
+
+async def test_requests_at_once_share_a_download_and_one_that_leaves_does_not_end_it(
+    site: Site, tmp_path: Path
+) -> None:
+    room = Room(tmp_path)
+    site.files["/a.safetensors"] = safetensors()
+    site.gate.clear()
+    first, second = (asyncio.create_task(room.bring(f"{site.url}/a.safetensors")) for _ in range(2))
+    await site.reached.wait()
+    first.cancel()
+    site.gate.set()
+    assert (await second).digest
+    assert len(site.asked) == 1
+
+
+async def test_a_stale_one_is_fetched_again(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path, fresh_hours=0)
+    site.files["/a.safetensors"] = safetensors()
+    before = await room.bring(f"{site.url}/a.safetensors")
+    site.files["/a.safetensors"] = safetensors(fill=b"y")
+    assert (await room.bring(f"{site.url}/a.safetensors")).digest != before.digest
+
+
+async def test_the_least_recently_used_are_deleted_first(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path, cache_mb=1)
+    brought: list[LoraInput] = []
+    for name in "abc":
+        site.files[f"/{name}"] = safetensors(400_000, name.encode())
+    for age, name in ((300, "a"), (200, "b")):
+        brought.append(await room.bring(f"{site.url}/{name}"))
+        os.utime(brought[-1].path, (age, age))
+    await room.bring(f"{site.url}/a")  # used: now "b" is the oldest
+    brought.append(await room.bring(f"{site.url}/c"))
+    assert [is_there(each) for each in brought] == [True, False, True]
+
+
+async def test_the_hub_is_asked_by_owner_and_name(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path, hub=site.url)
+    site.files["/someone/style/resolve/main/deep/b.safetensors"] = safetensors()
+    assert (await room.bring("someone/style/deep/b.safetensors")).digest
+    for repo, files in {"one": ["README.md", "x.safetensors"], "usual": ["a.safetensors", "b.safetensors"]}.items():
+        files = [*files, "pytorch_lora_weights.safetensors"] if repo == "usual" else files
+        listing = {"siblings": [{"rfilename": file} for file in files]}
+        site.files[f"/api/models/someone/{repo}"] = json.dumps(listing).encode()
+        site.files[f"/someone/{repo}/resolve/main/{files[-1]}"] = safetensors()
+        assert (await room.bring(f"someone/{repo}")).name == f"someone/{repo}"
+    site.files["/api/models/someone/many"] = json.dumps(
+        {"siblings": [{"rfilename": f"{c}.safetensors"} for c in "ab"]}
+    ).encode()
+    assert "name one, as in someone/many/a.safetensors" in (await room.refused("someone/many"))[1]
+    assert (await room.refused("someone/lost"))[0] == "file_download_error"
+    site.asked.clear()
+    assert (await Room(tmp_path, hub="").refused("someone/style"))[0] == "file_download_error"
+    assert site.asked == []
+
+
+async def test_files_of_the_allowed_folder_only(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "allowed", tmp_path / "secret.safetensors"
+    (inside / "deep").mkdir(parents=True)
+    for path in (inside / "deep" / "a.safetensors", outside):
+        path.write_bytes(safetensors())
+    (inside / "link.safetensors").symlink_to(outside)
+    room = Room(tmp_path, folder=inside, hub="")
+    assert (await room.bring("deep/a.safetensors")).path == str(inside / "deep" / "a.safetensors")
+    for name in (str(outside), "../secret.safetensors", "link.safetensors", "deep", "nothing.safetensors"):
+        assert (await room.refused(name))[0] == "file_download_error"
+    assert (await Room(tmp_path, hub="").refused("deep/a.safetensors"))[0] == "file_download_error"
+
+
+async def test_an_uploaded_file_needs_no_network(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.own.write_bytes(safetensors())
+    assert (await room.bring("http://me/files/b/x")).path == str(room.own)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.bin?download=true", "a.PTH"])
+async def test_a_pickle_is_refused_by_name_before_it_is_fetched(site: Site, tmp_path: Path, name: str) -> None:
+    type_, message = await Room(tmp_path).refused(f"{site.url}/{name}")
+    assert (type_, site.asked) == ("value_error", [])
+    assert "pickle" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"PK\x03\x04" + b"0" * 40, "pickle"),
+        (b"\x80\x04" + b"0" * 40, "pickle"),
+        (b"<html>not found</html>", "not a complete safetensors"),
+        (b"", "not a complete safetensors"),
+        (safetensors()[:30], "not a complete safetensors"),
+    ],
+)
+async def test_what_is_no_safetensors_file_is_refused(site: Site, tmp_path: Path, data: bytes, said: str) -> None:
+    room = Room(tmp_path)
+    site.files["/a"] = data
+    assert said in (await room.refused(f"{site.url}/a"))[1]
+    assert list(room.kept.iterdir()) == []
+
+
+async def test_one_that_is_too_large_is_refused(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    site.files["/a"] = safetensors(1_100_000)
+    assert (await room.refused(f"{site.url}/a"))[0] == "file_too_large"
+    room.own.write_bytes(safetensors(1_100_000))
+    assert (await room.refused("http://me/files/b/x"))[0] == "file_too_large"
+    assert list(room.kept.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/a.safetensors", "http://10.0.0.1/a.safetensors"])
+async def test_private_addresses_are_refused(tmp_path: Path, url: str) -> None:
+    assert (await Room(tmp_path).refused(url))[0] == "file_download_error"

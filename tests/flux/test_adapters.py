@@ -1,0 +1,216 @@
+"""LoRA files in every dialect against diffusers' own reader, and what taking one away leaves behind."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from impasto.errors import WeightsError
+from impasto.flux import adapters, keys, weights
+from impasto.flux.linear import attached, merged
+from impasto.flux.transformer import Flux
+
+from ..checkpoints import diffusers_transformer, transformer_params
+from .test_parity import Inputs, relative
+
+TOLERANCE = 1e-5
+RANK, ALPHA = 4, 3.0
+PARAMS = transformer_params()
+Weights = dict[str, Tensor]
+
+
+def theirs() -> FluxTransformer2DModel:
+    return diffusers_transformer(PARAMS)
+
+
+@cache
+def ours() -> Flux:
+    tensors = keys.from_diffusers(theirs().state_dict(), keys.transformer_rows(PARAMS))
+    return weights.build(lambda: Flux(PARAMS), tensors, name="transformer")
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    return {n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
+def pairs(layers: dict[str, tuple[int, int]], down: str, up: str, *, rank: int = RANK, seed: int = 5) -> Weights:
+    generator = torch.Generator().manual_seed(seed)
+    made: Weights = {}
+    for name, (out, width) in layers.items():
+        made[name + down] = torch.randn(rank, width, generator=generator) * 0.1
+        made[name + up] = torch.randn(out, rank, generator=generator) * 0.1
+    return made
+
+
+def with_alpha(tensors: Weights, up: str) -> Weights:
+    return tensors | {k.removesuffix(up) + ".alpha": torch.tensor(ALPHA) for k in tensors if k.endswith(up)}
+
+
+def peft() -> Weights:
+    """Every linear of the model, the last modulation with its exchanged halves among them."""
+    layers = {f"transformer.{name}": shape for name, shape in shapes(theirs()).items()}
+    return pairs(layers, ".lora_A.weight", ".lora_B.weight")
+
+
+def kohya() -> Weights:
+    blocks = {n: s for n, s in shapes(ours()).items() if n.startswith(("double_blocks", "single_blocks"))}
+    layers = {"lora_unet_" + name.replace(".", "_"): shape for name, shape in blocks.items()}
+    return with_alpha(pairs(layers, ".lora_down.weight", ".lora_up.weight"), ".lora_up.weight")
+
+
+def kohya_but_wide() -> Weights:
+    """Without the wide layer of single blocks, which diffusers' reader splits by the sizes of the full model only."""
+    return {key: tensor for key, tensor in kohya().items() if "linear1" not in key}
+
+
+def xlabs() -> Weights:
+    d = PARAMS.hidden_size
+    layers: dict[str, tuple[int, int]] = {}
+    for i in range(PARAMS.depth):
+        for stream in "12":
+            layers[f"double_blocks.{i}.processor.qkv_lora{stream}"] = (3 * d, d)
+            layers[f"double_blocks.{i}.processor.proj_lora{stream}"] = (d, d)
+    for i in range(PARAMS.depth_single_blocks):
+        layers[f"single_blocks.{i}.processor.qkv_lora"] = (3 * d, d)
+        layers[f"single_blocks.{i}.processor.proj_lora"] = (d, d + PARAMS.mlp_hidden_size)
+    return pairs(layers, ".down.weight", ".up.weight")
+
+
+def bfl(prefix: str = "") -> Weights:
+    layers = {prefix + n: s for n, s in shapes(ours()).items() if n.startswith(("double_blocks", "single_blocks"))}
+    return pairs(layers, ".lora_A.weight", ".lora_B.weight")
+
+
+def stored(tmp_path: Path, tensors: Weights, *, name: str = "lora", metadata: dict[str, str] | None = None) -> Path:
+    path = tmp_path / f"{name}.safetensors"
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+def read(path: Path) -> adapters.Adapter:
+    return adapters.read(path, shapes(ours()), PARAMS)
+
+
+def drawn(sides: adapters.Sides | None = None) -> Tensor:
+    with torch.inference_mode(), attached(ours(), sides or {}):
+        return INPUTS.ours(ours())
+
+
+def judged(path: Path, *, scale: float = 1.0) -> Tensor:
+    """The same through diffusers: its pipeline reads the file, its transformer is called."""
+    model = theirs()
+    pipeline = FluxPipeline(
+        scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
+        transformer=model,
+    )  # fmt: skip
+    pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="one")
+    pipeline.set_adapters(["one"], [scale])
+    with torch.inference_mode():
+        return INPUTS.theirs(model)
+
+
+INPUTS = Inputs.make(PARAMS, height=96, width=128)
+
+
+@pytest.mark.parametrize("make", [peft, kohya_but_wide, xlabs], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_a_dialect_changes_what_diffusers_changes(tmp_path: Path, make: Callable[[], Weights], scale: float) -> None:
+    path = stored(tmp_path, make())
+    adapter = read(path)
+    assert adapter.unmatched == ()
+    changed = drawn(adapters.combine([(adapter, scale)]))
+    assert relative(changed, judged(path, scale=scale)) < TOLERANCE
+    assert relative(changed, drawn()) > 1e-2, "a LoRA without effect would prove nothing"
+
+
+def test_alpha_of_the_header_counts_as_in_diffusers(tmp_path: Path) -> None:
+    one = "single_transformer_blocks.1.proj_out"
+    config = {"transformer.r": RANK, "transformer.lora_alpha": 6, "transformer.alpha_pattern": {one: 2},
+              "transformer.target_modules": sorted(shapes(theirs()))}  # fmt: skip
+    path = stored(tmp_path, peft(), metadata={"format": "pt", "lora_adapter_metadata": json.dumps(config)})
+    assert relative(drawn(adapters.combine([(read(path), 1.0)])), judged(path)) < TOLERANCE
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model.", "base_model.model."])
+def test_bfl_names_mean_the_same_layers_as_kohyas(tmp_path: Path, prefix: str) -> None:
+    """diffusers reads these names only with a control LoRA's other tensors, so kohya's dialect is the referee."""
+    named = bfl(prefix)
+    flat = {
+        "lora_unet_" + k.removeprefix(prefix).rpartition(".lora_")[0].replace(".", "_")
+        + (".lora_down.weight" if "lora_A" in k else ".lora_up.weight"): v
+        for k, v in named.items()
+    }  # fmt: skip
+    one, other = (read(stored(tmp_path, t, name=n)) for n, t in (("bfl", named), ("kohya", flat)))
+    assert torch.equal(drawn(adapters.combine([(one, 1.0)])), drawn(adapters.combine([(other, 1.0)])))
+
+
+def test_several_at_once_are_the_sum_of_their_scaled_changes(tmp_path: Path) -> None:
+    first, second = read(stored(tmp_path, peft(), name="a")), read(stored(tmp_path, kohya(), name="b"))
+    sides = adapters.combine([(first, 0.5), (second, -0.75)])
+    model = weights.build(lambda: Flux(PARAMS), ours().state_dict(), name="merged")
+    for name, side in sides.items():
+        layer = model.get_submodule(name)
+        layer.weight = nn.Parameter(merged(layer.weight, side), requires_grad=False)
+    with torch.inference_mode():
+        assert relative(drawn(sides), INPUTS.ours(model)) < TOLERANCE
+
+
+def test_taking_a_lora_away_restores_every_bit(tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in ours().state_dict().items()}
+    plain = drawn()
+    sides = adapters.combine([(read(stored(tmp_path, peft())), 1.0)])
+    assert not torch.equal(drawn(sides), plain)
+    assert torch.equal(drawn(), plain)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ours().state_dict().items())
+    with pytest.raises(RuntimeError), attached(ours(), sides):
+        raise RuntimeError
+    assert torch.equal(drawn(), plain), "an error in the middle of a step takes the LoRA away, too"
+
+
+def test_a_scale_of_zero_is_no_lora(tmp_path: Path) -> None:
+    assert adapters.combine([(read(stored(tmp_path, kohya())), 0.0)]) == {}
+
+
+def test_keys_without_a_layer_are_told(tmp_path: Path) -> None:
+    extra = {"text_encoder.layers.0.q.lora_A.weight": torch.zeros(2, 4), "odd": torch.zeros(1),
+             "transformer.norm_out.linear.lora_A.weight": torch.zeros(RANK, PARAMS.hidden_size)}  # fmt: skip
+    kept = {k: v for k, v in peft().items() if "norm_out" not in k}
+    adapter = read(stored(tmp_path, kept | extra))
+    assert adapter.unmatched == tuple(sorted(extra))
+
+
+def test_a_lora_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    foreign = pairs({"lora_unet_down_blocks_0_attentions_0_proj_in": (8, 8)}, ".lora_down.weight", ".lora_up.weight")
+    with pytest.raises(WeightsError, match=r"lora\.safetensors: no layer of this model.*down_blocks_0"):
+        read(stored(tmp_path, foreign))
+    wide = replace(PARAMS, hidden_size=256, num_heads=4)
+    layers = {f"transformer.{n}": s for n, s in shapes(diffusers_transformer(wide)).items()}
+    with pytest.raises(WeightsError, match="do not fit a layer of 128 x"):
+        read(stored(tmp_path, pairs(layers, ".lora_A.weight", ".lora_B.weight")))
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".lokr_w1", "LoKr"), (".hada_w1_a", "LoHa"), (".dora_scale", "DoRA")])
+def test_other_kinds_are_refused_by_name(tmp_path: Path, suffix: str, kind: str) -> None:
+    with pytest.raises(WeightsError, match=kind):
+        read(stored(tmp_path, kohya() | {"lora_unet_single_blocks_0_linear1" + suffix: torch.zeros(4, 4)}))
+
+
+def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    for name in ("a.pt", "a.ckpt", "a.BIN"):
+        (tmp_path / name).write_bytes(pickle.dumps({}))
+        with pytest.raises(WeightsError, match="pickle"):
+            read(tmp_path / name)
+    whole = stored(tmp_path, kohya()).read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-10])
+    with pytest.raises(WeightsError, match="not a complete safetensors file"):
+        read(tmp_path / "cut.safetensors")
