@@ -196,6 +196,7 @@ async def test_every_spelling_of_no_retry(client, server, value: str) -> None:
         ("", {"X-Fal-Request-Timeout": "-1"}, "X-Fal-Request-Timeout"),
         ("", {"X-Fal-Request-Timeout": "nan"}, "X-Fal-Request-Timeout"),
         ("", {"X-Fal-Request-Timeout": "inf"}, "X-Fal-Request-Timeout"),
+        ("", {"X-Fal-Request-Start-Timeout": "soon", "X-Fal-Request-Timeout": "9"}, "X-Fal-Request-Start-Timeout"),
         ("", {"X-Fal-Queue-Priority": "urgent"}, "X-Fal-Queue-Priority"),
         ("?fal_webhook=ftp://x", {}, "fal_webhook"),
         ("?fal_webhook=/hook", {}, "fal_webhook"),

@@ -25,6 +25,7 @@ from impasto.settings import QueueSettings
 from impasto.store.records import NewRequest, Request
 
 PRIORITIES = {"normal": 0, "low": 1}
+START_TIMEOUTS = ("X-Fal-Request-Start-Timeout", "X-Fal-Request-Timeout")  # the newer name counts where both come
 MIN_START_TIMEOUT = 0.1  # seconds; the platform's floor
 MAX_IDEMPOTENCY_KEY = 255  # characters
 
@@ -100,16 +101,17 @@ def _seed(input_: dict[str, Any]) -> int:
 
 
 def start_timeout(headers: Mapping[str, str]) -> float | None:
-    """Seconds the caller is ready to wait for the start (X-Fal-Request-Timeout)."""
-    text = headers.get("x-fal-request-timeout")
-    if text is None:
+    """Seconds the caller is ready to wait for the start: X-Fal-Request-Start-Timeout, else its older name."""
+    name = next((name for name in START_TIMEOUTS if name in headers), None)
+    if name is None:
         return None
+    text = headers[name]
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not math.isfinite(seconds) or seconds <= 0:
-        raise BadRequest(f"X-Fal-Request-Timeout is a positive number of seconds, not {text!r}.")
+        raise BadRequest(f"{name} is a positive number of seconds, not {text!r}.")
     return max(seconds, MIN_START_TIMEOUT)
 
 

@@ -147,7 +147,7 @@ TIMEOUT = Parameter(
     name="X-Fal-Request-Timeout",
     where="header",
     schema={"type": "number", "minimum": 0.1},
-    description="Seconds within which the run has to start.",
+    description="Seconds within which the run has to start. Newer name, which wins: X-Fal-Request-Start-Timeout.",
 )
 SUBMIT = (
     TIMEOUT,

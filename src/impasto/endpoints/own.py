@@ -20,7 +20,21 @@ GROUP = "impasto.endpoints"  # of entry points
 SETTING = "server.endpoints"
 ID = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*){1,5}")
 TAKEN = frozenset(
-    {"api", "files", "models", "queue", "storage", "tokens", "v1", "ws"}
+    {
+        "api",
+        "compare",
+        "dashboard",
+        "files",
+        "history",
+        "models",
+        "openai",
+        "queue",
+        "static",
+        "storage",
+        "tokens",
+        "v1",
+        "ws",
+    }
 )  # first segments of other routes
 VERBS = frozenset({"requests", "status", "response", "cancel", "stream", "realtime"})  # segments of the wire's own
 
