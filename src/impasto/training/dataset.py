@@ -18,8 +18,9 @@ from impasto.flux.latents import pack
 from impasto.flux.text import MiniLMTextEncoder
 from impasto.training.autoencoder import pixels_of
 from impasto.training.captions import caption
-from impasto.training.compose import Mix, draw, paint
+from impasto.training.compose import Mix
 from impasto.training.pca import BlockPCA
+from impasto.training.records import draw_record, paint_record
 from impasto.training.sprites import Sprites
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ def build(
     for start in range(0, size.count, 256):
         pictures: list[np.ndarray] = []
         for _ in range(min(256, size.count - start)):
-            record = draw(rng, mix)
-            pictures.append(paint(record, sprites, width=size.width, height=size.height))
+            record = draw_record(rng, mix)
+            pictures.append(paint_record(record, sprites, width=size.width, height=size.height))
             captions.append(rows.setdefault(caption(record, rng), len(rows)))
         latents = scale * (pca.encode(pixels_of(pictures)) - shift)
         tokens.append(pack(latents).to(torch.bfloat16))
@@ -96,7 +97,9 @@ def build(
 
 
 def encode_texts(texts: list[str], text: MiniLMTextEncoder, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """Text states as the transformer will see them: txt [M, 32, 384] and vec [M, 384], bf16; sorted by nothing."""
+    """Text states as the transformer will see them: txt [M, 32, 384] and vec [M, 384], bf16, in the order of the
+    texts.
+    """
     txt: list[Tensor] = []
     vec: list[Tensor] = []
     for start in range(0, len(texts), batch):

@@ -7,7 +7,7 @@ run.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from impasto.errors import WeightsError
+from impasto.flux import weights
 from impasto.flux.latents import image_ids, text_ids
 from impasto.flux.models import Shift, TransformerParams
 from impasto.flux.transformer import Flux
@@ -93,6 +95,24 @@ def initialise(model: Flux) -> None:
     nn.init.zeros_(model.final_layer.linear.weight)
 
 
+@torch.no_grad()
+def warm(model: Flux, tensors: Mapping[str, Tensor]) -> None:
+    """Start an initialised model from a smaller one's weights: the tensors are taken over, and what they lack stays as
+    `initialise` left it, which is without effect. So a model with more single blocks, or with a guidance embedder,
+    begins as the same function. Raises WeightsError when a tensor has no place.
+    """
+    for embedder in (model.guidance_in,):
+        if embedder is not None and "guidance_in.in_layer.weight" not in tensors:
+            embedder.out_layer.weight.zero_()
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if unexpected or not all(key.startswith(_GROWN) for key in missing):
+        raise WeightsError(f"cannot start from these weights: no place for {unexpected[:4]}, nothing for {missing[:4]}")
+
+
+_GROWN = ("single_blocks.", "guidance_in.")
+"""What a model may have more of than the one that it starts from."""
+
+
 def choose_bucket(buckets: Sequence[Bucket], seed: int, step: int) -> Bucket:
     """The bucket of a step, by the shares."""
     generator = torch.Generator().manual_seed(seed * 7_919 + step)
@@ -110,14 +130,18 @@ def train(
     report: Callable[[Flux, int], None] | None = None,
     report_minutes: float = 8.0,
     device: str = "cpu",
+    start: Path | None = None,
 ) -> Path:
-    """Train until the deadline, resuming from `folder` when it holds a state; returns the checkpoint's path.
+    """Train until the deadline, resuming from `folder` when it holds a state, beginning at the weights of a
+    checkpoint's file when `start` names one; returns the state's path.
 
     `report` is called with the averaged model and the step every `report_minutes`, and at the end.
     """
     torch.manual_seed(recipe.seed)
     model = Flux(recipe.params)
     initialise(model)
+    if start is not None:
+        warm(model, weights.read(start))
     model.to(device)
     average = Average(model, recipe.average)
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate)
