@@ -35,6 +35,7 @@ from impasto.flux.models import ModelSpec
 from impasto.flux.text import MiniLMTextEncoder, TextStates
 from impasto.flux.transformer import Flux
 from impasto.flux.upscale import Upscaler
+from impasto.flux.vocabulary import Nearest, Reading, Vocabulary
 
 Pixels = NDArray[np.uint8]
 """[height, width, 3], RGB."""
@@ -52,12 +53,16 @@ class Conditioning:
 
     `txt` [B, T, C] and `vec` [B, V], where B is 1, or 2 for models guided through two passes: the prompt, then the
     empty prompt. `tokens` counts the prompt's tokens; `truncated` says that the model did not read it to its end.
+    `unknown`: words that say nothing to a model with a vocabulary; `instead`: what it draws, when it knows no thing of
+    the prompt.
     """
 
     txt: Tensor
     vec: Tensor
     tokens: int
     truncated: bool
+    unknown: tuple[str, ...] = ()
+    instead: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,11 @@ class Pipeline:
         autoencoder: Autoencoder,
         text: TextEncoder,
         upscaler: Upscaler | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.spec = spec
+        self._vocabulary = vocabulary
+        self._nearest = None if vocabulary is None else Nearest(vocabulary, lambda words: text.encode(words).vec)
         self._transformer = transformer
         self._autoencoder = autoencoder
         self._text = text
@@ -148,17 +156,27 @@ class Pipeline:
             autoencoder=weights.load_autoencoder(checkpoint, target),
             text=MiniLMTextEncoder.load(checkpoint.folder, device=place),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
+            vocabulary=checkpoint.vocabulary,
         )
 
     def encode(self, prompt: str) -> Conditioning:
-        """The prompt as the transformer reads it. Depends on nothing but the prompt."""
-        states = self._text.encode([prompt])
+        """The prompt as the transformer reads it. Depends on nothing but the prompt.
+
+        A model with a vocabulary that finds none of its things in the prompt reads the nearest one before it.
+        """
+        reading = Reading((), ()) if self._vocabulary is None else self._vocabulary.read(prompt)
+        instead: str | None = None
+        if self._nearest is not None and reading.unknown and not reading.things:
+            instead = self._nearest(" ".join(reading.unknown))
+        states = self._text.encode([prompt if instead is None else f"{instead}, {prompt}"])
         pair = (states,) if self._empty is None else (states, self._empty)
         return Conditioning(
             txt=torch.cat([part.txt for part in pair]),
             vec=torch.cat([part.vec for part in pair]),
             tokens=states.counts[0],
             truncated=states.truncated[0],
+            unknown=reading.unknown,
+            instead=instead,
         )
 
     @torch.inference_mode()

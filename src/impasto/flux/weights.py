@@ -25,6 +25,7 @@ from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.models import FLUX1_DEV, FLUX1_SCHNELL, MODELS, ModelSpec, Role
 from impasto.flux.transformer import Flux
 from impasto.flux.upscale import Upscaler
+from impasto.flux.vocabulary import Vocabulary
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,11 +69,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model and where its files lie. `sums`: SHA-256 of files, as its config.json states them."""
+    """A model and where its files lie. `sums`: SHA-256 of files, as its config.json states them; `vocabulary`: what a
+    small model has learned to draw.
+    """
 
     spec: ModelSpec
     folder: Path
     sums: Mapping[str, str]
+    vocabulary: Vocabulary | None = None
 
     def path(self, role: Role) -> Path:
         """The file of that role, or its folder in diffusers' layout. Raises ModelUnavailable when there is neither."""
@@ -145,10 +149,11 @@ def _configured(folder: Path) -> Checkpoint:
         )
         spec = replace(spec, version=str(config["version"]), autoencoder=autoencoder)
         sums = {str(name): str(value) for name, value in config["sha256"].items()}
+        vocabulary = Vocabulary.of(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         needed = "version, autoencoder.scale_factor, autoencoder.shift_factor, sha256"
         raise WeightsError(f"{folder / 'config.json'}: needs {needed} ({error!r}).") from None
-    return Checkpoint(spec, folder, sums)
+    return Checkpoint(spec, folder, sums, vocabulary)
 
 
 def verify(model: str | Path) -> str:

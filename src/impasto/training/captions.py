@@ -5,10 +5,12 @@ is the object's own colour, no skin word is the yellow of emoji. So the model ha
 prompt, not an average of many.
 """
 
+from typing import Any
+
 import numpy as np
 
-from impasto.training.compose import Composition, Grounded
-from impasto.training.concepts import BY_NAME, plural
+from impasto.training.compose import BACKGROUNDS, Composition, Grounded, Mix
+from impasto.training.concepts import BY_NAME, CONCEPTS, OBJECT_COLOURS, PEOPLE, plural
 from impasto.training.groups import Group, Member
 from impasto.training.records import Record
 
@@ -38,6 +40,10 @@ _LEADS = (
     *("a picture of", "an image of", "an illustration of", "a drawing of"),
     *("there is", "draw", "show me", "an icon of"),
 )
+_RELATIONS = (
+    *("left right above below under underneath beneath over on top of bottom between next to beside side",),
+    *("single color coloured colored colour light medium dark skinned skin tone",),
+)
 _TAILS = ("high quality", "centered", "simple", "detailed")
 _UNCOUNTED = {"scissors", "grapes", "cherries", "fries", "chips", "fire", "bread", "toast", "cheese"}
 _ADJECTIVES = ("cute", "little", "small", "lovely", "happy")
@@ -51,6 +57,20 @@ def article(noun: str) -> str:
     if last in _UNCOUNTED and " of " not in noun:
         return noun
     return f"{'an' if noun[0] in 'aeiou' and not noun.startswith('unicorn') else 'a'} {noun}"
+
+
+def vocabulary(mix: Mix) -> dict[str, Any]:
+    """What a model trained on the mix has seen words for: `things`, name to other names, and all other `words` of the
+    grammar. The shape that `impasto.flux.vocabulary` reads.
+    """
+    people = PEOPLE[: mix.persons] if mix.people else ()
+    things = {c.name: [*c.synonyms, *([many] if (many := plural(c)) else [])] for c in CONCEPTS[: mix.things]}
+    things |= {person.name: list(person.synonyms) for person in people}
+    said = [*BACKGROUNDS, *OBJECT_COLOURS, *BACKGROUND_NOUNS, *_LEADS, *_TAILS, *_ADJECTIVES, *_RELATIONS]
+    for group in (STYLE_WORDS, BACKGROUND_WORDS, SCENE_WORDS, NUMBERS):
+        said += [words for several in group.values() for words in several]
+    words = {word for phrase in said for word in phrase.replace(",", " ").split()}
+    return {"things": things, "words": sorted(words)}
 
 
 def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:

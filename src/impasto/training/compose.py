@@ -80,8 +80,9 @@ class Mix:
 
     `sizes` None draws the scale anywhere in its range; a count draws one of so many evenly spaced values. With few
     sizes, no `offset` and whole `cells`, a sprite always meets the grid of latents in the same way, and its shape is
-    learned far sooner. `people` is the share of persons among single things, `emphasis` how much more often than the
-    first 64 a newer thing is drawn; `pairs` and `counts` are the shares of pictures with several things (`groups`).
+    learned far sooner. `things` and `persons` limit a short run to the first of the tables; None is all. `people` is
+    the share of persons among single things, `emphasis` how much more often than the first 64 a newer thing is drawn;
+    `pairs` and `counts` are the shares of pictures with several things (`groups`).
     """
 
     styles: tuple[tuple[str, float], ...] = (("3d", 0.66), ("flat", 0.18), ("cartoon", 0.16))
@@ -93,7 +94,9 @@ class Mix:
     offset: float = 0.03
     cells: int = 0
     tint: int = 6
+    things: int | None = None
     people: float = 0.0
+    persons: int | None = None
     emphasis: float = 1.0
     pairs: float = 0.0
     counts: float = 0.0
@@ -126,9 +129,10 @@ def pick(rng: np.random.Generator, values: Sequence[T]) -> T:
 def draw_concept(rng: np.random.Generator, mix: Mix) -> Concept:
     """A thing or, as often as the mix says, a person; the newer things `emphasis` times as often."""
     if mix.people and rng.random() < mix.people:
-        return pick(rng, PEOPLE)
-    newer = mix.emphasis * len(CONCEPTS[FIRST:])
-    return pick(rng, CONCEPTS[FIRST:] if rng.random() * (FIRST + newer) < newer else CONCEPTS[:FIRST])
+        return pick(rng, PEOPLE[: mix.persons])
+    newer = CONCEPTS[FIRST : mix.things]
+    weight = mix.emphasis * len(newer)
+    return pick(rng, newer if rng.random() * (FIRST + weight) < weight else CONCEPTS[:FIRST])
 
 
 def draw_style(rng: np.random.Generator, mix: Mix) -> str:

@@ -100,10 +100,12 @@ def encode_texts(texts: list[str], text: MiniLMTextEncoder, batch: int = 64) -> 
     """Text states as the transformer will see them: txt [M, 32, 384] and vec [M, 384], bf16, in the order of the
     texts.
     """
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # of like length, little padding
     txt: list[Tensor] = []
     vec: list[Tensor] = []
     for start in range(0, len(texts), batch):
-        states = text.encode(texts[start : start + batch])
+        states = text.encode([texts[place] for place in order[start : start + batch]])
         txt.append(states.txt.to(torch.bfloat16))
         vec.append(states.vec.to(torch.bfloat16))
-    return torch.cat(txt), torch.cat(vec)
+    back = torch.tensor(order).argsort()
+    return torch.cat(txt)[back], torch.cat(vec)[back]

@@ -1,6 +1,7 @@
 """From training states to the checkpoint that is shipped: the averaged weights, bf16 safetensors, and config.json."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -29,6 +30,7 @@ def export(
     version: str,
     autoencoder_params: AutoencoderParams,
     transformer_params: TransformerParams,
+    vocabulary: dict[str, Any] | None = None,
 ) -> None:
     """Write both safetensors files and config.json into a checkpoint folder that already holds the text encoder.
 
@@ -51,4 +53,5 @@ def export(
         version=version,
         scale_factor=autoencoder_params.scale_factor,
         shift_factor=autoencoder_params.shift_factor,
+        vocabulary=vocabulary,
     )

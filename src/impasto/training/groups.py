@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from impasto.training.compose import Mix, draw_colour, draw_ground, draw_style, ground, lay, pick, sprite, to_bytes
-from impasto.training.concepts import COUNTED, FIRST, Concept
+from impasto.training.concepts import CONCEPTS, COUNTED, FIRST, Concept
 from impasto.training.sprites import Pixels, Sprites
 
 Layout = Literal["row", "column", "grid"]
@@ -51,13 +51,12 @@ class Group:
 
 def _member(rng: np.random.Generator, mix: Mix, taken: set[str]) -> tuple[Concept, Member]:
     # two draws in three from the concepts of the first version, whose shapes are known already
-    pool = [c for c in COUNTED if c.name not in taken]
-    known = [c for c in pool if _FAMILIAR[c.name]]
-    concept = pick(rng, known if rng.random() < 0.67 else pool)
+    limit = FIRST if rng.random() < 0.67 else mix.things or len(CONCEPTS)
+    concept = pick(rng, [c for c in COUNTED if _PLACES[c.name] < limit and c.name not in taken])
     return concept, Member(concept.name, draw_colour(rng, concept, 0.7 * mix.recolour))
 
 
-_FAMILIAR = {concept.name: place < FIRST for place, concept in enumerate(COUNTED)}
+_PLACES = {concept.name: place for place, concept in enumerate(CONCEPTS)}
 
 
 def draw_pair(rng: np.random.Generator, mix: Mix) -> Group:

@@ -19,7 +19,7 @@ from impasto.flux.text import MiniLMTextEncoder
 from impasto.flux.transformer import Flux
 from impasto.flux.weights import EMBEDDED
 from impasto.training import autoencoder as autoencoder_loop
-from impasto.training import dataset, metrics, sampling, sources, sprites
+from impasto.training import captions, dataset, metrics, sampling, sources, sprites
 from impasto.training import export as exporting
 from impasto.training import transformer as transformer_loop
 from impasto.training.clock import Deadline, deadline
@@ -232,4 +232,5 @@ def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) ->
         version=version,
         autoencoder_params=recipe.autoencoder.params,
         transformer_params=recipe.transformer.params,
+        vocabulary=captions.vocabulary(recipe.mix),
     )
