@@ -314,7 +314,7 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_end() -> None:
     assert optimise.rate(1.0, 5000, 1.0, decay_share=0.33) == 0.0
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "cpu-next", "cpu-guided", "gpu"])
 def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
     loaded = recipe.load(name)
     assert sum(bucket.share for bucket in loaded.buckets) == pytest.approx(1.0)
@@ -323,7 +323,8 @@ def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
 
 
 def test_the_cpu_recipe_is_the_embedded_model() -> None:
-    loaded = recipe.load("cpu")
+    loaded = recipe.load("cpu-next")
+    assert loaded.start == IMPASTO_MINI.name
     assert loaded.transformer.params == IMPASTO_MINI.transformer
     assert loaded.autoencoder.params == IMPASTO_MINI.autoencoder
 

@@ -93,7 +93,7 @@ def slots(count: int, layout: Layout, *, width: int, height: int, nudge: int) ->
     columns, rows = {"row": (count, 1), "column": (1, count), "grid": (2, (count + 1) // 2)}[layout]
     across, down = width // columns, height // rows
     gap = CELL // 2 if layout == "grid" else 0
-    side = min(min(across, down) - gap, 6 * CELL) // CELL * CELL
+    side = min(min(across, down) - gap, 3 * max(width, height) // 8) // CELL * CELL
     places: list[tuple[int, int, int]] = []
     for i in range(count):
         column, row = float(i % columns), i // columns

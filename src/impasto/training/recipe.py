@@ -51,6 +51,7 @@ def parse(tree: dict[str, Any]) -> Recipe:
     """Build a recipe from a TOML tree; an unknown field is a TypeError, a missing one a KeyError."""
     transformer = dict(tree["transformer"])
     params = replace(IMPASTO_MINI.transformer, **transformer.pop("params", {}))
+    guided = transformer.pop("guided", None)
     autoencoder = dict(tree["autoencoder"])
     shape = replace(IMPASTO_MINI.autoencoder, **autoencoder.pop("params", {}))
     return Recipe(
@@ -60,7 +61,13 @@ def parse(tree: dict[str, Any]) -> Recipe:
         mix=_mix(tree["mix"]),
         buckets=tuple(BucketSize(**bucket) for bucket in tree["buckets"]),
         autoencoder=AutoencoderRecipe(params=shape, mix=_mix(tree["autoencoder_mix"]), **autoencoder),
-        transformer=TransformerRecipe(params=params, shift=IMPASTO_MINI.shift, seed=tree["seed"], **transformer),
+        transformer=TransformerRecipe(
+            params=params,
+            shift=IMPASTO_MINI.shift,
+            seed=tree["seed"],
+            guided=None if guided is None else (float(guided[0]), float(guided[1])),
+            **transformer,
+        ),
         start=tree.get("start"),
     )
 

@@ -34,16 +34,22 @@ def sample(
     bf16: bool = True,
 ) -> Tensor:
     """Latents [B, 16, height/8, width/8] for prompts' states (txt [B, T, 384], vec [B, 384]), guided away from
-    `empty`.
+    `empty`, or by the model itself when it embeds its guidance.
     """
     txt, vec = states
     count = len(txt)
+    scale = None if model.guidance_in is None else torch.full((count,), guidance)
     txt2 = torch.cat([txt, empty[0].expand(count, -1, -1)]).float()
     vec2 = torch.cat([vec, empty[1].expand(count, -1)]).float()
     x = torch.cat([pack(noise(seed, i, height, width, 16)) for i in range(count)])
     ids, txt_ids = image_ids(height, width), text_ids(txt.shape[1])
     schedule = sigmas(steps, token_count(height, width), shift)
     for here, there in pairwise(schedule):
+        if scale is not None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                velocity = model(x, ids, txt.float(), txt_ids, torch.full((count,), here), vec.float(), scale).float()
+            x = euler(x, velocity, sigma=here, sigma_next=there)
+            continue
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             both = model(torch.cat([x, x]), ids, txt2, txt_ids, torch.full((2 * count,), here), vec2).float()
         with_text, without = both.chunk(2)

@@ -15,13 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from impasto.errors import WeightsError
+from impasto.errors import ConfigError, WeightsError
 from impasto.flux import weights
 from impasto.flux.latents import image_ids, text_ids
 from impasto.flux.models import Shift, TransformerParams
 from impasto.flux.transformer import Flux
 from impasto.training.clock import Deadline
 from impasto.training.dataset import Bucket
+from impasto.training.distil import Teacher
 from impasto.training.optimise import Average, load_state, make_optimiser, rate, save_state
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TransformerRecipe:
-    """What one run of the transformer's training needs to know."""
+    """What one run of the transformer's training needs to know.
+
+    `guided`: distil guidance of scales in this range into one pass, from the weights that the run starts from (see
+    `distil`); the captions are then never dropped.
+    """
 
     params: TransformerParams
     shift: Shift | None
@@ -42,6 +47,7 @@ class TransformerRecipe:
     seed: int = 11
     bf16: bool = True
     compile: bool = False
+    guided: tuple[float, float] | None = None
 
 
 def times(count: int, tokens: int, shift: Shift | None, generator: torch.Generator) -> Tensor:
@@ -63,17 +69,20 @@ def flow_batch(
     noise = torch.randn(clean.shape, generator=generator)
     captions = bucket.caption[rows]
     txt, vec = bucket.txt[captions], bucket.vec[captions]
-    dropped = torch.rand(recipe.batch, generator=generator) < recipe.dropout
+    dropout = recipe.dropout if recipe.guided is None else 0.0
+    dropped = torch.rand(recipe.batch, generator=generator) < dropout
     txt = torch.where(dropped[:, None, None], empty[0], txt)
     vec = torch.where(dropped[:, None], empty[1], vec)
     noisy = torch.lerp(clean, noise, t[:, None, None])
     return noisy, noise - clean, txt, vec, t
 
 
-def flow_loss(model: Flux, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor) -> Tensor:
-    """Mean squared error of the velocity."""
+def flow_loss(
+    model: Flux, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor, scale: Tensor | None = None
+) -> Tensor:
+    """Mean squared error of the velocity; `scale` [B] for a model that embeds its guidance."""
     noisy, velocity, txt, vec, t = batch
-    return (model(noisy, img_ids, txt, txt_ids, t, vec).float() - velocity).square().mean()
+    return (model(noisy, img_ids, txt, txt_ids, t, vec, scale).float() - velocity).square().mean()
 
 
 @torch.no_grad()
@@ -101,12 +110,19 @@ def warm(model: Flux, tensors: Mapping[str, Tensor]) -> None:
     `initialise` left it, which is without effect. So a model with more single blocks, or with a guidance embedder,
     begins as the same function. Raises WeightsError when a tensor has no place.
     """
-    for embedder in (model.guidance_in,):
-        if embedder is not None and "guidance_in.in_layer.weight" not in tensors:
-            embedder.out_layer.weight.zero_()
+    if model.guidance_in is not None and "guidance_in.out_layer.weight" not in tensors:
+        model.guidance_in.out_layer.weight.zero_()
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or not all(key.startswith(_GROWN) for key in missing):
         raise WeightsError(f"cannot start from these weights: no place for {unexpected[:4]}, nothing for {missing[:4]}")
+
+
+def _teacher(recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], start: Path | None) -> Teacher | None:
+    if recipe.guided is None:
+        return None
+    if start is None or not recipe.params.guidance_embed:
+        raise ConfigError("a recipe with transformer.guided needs `start` and transformer.params.guidance_embed = true")
+    return Teacher.load(start, recipe.params, empty, recipe.guided, recipe.seed)
 
 
 _GROWN = ("single_blocks.", "guidance_in.")
@@ -143,6 +159,7 @@ def train(
     if start is not None:
         warm(model, weights.read(start))
     model.to(device)
+    teacher = _teacher(recipe, empty, start)
     average = Average(model, recipe.average)
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate)
     checkpoint = folder / "transformer.pt"
@@ -160,7 +177,10 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * factor
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.bf16):
-            loss = flow_loss(model, batch, ids[bucket.size.name], txt_ids)
+            scale = None
+            if teacher is not None:
+                batch, scale = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
+            loss = flow_loss(model, batch, ids[bucket.size.name], txt_ids, scale)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
