@@ -42,11 +42,9 @@ class Teacher:
         )
 
     @torch.no_grad()
-    def teach(
-        self, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor, step: int
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """A batch (noisy, velocity, txt, vec, times) with the guided velocity in the velocity's place, and the scale
-        of every row [B].
+    def teach(self, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor, step: int) -> tuple[Tensor, ...]:
+        """A batch (noisy, velocity, txt, vec, times) with the guided velocity in the velocity's place, and behind it
+        the scale of every row [B].
         """
         noisy, _, txt, vec, t = batch
         generator = torch.Generator().manual_seed(self.seed * 999_983 + step)
@@ -57,4 +55,4 @@ class Teacher:
         plain_txt, plain_vec = empty
         plain = self.model(noisy, img_ids, plain_txt, txt_ids, t, plain_vec).float()
         guided = plain + scale[:, None, None] * (prompted - plain)
-        return (noisy, guided, txt, vec, t), scale
+        return noisy, guided, txt, vec, t, scale

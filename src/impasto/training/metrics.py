@@ -36,11 +36,13 @@ class Asked:
     colour: str | None = None
 
 
-def judged_prompts(seed: int = 5) -> list[Asked]:
-    """One prompt a concept, on a drawn background, half of the recolourable ones in a drawn colour."""
+def judged_prompts(seed: int = 5, things: int | None = None) -> list[Asked]:
+    """One prompt a concept, of the first `things` or of all, on a drawn background, half of the recolourable ones in a
+    drawn colour.
+    """
     rng = np.random.default_rng(seed)
     asked: list[Asked] = []
-    for concept in CONCEPTS:
+    for concept in CONCEPTS[:things]:
         recoloured = bool(concept.palette) and rng.random() < 0.5
         colour = concept.palette[int(rng.integers(len(concept.palette)))] if recoloured else None
         free = [name for name in BACKGROUNDS if name != (colour or concept.colour)]

@@ -186,6 +186,7 @@ class Judge:
             width=self.width,
             height=self.height,
             shift=self.recipe.transformer.shift,
+            bf16=self.recipe.transformer.bf16,
         )
         state, start = self.work / "autoencoder" / "autoencoder.pt", _start(self.recipe, "autoencoder")
         if state.is_file():
@@ -200,7 +201,7 @@ class Judge:
 
     def score(self, model: Flux) -> metrics.Scores:
         """The share of concepts and backgrounds drawn as asked, one prompt a concept."""
-        asked = metrics.judged_prompts()
+        asked = metrics.judged_prompts(things=self.recipe.mix.things)
         return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table)
 
     def report(self, model: Flux, step: int) -> None:

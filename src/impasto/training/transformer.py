@@ -8,9 +8,11 @@ run.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from impasto.training.clock import Deadline
 from impasto.training.dataset import Bucket
 from impasto.training.distil import Teacher
 from impasto.training.optimise import Average, load_state, make_optimiser, rate, save_state
+from impasto.training.replicas import Replicas
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ class TransformerRecipe:
     """What one run of the transformer's training needs to know.
 
     `guided`: distil guidance of scales in this range into one pass, from the weights that the run starts from (see
-    `distil`); the captions are then never dropped.
+    `distil`); the captions are then never dropped. `workers`: threads that share a batch (see `replicas`).
     """
 
     params: TransformerParams
@@ -48,6 +51,7 @@ class TransformerRecipe:
     bf16: bool = True
     compile: bool = False
     guided: tuple[float, float] | None = None
+    workers: int = 1
 
 
 def times(count: int, tokens: int, shift: Shift | None, generator: torch.Generator) -> Tensor:
@@ -77,12 +81,24 @@ def flow_batch(
     return noisy, noise - clean, txt, vec, t
 
 
-def flow_loss(
-    model: Flux, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor, scale: Tensor | None = None
+def flow_loss(model: nn.Module, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor) -> Tensor:
+    """Mean squared error of the velocity. The batch is that of `flow_batch`; a sixth tensor is the scale [B] for a
+    model that embeds its guidance.
+    """
+    noisy, velocity, txt, vec, t, *scale = batch
+    return (model(noisy, img_ids, txt, txt_ids, t, vec, *scale).float() - velocity).square().mean()
+
+
+def loss_of(
+    precision: Callable[[], AbstractContextManager[Any]],
+    img_ids: Tensor,
+    txt_ids: Tensor,
+    model: nn.Module,
+    batch: tuple[Tensor, ...],
 ) -> Tensor:
-    """Mean squared error of the velocity; `scale` [B] for a model that embeds its guidance."""
-    noisy, velocity, txt, vec, t = batch
-    return (model(noisy, img_ids, txt, txt_ids, t, vec, scale).float() - velocity).square().mean()
+    """`flow_loss` at the run's precision, which every thread has to enter for itself."""
+    with precision():
+        return flow_loss(model, batch, img_ids, txt_ids)
 
 
 @torch.no_grad()
@@ -169,6 +185,8 @@ def train(
             block.compile(dynamic=False)
     ids = {bucket.size.name: image_ids(bucket.size.height, bucket.size.width).to(device) for bucket in buckets}
     txt_ids = text_ids(buckets[0].txt.shape[1]).to(device)
+    replicas = Replicas(model, recipe.workers)
+    precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     noted, reported, losses = time.monotonic(), time.monotonic(), list[float]()
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
@@ -176,18 +194,15 @@ def train(
         factor = rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * factor
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.bf16):
-            scale = None
-            if teacher is not None:
-                batch, scale = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
-            loss = flow_loss(model, batch, ids[bucket.size.name], txt_ids, scale)
+        if teacher is not None:
+            with precise():
+                batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
         optimiser.zero_grad()
-        loss.backward()
+        losses.append(replicas.backward(partial(loss_of, precise, ids[bucket.size.name], txt_ids), batch))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
         average.update(model, step)
-        losses.append(loss.item())
         now = time.monotonic()
         if now - noted > 60:
             speed = len(losses) * recipe.batch / (now - noted)
