@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _ground(rng: np.random.Generator, *taken: str | None) -> str:
     return free[int(rng.integers(len(free)))]
 
 
-def objects(judge: scoring.Judge) -> list[Prompt]:
+def objects(judge: scoring.Judge, used: Set[str]) -> list[Prompt]:
     rng, asked = np.random.default_rng(501), list[Prompt]()
     for name in OBJECTS:
         concept = BY_NAME[name]
@@ -125,14 +125,16 @@ def objects(judge: scoring.Judge) -> list[Prompt]:
     return asked
 
 
-def colours(judge: scoring.Judge) -> list[Prompt]:
-    del judge
+def colours(judge: scoring.Judge, used: Set[str]) -> list[Prompt]:
     rng, asked = np.random.default_rng(502), list[Prompt]()
     known = [(c.name, colour) for c in CONCEPTS[:FIRST] for colour in trained_palette(c)]
     for kind, pairs in (("trained pair", known), ("held-out pair", [*UNSEEN])):
-        for row in rng.permutation(75):
-            name, colour = pairs[int(row) % len(pairs)] if len(pairs) < 75 else pairs[int(rng.integers(len(pairs)))]
-            ground = _ground(rng, colour)
+        order = [*pairs] * -(-75 // len(pairs))
+        for name, colour in (order[int(row)] for row in rng.permutation(len(order))[:75]):
+            text, ground = "", ""
+            while not text or text in used:
+                ground = _ground(rng, colour)
+                text = f"{article(f'{colour} {name}')} on {article(ground)} background"
 
             def tinted(picture: Pixels, colour: str = colour) -> bool:
                 return dominant_colour(picture) == colour
@@ -144,13 +146,12 @@ def colours(judge: scoring.Judge) -> list[Prompt]:
                 record = scoring.truth(name, background=ground, colour=colour)
                 return paint(record, table, width=WIDTH, height=HEIGHT)
 
-            text = f"{article(f'{colour} {name}')} on {article(ground)} background"
             checks = {"background colour": grounded, "object colour": tinted, f"object colour, {kind}": tinted}
             asked.append(Prompt(text, checks, truth))
     return asked
 
 
-def layout(judge: scoring.Judge) -> list[Prompt]:
+def layout(judge: scoring.Judge, used: Set[str]) -> list[Prompt]:
     rng, asked = np.random.default_rng(503), list[Prompt]()
     for relation, (form, across, first) in RELATIONS.items():
         for i in range(20):
@@ -173,7 +174,7 @@ def layout(judge: scoring.Judge) -> list[Prompt]:
     return asked
 
 
-def counts(judge: scoring.Judge) -> list[Prompt]:
+def counts(judge: scoring.Judge, used: Set[str]) -> list[Prompt]:
     rng, asked = np.random.default_rng(504), list[Prompt]()
     for count, form in NUMBERS.items():
         for i in range(20):
@@ -195,7 +196,7 @@ def counts(judge: scoring.Judge) -> list[Prompt]:
     return asked
 
 
-PARTS: dict[str, Callable[[scoring.Judge], list[Prompt]]] = {
+PARTS: dict[str, Callable[[scoring.Judge, Set[str]], list[Prompt]]] = {
     "objects": objects,
     "colours": colours,
     "layout": layout,
@@ -203,12 +204,10 @@ PARTS: dict[str, Callable[[scoring.Judge], list[Prompt]]] = {
 }
 
 
-def refuse_captions(asked: list[Prompt]) -> None:
-    """Stops when a prompt is among 20,000 captions of the recipe's mix."""
-    rng, mix = np.random.default_rng(505), recipe.load(RECIPE).mix
-    used = {caption(draw_record(rng, mix), rng) for _ in range(20_000)} & {prompt.text for prompt in asked}
-    if used:
-        raise SystemExit(f"{len(used)} prompts are captions of the training: {sorted(used)[:3]}")
+def captions_of(name: str) -> Set[str]:
+    """20,000 captions of a recipe's mix."""
+    rng, mix = np.random.default_rng(505), recipe.load(name).mix
+    return {caption(draw_record(rng, mix), rng) for _ in range(20_000)}
 
 
 def tally(asked: list[Prompt], pictures: list[Pixels]) -> dict[str, tuple[int, int]]:
@@ -253,26 +252,28 @@ def speed(pipeline: Pipeline) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure(pipeline: Pipeline, judge: scoring.Judge, table: Sprites, options: argparse.Namespace) -> dict[str, Any]:
-    report: dict[str, Any] = {"model": f"{pipeline.spec.name} {pipeline.spec.version}", "steps": STEPS, "checks": {}}
-    for name, part in PARTS.items():
-        if options.only and name not in options.only:
-            continue
-        asked = part(judge)
-        refuse_captions(asked)
-        pictures = [draw(pipeline, prompt.text, seed=1000 + i) for i, prompt in enumerate(asked)]
-        ceiling = tally(asked, [prompt.truth(table) for prompt in asked])
-        for check, (right, count) in tally(asked, pictures).items():
-            report["checks"][check] = {"right": right, "of": count, "true pictures": ceiling[check][0]}
-            print(f"| {check} | {right}/{count} | {right / count:.1%} | {ceiling[check][0] / count:.1%} |", flush=True)
-        if options.sheets:
-            options.sheets.mkdir(parents=True, exist_ok=True)
-            texts = [
-                f"{'' if all(check(picture) for check in prompt.checks.values()) else 'X '}{prompt.text}"
-                for prompt, picture in zip(asked, pictures, strict=True)
-            ]
-            sheet(pictures, texts, columns=12).save(options.sheets / f"{name}.png")
-    return report
+def measure(
+    name: str, pipeline: Pipeline, judge: scoring.Judge, table: Sprites, sheets: Path | None
+) -> dict[str, dict[str, int]]:
+    """One part: draws its prompts, prints and returns the counts."""
+    used = captions_of(RECIPE)
+    asked = PARTS[name](judge, used)
+    if repeated := used & {prompt.text for prompt in asked}:
+        raise SystemExit(f"{name}: captions of the training: {sorted(repeated)[:3]}")
+    pictures = [draw(pipeline, prompt.text, seed=1000 + i) for i, prompt in enumerate(asked)]
+    ceiling = tally(asked, [prompt.truth(table) for prompt in asked])
+    found: dict[str, dict[str, int]] = {}
+    for check, (right, count) in tally(asked, pictures).items():
+        found[check] = {"right": right, "of": count, "true pictures": ceiling[check][0]}
+        print(f"| {check} | {right}/{count} | {right / count:.1%} | {ceiling[check][0] / count:.1%} |", flush=True)
+    if sheets is not None:
+        sheets.mkdir(parents=True, exist_ok=True)
+        texts = [
+            f"{'' if all(check(picture) for check in prompt.checks.values()) else 'X '}{prompt.text}"
+            for prompt, picture in zip(asked, pictures, strict=True)
+        ]
+        sheet(pictures, texts, columns=12).save(sheets / f"{name}.png")
+    return found
 
 
 def main() -> None:
@@ -286,18 +287,19 @@ def main() -> None:
     table = Sprites.load(options.work / "sprites.npz")
     judge = scoring.Judge(scoring.train(table, sources.STYLES, options.work / "scorer.pt"), OBJECTS)
     pipeline = Pipeline.load(Path(options.model) if Path(options.model).is_dir() else options.model)
-    report = measure(pipeline, judge, table, options)
-    if not options.only or "images" in options.only:
-        report["nearest is the picture given"] = beside_words(pipeline)
-        print(report["nearest is the picture given"])
-    if not options.only or "speed" in options.only:
-        report["1024x768"] = speed(pipeline)
-        print(report["1024x768"])
     file = RESULTS / f"adherence-{options.name or pipeline.spec.version}.json"
-    if options.only and file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        report = before | report | {"checks": before["checks"] | report["checks"]}
-    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"checks": {}}
+    report |= {"model": f"{pipeline.spec.name} {pipeline.spec.version}", "steps": STEPS}
+    for part in options.only or (*PARTS, "images", "speed"):
+        if part in PARTS:
+            report["checks"] |= measure(part, pipeline, judge, table, options.sheets)
+        elif part == "images":
+            report["nearest is the picture given"] = beside_words(pipeline)
+            print(report["nearest is the picture given"], flush=True)
+        else:
+            report["1024x768"] = speed(pipeline)
+            print(report["1024x768"], flush=True)
+        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

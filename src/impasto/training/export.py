@@ -16,7 +16,12 @@ from impasto.training.assets import write_config
 
 
 def averaged(state: Path) -> dict[str, Tensor]:
-    """The moving average out of a training state; raises WeightsError when there is none."""
+    """The moving average out of a training state, or the tensors of a checkpoint's file, for a part that was not
+    trained on; raises WeightsError when there is none.
+    """
+    if state.suffix == ".safetensors":
+        # copies: the file may be the one that is written next
+        return {key: tensor.clone() for key, tensor in weights.read(state).items()}
     if not state.is_file():
         raise WeightsError(f"{state}: no such training state. Train first.")
     return torch.load(state, weights_only=True)["average"]

@@ -225,9 +225,12 @@ def draw_sheet(work: Path, recipe: Recipe, prompts: Sequence[str], out: Path) ->
 
 
 def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) -> None:
-    """Write the averaged weights of both states into a checkpoint folder."""
+    """Write the averaged weights of both states into a checkpoint folder. An autoencoder that the run did not train is
+    that of its start.
+    """
+    trained, start = work / "autoencoder" / "autoencoder.pt", _start(recipe, "autoencoder")
     exporting.export(
-        autoencoder=work / "autoencoder" / "autoencoder.pt",
+        autoencoder=trained if start is None or trained.is_file() else start,
         transformer=work / "transformer" / "transformer.pt",
         folder=folder,
         version=version,
