@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from impasto.training import captions, compose, metrics
 from impasto.training.compose import BACKGROUNDS, SCENES, Composition, Mix
 from impasto.training.concepts import BY_NAME, HELD_OUT, OBJECT_COLOURS, plural
+from impasto.training.dataset import CHUNK, BucketSize, Composer
 from impasto.training.groups import Group, Member, slots
 from impasto.training.records import draw_record, paint_record
 from impasto.training.sprites import Sprites
@@ -242,3 +243,12 @@ def test_a_sprite_painted_as_asked_is_scored_as_drawn_and_another_is_not(sprites
     wrong = metrics.accuracy([picture(one, "robot") for one in plain], plain, sprites)
     assert wrong.concept == 0.0
     assert len(wrong.missed) == 3
+
+
+def test_a_bucket_does_not_depend_on_the_number_of_workers(sprites: Sprites) -> None:
+    composer = Composer(BucketSize(32, 32, CHUNK + 5, 1.0), sprites, MANY, seed=4)
+    alone, shared = list(composer.chunks(1)), list(composer.chunks(2))
+    assert [len(pictures) for pictures, _ in alone] == [CHUNK, 5]
+    for (ours, said), (theirs, also) in zip(alone, shared, strict=True):
+        assert np.array_equal(ours, theirs)
+        assert said == also

@@ -32,10 +32,12 @@ class Teacher:
         params: TransformerParams,
         empty: tuple[Tensor, Tensor],
         scales: tuple[float, float],
+        *,
         seed: int,
+        device: str = "cpu",
     ) -> "Teacher":
         """The teacher of a student of the given shape: the weights in `start`, without a guidance embedder."""
-        target = weights.Target(empty[0].device, torch.float32)
+        target = weights.Target(torch.device(device), torch.float32)
         shape = replace(params, guidance_embed=False)
         return cls(
             weights.build(lambda: Flux(shape), weights.read(start), name=str(start), target=target), empty, scales, seed

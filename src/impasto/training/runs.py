@@ -15,6 +15,7 @@ from impasto.errors import ConfigError
 from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.models import Role
+from impasto.flux.precision import cores
 from impasto.flux.text import MiniLMTextEncoder
 from impasto.flux.transformer import Flux
 from impasto.flux.weights import EMBEDDED
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+_MANY = 20_000
+"""Pictures of a bucket from which several processes, which take seconds to start, are worth it."""
 
 PROMPTS: tuple[str, ...] = (
     "a red apple",
@@ -96,8 +100,8 @@ def _sprites(work: Path) -> sprites.Sprites:
     return sprites.Sprites.load(path)
 
 
-def _text() -> MiniLMTextEncoder:
-    return MiniLMTextEncoder.load(EMBEDDED / "impasto-mini")
+def _text(device: str = "cpu") -> MiniLMTextEncoder:
+    return MiniLMTextEncoder.load(EMBEDDED / "impasto-mini", device=device)
 
 
 def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) -> None:
@@ -115,7 +119,7 @@ def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) ->
 def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *, report_minutes: float) -> None:
     """Build what is missing of `buckets/`, then train in `transformer/`, with a sheet and scores now and then."""
     table = _sprites(work)
-    text = _text()
+    text = _text(device)
     buckets = [_bucket(work, recipe, size, table, text) for size in recipe.buckets]
     empty = dataset.encode_texts([""], text)
     judge = Judge(work, recipe, table, text, empty)
@@ -150,14 +154,12 @@ def _bucket(
     if not path.is_file():
         params = recipe.autoencoder.params
         dataset.build(
-            size,
-            sprites=table,
-            mix=recipe.mix,
+            dataset.Composer(size, table, recipe.mix, recipe.seed),
             pca=_transform(work, recipe, table),
             text=text,
-            seed=recipe.seed,
             scale=params.scale_factor,
             shift=params.shift_factor,
+            workers=cores() if size.count >= _MANY else 1,
         ).save(path)
     return dataset.Bucket.load(path, size)
 

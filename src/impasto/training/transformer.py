@@ -133,12 +133,14 @@ def warm(model: Flux, tensors: Mapping[str, Tensor]) -> None:
         raise WeightsError(f"cannot start from these weights: no place for {unexpected[:4]}, nothing for {missing[:4]}")
 
 
-def _teacher(recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], start: Path | None) -> Teacher | None:
+def _teacher(
+    recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], start: Path | None, device: str
+) -> Teacher | None:
     if recipe.guided is None:
         return None
     if start is None or not recipe.params.guidance_embed:
         raise ConfigError("a recipe with transformer.guided needs `start` and transformer.params.guidance_embed = true")
-    return Teacher.load(start, recipe.params, empty, recipe.guided, recipe.seed)
+    return Teacher.load(start, recipe.params, empty, recipe.guided, seed=recipe.seed, device=device)
 
 
 _GROWN = ("single_blocks.", "guidance_in.")
@@ -175,7 +177,7 @@ def train(
     if start is not None:
         warm(model, weights.read(start))
     model.to(device)
-    teacher = _teacher(recipe, empty, start)
+    teacher = _teacher(recipe, empty, start, device)
     average = Average(model, recipe.average)
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate)
     checkpoint = folder / "transformer.pt"
