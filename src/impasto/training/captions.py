@@ -41,9 +41,11 @@ _LEADS = (
     *("there is", "draw", "show me", "an icon of"),
 )
 _RELATIONS = (
-    *("left right above below under underneath beneath over on top of bottom between next to beside side",),
-    *("single color coloured colored colour light medium dark skinned skin tone",),
+    *("left", "right", "above", "below", "under", "underneath", "beneath", "over", "top", "bottom"),
+    *("between", "next", "beside", "side"),
 )
+_SKIN_WORDS = ("light", "medium", "dark", "skinned", "skin", "tone")
+_COLOUR_WORDS = ("color", "colour", "colored", "coloured", "single")
 _TAILS = ("high quality", "centered", "simple", "detailed")
 _UNCOUNTED = {"scissors", "grapes", "cherries", "fries", "chips", "fire", "bread", "toast", "cheese"}
 _ADJECTIVES = ("cute", "little", "small", "lovely", "happy")
@@ -66,8 +68,10 @@ def vocabulary(mix: Mix) -> dict[str, Any]:
     people = PEOPLE[: mix.persons] if mix.people else ()
     things = {c.name: [*c.synonyms, *([many] if (many := plural(c)) else [])] for c in CONCEPTS[: mix.things]}
     things |= {person.name: list(person.synonyms) for person in people}
-    said = [*BACKGROUNDS, *OBJECT_COLOURS, *BACKGROUND_NOUNS, *_LEADS, *_TAILS, *_ADJECTIVES, *_RELATIONS]
-    for group in (STYLE_WORDS, BACKGROUND_WORDS, SCENE_WORDS, NUMBERS):
+    said = [*BACKGROUNDS, *OBJECT_COLOURS, *BACKGROUND_NOUNS, *_LEADS, *_TAILS, *_ADJECTIVES, *_COLOUR_WORDS]
+    said += (*_RELATIONS,) if mix.pairs else ()
+    said += (*_SKIN_WORDS,) if mix.people else ()
+    for group in (STYLE_WORDS, BACKGROUND_WORDS, SCENE_WORDS, *([NUMBERS] if mix.counts else [])):
         said += [words for several in group.values() for words in several]
     words = {word for phrase in said for word in phrase.replace(",", " ").split()}
     return {"things": things, "words": sorted(words)}
