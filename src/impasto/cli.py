@@ -1,4 +1,4 @@
-"""The command line: `impasto serve · generate · keys · doctor · exec · train`.
+"""The command line: `impasto serve · generate · keys · requests · doctor · exec · train`.
 
 Settings are built here, once, and passed down. Nothing heavy is imported before a command needs it, so that
 `impasto --help` answers at once.
@@ -77,6 +77,9 @@ def _load(ctx: click.Context, **flags: Any) -> settings.Settings:
 @main.command()
 @click.option("--host", help="Address to listen on (default: 127.0.0.1). Others than loopback require API keys.")
 @click.option("--port", type=int, help="Port to listen on (default: 8000); 0 picks a free one.")
+@click.option(
+    "--endpoints", metavar="MODULE:TABLE", multiple=True, help="Endpoints of your own; may be given several times."
+)
 @data_option
 @model_options
 @click.pass_context
@@ -87,6 +90,7 @@ def serve(ctx: click.Context, **options: Any) -> None:
     Examples:
       impasto serve
       impasto serve --port 9000 --data /var/lib/impasto
+      impasto serve --endpoints mine:table
       impasto serve --host 0.0.0.0        (create a key first: impasto keys create)
     """
     from impasto.serve import run
@@ -95,6 +99,7 @@ def serve(ctx: click.Context, **options: Any) -> None:
         ctx,
         server_host=options["host"],
         server_port=options["port"],
+        server_endpoints=options["endpoints"] or None,
         data=options["data"],
         model_name=options["model"],
         model_device=options["device"],
@@ -228,6 +233,71 @@ def keys_revoke(ctx: click.Context, key_id: str, data: str | None) -> None:
     if not asyncio.run(revoke()):
         raise click.UsageError(f"no live key {key_id!r}; `impasto keys list` shows them", ctx)
     click.echo(f"revoked {key_id.partition(':')[0]}")
+
+
+@main.group()
+def requests() -> None:
+    """List, show and cancel requests, beside a running server or without one."""
+
+
+@requests.command("list")
+@click.option("--endpoint", metavar="ID", help="Only those of one endpoint.")
+@click.option("--key", "key_id", metavar="KEY_ID", help="Only those of one key.")
+@click.option("--status", type=click.Choice(["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]), help="Only those in one status.")
+@click.option("--before", metavar="REQUEST_ID", help="The next page: only those older than this one.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@data_option
+@click.pass_context
+def requests_list(ctx: click.Context, data: str | None, **filters: Any) -> None:
+    """List requests, newest first: id, status, HTTP status, seconds, time, endpoint, key.
+
+    \b
+    Examples:
+      impasto requests list
+      impasto requests list --status IN_PROGRESS --endpoint fal-ai/flux-pro
+    """
+    from impasto.requests import lines
+
+    for line in asyncio.run(lines(_load(ctx, data=data), **filters)):
+        click.echo(line)
+
+
+@requests.command("show")
+@click.argument("request_id")
+@data_option
+@click.pass_context
+def requests_show(ctx: click.Context, request_id: str, data: str | None) -> None:
+    """Show one request: its record, input, logs and result.
+
+    \b
+    Example:
+      impasto requests show 764cabcf-b745-4b3e-ae38-1200304cf45b
+    """
+    from impasto.requests import details
+
+    found = asyncio.run(details(_load(ctx, data=data), request_id))
+    if found is None:
+        raise click.UsageError(f"no request {request_id!r}; `impasto requests list` shows them", ctx)
+    click.echo(found)
+
+
+@requests.command("cancel")
+@click.argument("request_id")
+@data_option
+@click.pass_context
+def requests_cancel(ctx: click.Context, request_id: str, data: str | None) -> None:
+    """Cancel one request: a waiting one ends at once, a running one at its runner's next beat.
+
+    \b
+    Example:
+      impasto requests cancel 764cabcf-b745-4b3e-ae38-1200304cf45b
+    """
+    from impasto.requests import cancel
+
+    word = asyncio.run(cancel(_load(ctx, data=data), request_id))
+    if word == "NOT_FOUND":
+        raise click.UsageError(f"no request {request_id!r}; `impasto requests list` shows them", ctx)
+    click.echo(f"{word.lower().replace('_', ' ')}: {request_id}")
 
 
 @main.command()

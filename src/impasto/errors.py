@@ -168,6 +168,28 @@ class PayloadTooLarge(RequestError):
     error_type = "bad_request"
 
 
+class QuotaExceeded(RequestError):
+    """The uploads of this key would take more space than it may use."""
+
+    status = 413
+    error_type = "quota_exceeded"
+
+    @classmethod
+    def of(cls, *, used: int, more: int, quota: int) -> QuotaExceeded:
+        return cls(
+            f"The uploads of this key take {used} bytes, {more} more would pass its quota of {quota} bytes (setting "
+            "server.upload_quota_mb). Delete files, or let them expire (X-Fal-Object-Lifecycle)."
+        )
+
+
+class StorageFull(RequestError):
+    """The server's disk has no room for this file; tell its operator."""
+
+    status = 507
+    error_type = "storage_full"
+    retryable = True
+
+
 class ClientCancelled(RequestError):
     """Request cancelled by the client."""
 

@@ -21,8 +21,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from impasto import __version__, telemetry
-from impasto.api.app import create_app
+from impasto.api.app import SECRET_FILE, create_app
 from impasto.api.connection import Connection
+from impasto.api.signing import load_secret
+from impasto.endpoints.own import load_endpoints
+from impasto.endpoints.table import Endpoints
 from impasto.errors import ConfigError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.dispatcher import Dispatcher
@@ -36,9 +39,10 @@ log = logging.getLogger("impasto")
 def run(settings: Settings) -> int:
     """Serve until told to stop; → exit status. Raises `ConfigError` when the start is impossible."""
     telemetry.configure(settings.server.log_level)
+    endpoints = load_endpoints(settings.server.endpoints)
     listener = _listen(settings)
     with contextlib.closing(listener), _only_server(settings.data), asyncio.Runner(loop_factory=_loop) as runner:
-        return runner.run(_serve(settings, listener))
+        return runner.run(_serve(settings, endpoints, listener))
 
 
 async def open_store(settings: Settings) -> SqliteStore:
@@ -53,15 +57,26 @@ async def open_store(settings: Settings) -> SqliteStore:
     )
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.socket) -> int:
     store = await open_store(settings)
     try:
         _require_key(settings, store)
         if requeued := await store.recover():
             log.info("%d requests of the former process go on", requeued)
         blobs = BlobStore(settings.data / "files")
-        async with Dispatcher(settings=settings, store=store, blobs=blobs) as dispatcher:
-            app = create_app(settings=settings, store=store, dispatcher=dispatcher, blobs=blobs)
+        blobs.delete_drafts(older_than=0)  # this folder is ours alone: what is half-written is a former process's
+        secret = load_secret(settings.data / SECRET_FILE)
+        async with Dispatcher(
+            settings=settings, store=store, blobs=blobs, endpoints=endpoints, secret=secret
+        ) as dispatcher:
+            app = create_app(
+                settings=settings,
+                store=store,
+                dispatcher=dispatcher,
+                blobs=blobs,
+                endpoints=endpoints,
+                secret=secret,
+            )
             async with LocalFleet(settings, dispatcher), _Http(app, settings, listener):
                 _print_welcome(settings, listener)
                 await _until_told_to_stop(store)

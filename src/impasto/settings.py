@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -33,9 +33,17 @@ class ServerSettings(Section):
         default=30, ge=1, le=1024, description="Largest JSON request body, in MiB; bigger ones are answered 413."
     )
     max_upload_mb: int = Field(default=100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
+    upload_quota_mb: int = Field(
+        default=0,
+        ge=0,
+        description="MiB of uploads that one key may keep; 0: no limit. Pictures drawn do not count.",
+    )
     drain_seconds: float = Field(default=30.0, ge=0, description="How long a stop waits for running pictures.")
     realtime_idle_seconds: float = Field(
         default=60.0, gt=0, description="A realtime connection without inputs for so long is closed."
+    )
+    endpoints: tuple[str, ...] = Field(
+        default=(), description="Endpoints of your own, as module:attribute (docs/custom-endpoints.md)."
     )
     cors: bool = Field(default=True, description="Answer browsers of any origin, as fal does.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -68,6 +76,11 @@ class ModelSettings(Section):
         ge=0,
         le=1024,
         description="CPU threads of the model; 0: its own choice (impasto-mini: 1, others: all cores).",
+    )
+    serve: dict[str, str] = Field(
+        default={},
+        description="Which loaded model serves an endpoint's model, e.g. flux-pro = impasto-mini; a model that is not "
+        "named is served by the one that is loaded.",
     )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
@@ -136,6 +149,19 @@ class WebhookSettings(Section):
     seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook.")
 
 
+class PlatformSettings(Section):
+    price: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="What a picture costs in usage reports; nobody is charged."
+    )
+    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default={}, description="The same for single endpoints, e.g. fal-ai/flux-pro = 0.05."
+    )
+    currency: str = Field(default="USD", pattern="[A-Z]{3}", description="Currency of those prices.")
+
+    def price_of(self, endpoint_id: str) -> float:
+        return self.prices.get(endpoint_id, self.price)
+
+
 class Settings(Section):
     """The whole tree. `data` is the one folder that impasto writes to."""
 
@@ -147,6 +173,7 @@ class Settings(Section):
     safety: SafetySettings = SafetySettings()
     fetch: FetchSettings = FetchSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    platform: PlatformSettings = PlatformSettings()
 
     @property
     def loopback(self) -> bool:
@@ -175,10 +202,12 @@ PREFIX = "IMPASTO_"
 LISTS = {
     "auth.origins",
     "fetch.allow",
+    "server.endpoints",
     "fetch.ports",
     "safety.thresholds",
     "safety.prompt_thresholds",
 }  # in the environment: separated by commas
+TABLES = {"model.serve", "platform.prices"}  # in the environment: name=value, separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line
 
 
@@ -208,7 +237,7 @@ def load(
                 raise ConfigError(
                     f"environment: {name} is not a setting. Known: {', '.join(sorted(_environment_keys()))}"
                 )
-            _put(tree, key, [part for part in value.split(",") if part] if key in LISTS else value)
+            _put(tree, key, _of_environment(key, value))
             origin[key] = f"environment {name}"
     for key, value in (flags or {}).items():
         if value is not None:
@@ -230,6 +259,15 @@ def describe() -> list[tuple[str, str, Any]]:
         else:
             rows.append((name, info.description or "", info.default))
     return rows
+
+
+def _of_environment(key: str, value: str) -> Any:
+    if key in LISTS:
+        return [part for part in value.split(",") if part]
+    if key in TABLES:
+        pairs = (part.partition("=") for part in value.split(",") if part)
+        return {name.strip(): word.strip() for name, _, word in pairs}
+    return value
 
 
 def _environment_keys() -> dict[str, str]:

@@ -27,6 +27,8 @@ _SECRETS = (
         re.compile(r"\b(key|bearer|basic)(\s+)(?=[^\s\"']*(?:\d|:[^\s\"']))[^\s\"']{8,}", re.IGNORECASE),
         r"\1\2" + HIDDEN,
     ),
+    # a signed link, a signed upload URL
+    (re.compile(r"([?&](?:identity|upload)=)[^\s\"'&]+"), r"\1" + HIDDEN),
     # fal_key=abc, "token": "abc"
     (
         re.compile(r"\b(\w*(?:token|secret|password|api_?key|fal_?key))(\"?\s*[=:]\s*\"?)[^\s\"'&,}]+", re.IGNORECASE),
@@ -36,7 +38,7 @@ _SECRETS = (
 
 
 def redact(text: str) -> str:
-    """`text` with every API key, bearer token and password replaced by `***`."""
+    """`text` with every API key, bearer token, password and signature replaced by `***`."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text

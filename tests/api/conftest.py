@@ -18,16 +18,18 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from impasto.api.app import create_app
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.messages import Preview, Progress
-from impasto.settings import AuthSettings, ServerSettings, Settings
+from impasto.settings import AuthSettings, PlatformSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
 
+ENDPOINTS = Endpoints()
 APP = "fal-ai/flux-pro"
 MEDIA = {"jpeg": "image/jpeg", "png": "image/png"}
 
@@ -52,6 +54,9 @@ class Worker:
     watched: list[str] = field(default_factory=list)
     steps: dict[str, Progress] = field(default_factory=dict)
     seen: dict[str, list[Preview]] = field(default_factory=dict)
+
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        return "fake" if self.ready else None
 
     def want_previews(self, request_id: str) -> None:
         self.watched.append(request_id)
@@ -140,9 +145,16 @@ async def build(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Make a server: `await build(auth="keys", max_body_mb=1)`."""
     made: list[SqliteStore] = []
 
-    async def make(*, auth: str = "open", origins: tuple[str, ...] = (), **server: Any) -> Server:
+    async def make(
+        *, auth: str = "open", origins: tuple[str, ...] = (), platform: PlatformSettings | None = None, **server: Any
+    ) -> Server:
         folder = tmp_path / str(len(made))
-        settings = Settings(data=folder, auth=AuthSettings(mode=auth, origins=origins), server=ServerSettings(**server))
+        settings = Settings(
+            data=folder,
+            auth=AuthSettings(mode=auth, origins=origins),
+            server=ServerSettings(**server),
+            platform=platform or PlatformSettings(),
+        )
         store = await SqliteStore.open(folder / "impasto.sqlite3")
         made.append(store)
         blobs = BlobStore(folder / "files")

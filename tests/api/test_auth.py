@@ -121,7 +121,7 @@ async def test_identify_is_the_same_for_all_doors_with_a_good_key(keyed) -> None
         caller = identify({"authorization": f"Key {alice}"}, store=server.store, settings=keys, access=access, path=APP)
         assert caller == Caller(alice.partition(":")[0])
     assert identify({}, store=server.store, settings=keys, access=Access.REQUEST) is None
-    assert identify({}, store=server.store, settings=anyone, access=Access.MODEL) == Caller("")
+    assert identify({}, store=server.store, settings=anyone, access=Access.MODEL) == Caller("", admin=True)
     with pytest.raises(Unauthorized, match="Authorization header is required"):
         identify({}, store=server.store, settings=keys, access=Access.REST)
     _, narrow = await server.store.create_key(alias="narrow", scopes=[])

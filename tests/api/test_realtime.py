@@ -205,3 +205,14 @@ async def test_http_over_websocket_answers_in_order(url, server, working, path: 
             assert ("images" in body) is (status == 200)
     done = [server.store.get(id_) for id_ in working.taken]
     assert [(r.status, r.outcome) for r in done] == [(Status.COMPLETED, Outcome.OK)] * 2
+
+
+async def test_a_call_over_a_socket_makes_files_as_its_handshake_asks(server, url, working) -> None:
+    wish = json.dumps({"expiration_duration_seconds": 60, "initial_acl": {"default": "hide"}})
+    headers = {"X-Fal-Object-Lifecycle-Preference": wish}
+    async with connect(url + "/ws/fal-ai/flux-pro", additional_headers=headers) as socket:
+        await socket.send(json.dumps(SMALL))
+        assert (await say(socket))["status"] == 200
+        output = json.loads(await socket.recv())
+        file = server.store.file(urlsplit(output["images"][0]["url"]).path.removeprefix("/files/"))
+        assert (file.acl.default, 0 < file.expires_at - file.created_at <= 60) == ("hide", True)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from impasto.api.signing import Claims, load_secret, sign, verify
+from impasto.store.records import Acl, Decision
 
 SECRET = b"s" * 32
+ACL = Acl(Decision.HIDE, (("u", Decision.ALLOW),))
 
 
 def claims(**more: object) -> Claims:
@@ -16,7 +18,7 @@ def claims(**more: object) -> Claims:
 
 
 def test_a_token_round_trips() -> None:
-    made = claims(file="b/1/x.png", media_type="image/png", file_name="ü.png", file_expires_at=5.0)
+    made = claims(file="b/1/x.png", media_type="image/png", file_name="ü.png", lifetime=5.0, acl=ACL)
     assert verify(sign(made, SECRET), kind="upload", secret=SECRET) == made
 
 

@@ -11,8 +11,6 @@ from PIL import Image
 
 from impasto.api.download import single_range
 from impasto.api.media import clean_name, content_disposition, media_type
-from impasto.api.parts import STALE, Parts
-from impasto.errors import BadRequest, PayloadTooLarge
 
 MIB = 1024 * 1024
 
@@ -263,8 +261,10 @@ async def test_a_file_ends_when_its_owner_said(client, server, header: str, monk
         "[]",
         '{"expiration_duration_seconds": "soon"}',
         '{"expiration_duration_seconds": -1}',
-        '{"initial_acl": {"default": "forbid"}}',
-        '{"initial_acl": {"default": "allow", "rules": [{"user": "u", "decision": "hide"}]}}',
+        '{"initial_acl": {"default": "maybe"}}',
+        '{"initial_acl": {"rules": [{"user": "", "decision": "hide"}]}}',
+        '{"initial_acl": {"rules": [{"decision": "hide"}]}}',
+        '{"initial_acl": {"rules": [' + ",".join(['{"user": "u", "decision": "hide"}'] * 33) + "]}}",
     ],
 )
 async def test_a_wish_that_cannot_be_kept_is_refused_not_forgotten(client, wish: str) -> None:
@@ -282,32 +282,6 @@ async def test_a_file_for_ever_is_one_for_a_hundred_years(client, server, digits
     record = server.store.file(httpx.URL(url).path.removeprefix("/files/"))
     assert record.expires_at == pytest.approx(time.time() + 100 * 365 * 24 * 3600, abs=3600)
     assert (await client.get(url)).content == b"x"
-
-
-async def test_an_acl_that_allows_everybody_is_what_we_do(client) -> None:
-    wish = '{"initial_acl": {"default": "allow", "rules": []}}'
-    answer = await client.post("/files/upload", content=b"x", headers={"X-Fal-Object-Lifecycle": wish})
-    assert answer.status_code == 200
-
-
-def test_forgotten_parts_are_thrown_away(tmp_path, monkeypatch) -> None:
-    parts = Parts(tmp_path / "uploads", max_bytes=100)
-    parts.sweep()
-    parts.put("old", 1, b"x")
-    now = time.time()
-    monkeypatch.setattr("impasto.api.parts.time.time", lambda: now + STALE + 5)
-    parts.sweep()
-    assert list((tmp_path / "uploads").iterdir()) == []
-
-
-def test_names_from_the_wire_never_become_paths(tmp_path) -> None:
-    parts = Parts(tmp_path / "uploads", max_bytes=100)
-    parts.put("../../../escape", 1, b"x")
-    assert [p.parent.parent for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "uploads"]
-    with pytest.raises(BadRequest):
-        parts.put("x", -1, b"x")
-    with pytest.raises(PayloadTooLarge):
-        parts.put("x", 1, b"x" * 101)
 
 
 # ---------------------------------------------------------------- downloads

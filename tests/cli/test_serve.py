@@ -1,5 +1,6 @@
 """`impasto serve` as a person starts it: a real process, its output, its answers, its end."""
 
+import json
 import socket
 import time
 import urllib.request
@@ -123,3 +124,31 @@ def test_a_bad_setting_stops_the_start_and_names_it(refused: Callable[..., str])
     message = refused("serve", IMPASTO_SERVER_PORT="many")
     assert "IMPASTO_SERVER_PORT" in message
     assert "many" in message
+
+
+def test_what_is_not_to_be_stored_is_in_no_file_and_no_log_once_it_is_drawn(start: Callable[..., Any], tmp_path: Path):
+    """X-Fal-Store-IO: 0; the member is one that no output repeats, so that only the input could hold it."""
+    server = start(IMPASTO_SERVER_LOG_LEVEL="debug")
+    server.until_ready()
+    body: dict[str, object] = {"prompt": "x", "image_size": "square", "note": "canary-" + "in-the-input"}
+    request = urllib.request.Request(
+        f"{server.url}/queue/fal-ai/flux-pro",
+        data=json.dumps(body).encode(),
+        headers={"Authorization": "Key a:b", "X-Fal-Store-IO": "0", "Idempotency-Key": "once"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        path = json.loads(answer.read())["status_url"].removeprefix(server.url)
+    while server.get(path)[1]["status"] != "COMPLETED":
+        time.sleep(0.02)
+
+    def found() -> list[Path]:
+        files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+        return [path for path in files if b"canary-in-the-input" in path.read_bytes()]
+
+    deadline = time.monotonic() + 60
+    while found() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found() == []
+    assert server.get(path.removesuffix("/status"))[0] == 200, "the answer waits for its caller"
+    _, log = server.stop()
+    assert "canary" not in log

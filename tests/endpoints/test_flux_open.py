@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from impasto.endpoints.fields import ultra_pixels
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job
 from impasto.errors import ModelError
 
+ENDPOINTS = Endpoints()
 FIELDS = {  # reference fal-endpoints B2 and A4
     "fal-ai/flux/dev": "prompt image_size num_inference_steps seed guidance_scale sync_mode num_images "
     "enable_safety_checker output_format acceleration",

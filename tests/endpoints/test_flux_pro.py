@@ -8,11 +8,12 @@ import pytest
 
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import PRESETS, SizeLimits, pixels
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Picture
 from impasto.errors import ModelError
 
+ENDPOINTS = Endpoints()
 PRO = ENDPOINTS["fal-ai/flux-pro"]
 PLUS = ENDPOINTS["fal-ai/flux-pro/v1.1"]
 

@@ -8,9 +8,11 @@ import pytest
 
 from impasto.endpoints.base import Endpoint, split_id
 from impasto.endpoints.schema import schemas
-from impasto.endpoints.table import APPS, ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
+from impasto.errors import ConfigError
 
+ENDPOINTS = Endpoints()
 every_endpoint = pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
 
 
@@ -40,8 +42,13 @@ def test_schema_publishes_order_titles_examples_and_no_null(endpoint: Endpoint) 
     assert set(re.findall(r"#/components/schemas/(\w+)", str(found))) <= set(found), "every reference resolves"
 
 
+def test_two_rows_of_one_id_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two endpoints have the id 'fal-ai/flux-pro'"):
+        Endpoints([ENDPOINTS["fal-ai/flux-pro"]] * 2)
+
+
 def test_apps_are_owner_and_alias() -> None:
-    assert set(APPS) == {"fal-ai/flux-pro", "fal-ai/flux", "fal-ai/flux-1"}
+    assert ENDPOINTS.apps == {"fal-ai/flux-pro", "fal-ai/flux", "fal-ai/flux-1"}
     assert split_id("fal-ai/flux-pro/v1.1/redux") == ("fal-ai/flux-pro", "v1.1/redux")
     assert split_id("workflows/me/mine/sub") == ("workflows/me/mine", "sub")
     assert split_id("comfy/me/mine") == ("comfy/me/mine", "")
@@ -97,4 +104,5 @@ def test_output_requires_all_five_fields() -> None:
 
 def test_endpoints_do_not_import_torch() -> None:
     folder = Path(__file__).parents[2] / "src" / "impasto" / "endpoints"
-    assert [path.name for path in folder.glob("*.py") if "torch" in path.read_text()] == []
+    imports = re.compile(r"^\s*(import|from) torch", re.MULTILINE)
+    assert [path.name for path in folder.glob("*.py") if imports.search(path.read_text())] == []

@@ -5,6 +5,7 @@ import base64
 import hashlib
 from pathlib import Path
 
+from impasto.endpoints.table import Endpoints
 from impasto.store.records import Outcome
 
 from .conftest import BASE_URL, House, make_settings, open_house
@@ -70,16 +71,12 @@ async def test_a_refused_input_does_not_hold_up_the_next_one(house: House) -> No
 async def test_a_fault_in_an_endpoint_ends_its_request_and_nothing_else(tmp_path: Path) -> None:
     import dataclasses
 
-    from impasto.endpoints.table import ENDPOINTS
-
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    table = dict(ENDPOINTS)
-    table["fal-ai/no-job"] = dataclasses.replace(ENDPOINTS["fal-ai/flux-pro"], id="fal-ai/no-job", to_job=broken)  # type: ignore[arg-type]
-    table["fal-ai/no-output"] = dataclasses.replace(
-        ENDPOINTS["fal-ai/flux-pro"], id="fal-ai/no-output", to_output=broken
-    )  # type: ignore[arg-type]
+    table = dict(Endpoints())
+    table["fal-ai/no-job"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-job", to_job=broken)  # type: ignore[arg-type]
+    table["fal-ai/no-output"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-output", to_output=broken)  # type: ignore[arg-type]
     async with open_house(make_settings(tmp_path), endpoints=table) as house:
         await house.until_ready()
         no_job = await house.submit(endpoint="fal-ai/no-job")
@@ -143,9 +140,14 @@ async def test_two_runners_share_the_queue(tmp_path: Path) -> None:
 
 async def test_a_loaded_model_serves_only_what_the_map_gives_it(tmp_path: Path) -> None:
     mapped = {"flux-pro": "impasto-mini", "flux-pro-1.1": "another-model"}
-    async with open_house(make_settings(tmp_path), model_map=mapped) as house:
+    settings = make_settings(tmp_path)
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"serve": mapped})})
+    async with open_house(settings) as house:
         await house.until_ready()
         not_here = await house.submit(endpoint="fal-ai/flux-pro/v1.1")
         here = await house.submit()
         assert (await house.ended(here))[0].outcome is Outcome.OK
         assert house.request(not_here).status == "IN_QUEUE"
+        served = {id_: house.dispatcher.served_by(endpoint) for id_, endpoint in Endpoints().items()}
+        assert served["fal-ai/flux-pro"] == served["fal-ai/flux/dev"] == "impasto-mini"
+        assert served["fal-ai/flux-pro/v1.1"] is None

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from impasto.files.blobs import BlobStore
+from impasto.files.parts import Parts
 from impasto.fleet import messages as m
 from impasto.fleet.dispatcher import Dispatcher
-from impasto.fleet.sweeper import collect
+from impasto.fleet.sweeper import collect, tidy
 from impasto.store.records import FileRecord, Outcome
 from impasto.store.sqlite import SqliteStore
 
@@ -98,11 +99,12 @@ async def test_what_is_served_no_more_is_deleted(tmp_path: Path) -> None:
     await store.add_file(FileRecord(token=expiring, media_type="image/png", size=1, expires_at=now[0] + 60))
     now[0] += 61
     await store.sweep()
-    assert await collect(store, blobs) == 2
-    assert blobs.path(kept).exists()
+    assert await collect(store, blobs) == 1
     assert not blobs.path(expiring).exists()
-    assert not blobs.path(orphan).exists(), "its process died between blob and row"
     assert await collect(store, blobs) == 0
+    assert await tidy(store, blobs, Parts(tmp_path / "uploads")) == 1
+    assert not blobs.path(orphan).exists(), "its process died between blob and row"
+    assert blobs.path(kept).exists()
     await store.close()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,12 +16,14 @@ from impasto.engine.job import ImageInput
 from impasto.errors import ModelError
 from impasto.files.blobs import BlobStore
 from impasto.files.images import data_uri
+from impasto.files.links import identity
 from impasto.fleet.inputs import KEPT_PIXELS, Inputs
 from impasto.settings import FetchSettings, Settings
-from impasto.store.records import FileRecord
+from impasto.store.records import Acl, Decision, FileRecord
 from impasto.store.sqlite import SqliteStore
 
 BASE = "http://127.0.0.1:8000"
+SECRET = b"s" * 32
 
 
 def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
@@ -35,16 +38,17 @@ RED = encoded(Image.new("RGB", (40, 30), (200, 10, 10)))
 class Room:
     def __init__(self, store: SqliteStore, blobs: BlobStore, settings: Settings) -> None:
         self.store, self.blobs = store, blobs
-        self.inputs = Inputs(settings=settings, store=store, blobs=blobs)
+        self.inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=SECRET)
 
-    async def read(self, source: bytes | str) -> tuple[ImageInput, list[str]]:
+    async def read(self, source: bytes | str, *, reader: str = "") -> tuple[ImageInput, list[str]]:
         url = source if isinstance(source, str) else data_uri(source, "image/png")
-        image, notices = await self.inputs.read(Wanted(url=url, role="init", strength=0.5), base_url=BASE)
+        wanted = Wanted(url=url, role="init", strength=0.5)
+        image, notices = await self.inputs.read(wanted, base_url=BASE, reader=reader)
         return image, [notice.code for notice in notices]
 
-    async def refused(self, source: bytes | str) -> dict[str, Any]:
+    async def refused(self, source: bytes | str, *, reader: str = "") -> dict[str, Any]:
         with pytest.raises(ModelError) as caught:
-            await self.read(source)
+            await self.read(source, reader=reader)
         assert caught.value.status == 422
         (item,) = caught.value.items
         assert item["loc"] == ["body", "image_url"]
@@ -82,6 +86,30 @@ async def test_our_own_file_needs_no_network(room: Room) -> None:
         image, _ = await room.read(f"{base}/files/{token}")
         assert (image.width, image.height) == (40, 30)
     assert (await room.refused(f"{BASE}/files/b/00000000/nothing.png"))["type"] == "file_download_error"
+
+
+async def test_a_request_is_no_way_round_an_acl(room: Room) -> None:
+    token = room.blobs.put(RED, media_type="image/png")
+    acl = Acl(Decision.HIDE, (("bob", Decision.ALLOW), ("carol", Decision.FORBID)))
+    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED), key_id="alice", acl=acl))
+    url = f"{BASE}/files/{token}"
+    for reader in ("alice", "bob"):
+        await room.read(url, reader=reader)
+    hidden = await room.refused(url, reader="dave")
+    missing = await room.refused(url.replace(".png", ".gif"), reader="dave")
+    assert (
+        (hidden["type"], hidden["msg"])
+        == (missing["type"], missing["msg"])
+        == (
+            "file_download_error",
+            "This file of the server is not there.",
+        )
+    )
+    assert "may not be read" in (await room.refused(url, reader="carol"))["msg"]
+    link = f"{url}?identity={identity(token, until=int(time.time()) + 60, secret=SECRET)}"
+    await room.read(link, reader="carol")
+    for wrong in (link[:-1], f"{url}?identity={identity(token, until=1, secret=SECRET)}", f"{url}?identity="):
+        await room.refused(wrong, reader="carol")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.engine.job import JobResult, Picture
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
@@ -188,7 +188,7 @@ async def test_low_priority_reaches_the_engines_scheduler(empty_house: House) ->
         )
     )
     (claimed,) = await empty_house.store.claim(endpoints=[request.endpoint], runner_id="r", limit=1, lease_seconds=9)
-    assert w.prepare(claimed, endpoints=ENDPOINTS, model="impasto-mini").job.priority == 1
+    assert w.prepare(claimed, endpoints=Endpoints(), model="impasto-mini").job.priority == 1
 
 
 async def test_a_drain_is_told_and_stops_the_claims(empty_house: House) -> None:

@@ -85,3 +85,14 @@ def test_every_setting_has_a_sentence_an_environment_name_and_a_row_in_the_docs(
 def test_keys_are_required_off_loopback(host: str, mode: str, required: bool):
     tree = settings.load(environment={}, flags={"server.host": host, "auth.mode": mode})
     assert tree.keys_required is required
+
+
+def test_which_model_serves_what_is_a_table_in_the_file_and_pairs_in_the_environment(tmp_path):
+    file = tmp_path / "impasto.toml"
+    file.write_text('[model.serve]\nflux-pro = "impasto-mini"\n"flux-pro-1.1" = "other"\n')
+    expected = {"flux-pro": "impasto-mini", "flux-pro-1.1": "other"}
+    assert settings.load(file=file, environment={}).model.serve == expected
+    pairs = {"IMPASTO_MODEL_SERVE": "flux-pro=impasto-mini, flux-pro-1.1=other"}
+    assert settings.load(environment=pairs).model.serve == expected
+    many = {"IMPASTO_SERVER_ENDPOINTS": "mine:table,theirs:table"}
+    assert settings.load(environment=many).server.endpoints == ("mine:table", "theirs:table")

@@ -17,6 +17,8 @@ SECRETS = [
     "GET /ws?fal_jwt_token=0123456789abcdef0123456789abcdef&x=1",
     '{"token": "0123456789abcdef0123456789abcdef", "x": 1}',
     "FAL_KEY=0123456789abcdef0123456789abcdef",
+    "GET /files/b/0007a120/x.png?identity=1800000000.0123456789abcdef0123456789abcdef&x=1",
+    "PUT http://127.0.0.1:8000/files/b/0007a120/x.png?upload=0123456789abcdef0123456789abcdef.x",
 ]
 PROSE = [
     "Key created: impasto keys list shows it",

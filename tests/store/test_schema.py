@@ -20,6 +20,7 @@ ROOM = Path(impasto.store.__file__).parent
 @pytest.fixture
 def fresh(tmp_path: Path):
     connection = sqlite3.connect(tmp_path / "fresh.sqlite3", isolation_level=None)
+    connection.create_function("bucket", 1, lambda at: at)  # reports bring their own
     yield connection
     connection.close()
 
@@ -46,6 +47,17 @@ class TestMigrations:
         next_one = Migration(len(shipped()) + 1, "9999_next", "ALTER TABLE keys ADD COLUMN note TEXT DEFAULT 'new';")
         assert migrate(fresh, QUERIES, [*shipped(), next_one]) == 1
         assert fresh.execute("SELECT key_id, note FROM keys").fetchall() == [("k", "new")]
+
+    async def test_files_of_the_first_version_are_served_as_before(self, open_store, database):
+        database.parent.mkdir(parents=True)
+        connection = sqlite3.connect(database, isolation_level=None)
+        migrate(connection, QUERIES, shipped()[:1])
+        connection.execute(
+            "INSERT INTO files (token, media_type, size, key_id, created_at) VALUES ('t', 'x', 5, 'k', 1)"
+        )
+        connection.close()
+        store = await open_store()
+        assert (store.file("t").acl, store.stored_bytes("k")) == (None, 5)
 
     async def test_a_file_of_a_newer_version_is_refused_and_left_alone(self, open_store, database):
         await (await open_store()).close()
@@ -149,6 +161,12 @@ class TestPlans:
             ("sweep_leases", "requests_lease (lease_until<?)"),
             ("sweep_deadlines", "requests_deadline (start_deadline>? AND start_deadline<?)"),
             ("sweep_requests", "requests_expiry (expires_at<?)"),
+            ("requests_newest_of_key", "requests_of_key (key_id=?"),
+            ("requests_newest_of_endpoint", "requests_of_endpoint (endpoint=?"),
+            ("requests_newest_of_both", "requests_of_both (endpoint=? AND key_id=?"),
+            ("usage_counts", "COVERING INDEX requests_ended (finished_at>? AND finished_at<?)"),
+            ("usage_durations", "COVERING INDEX requests_ended (finished_at>? AND finished_at<?)"),
+            ("payloads_retire_files", "files_request (request_id=?)"),
             ("logs_after", "PRIMARY KEY (request_id=? AND n>?)"),
         ],
     )

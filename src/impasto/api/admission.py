@@ -11,13 +11,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from impasto.api import lifecycle
 from impasto.api.auth import EVERYBODY
 from impasto.api.bodies import whole_number
 from impasto.api.gateway import Call
 from impasto.api.roles import app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import MAX_SEED
-from impasto.endpoints.table import APPS, ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest, NotFound, PathNotFound, QueueFull
 from impasto.store.records import NewRequest, Request
 
@@ -26,13 +27,13 @@ MIN_START_TIMEOUT = 0.1  # seconds; the platform's floor
 MAX_IDEMPOTENCY_KEY = 255  # characters
 
 
-def resolve(path: str) -> Endpoint:
+def resolve(path: str, endpoints: Endpoints) -> Endpoint:
     """The endpoint that a path names. Raises `NotFound` with fal's words: unknown app, unknown path of a known one."""
     id_ = endpoint_id(path)
-    if endpoint := ENDPOINTS.get(id_):
+    if endpoint := endpoints.get(id_):
         return endpoint
     app = app_of(path)
-    if app in APPS:
+    if app in endpoints.apps:
         raise PathNotFound(f"Path /{id_.removeprefix(app).lstrip('/')} not found")
     if "/" not in id_:
         raise NotFound(f"Path {path} not found")
@@ -73,6 +74,7 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         start_timeout=start_timeout(headers),
         idempotency_key=_idempotency_key(headers),
         max_attempts=call.gateway.settings.queue.max_attempts,
+        lifecycle=lifecycle.of_request(headers),
     )
 
 

@@ -15,19 +15,23 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from impasto.api import openapi, ops, proxy, queue, storage, tokens
+from impasto.api import file_control, llms, openapi, ops, proxy, queue, storage, tokens
 from impasto.api.admission import resolve
 from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
+from impasto.api.platform import account, keys, models, pricing, reports, requests
+from impasto.api.platform.door import PlatformDoor, unknown
 from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.realtime import Sockets
 from impasto.api.roles import Addressing, Role
 from impasto.api.run import run
 from impasto.api.signing import load_secret
 from impasto.api.stream import stream
+from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed, NotFound
+from impasto.files.parts import FOLDER, Parts
 from impasto.settings import Settings
 from impasto.store.base import Store
 
@@ -44,11 +48,18 @@ SECRET_FILE = "upload.key"
 
 
 def create_app(
-    *, settings: Settings, store: Store, dispatcher: Fleet, blobs: Blobs, secret: bytes | None = None
+    *,
+    settings: Settings,
+    store: Store,
+    dispatcher: Fleet,
+    blobs: Blobs,
+    endpoints: Endpoints | None = None,
+    secret: bytes | None = None,
 ) -> Starlette:
     """The ASGI app over rooms that are open already; it starts and stops nothing.
 
-    `secret` signs upload tokens; by default it lies in the data folder, so that a restart invalidates nothing.
+    `endpoints` defaults to the shipped ones. `secret` signs upload tokens and links; by default it lies in the data
+    folder, so that a restart invalidates none.
     """
     teach_uvicorn()
     gateway = Gateway(
@@ -56,6 +67,8 @@ def create_app(
         store=store,
         blobs=blobs,
         dispatcher=dispatcher,
+        parts=Parts(settings.data / FOLDER),
+        endpoints=Endpoints() if endpoints is None else endpoints,
         secret=secret or load_secret(settings.data / SECRET_FILE),
     )
     app = Starlette(
@@ -77,8 +90,14 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     def row(path: str, access: Access, **handlers: Handler) -> Route:
         return Route(path, Door(gateway, access, handlers))
 
+    def platform(path: str, access: Access = Access.REST, **handlers: Handler) -> Route:
+        return Route("/v1" + path, PlatformDoor(Door(gateway, access, handlers)))
+
     later = _not_served
     return [
+        # `/{endpoint}/requests/{request_id}` would take these for requests of the endpoint v1/models
+        platform("/models/requests/by-endpoint", GET=requests.by_endpoint),
+        platform("/models/requests/{request_id}/payloads", DELETE=requests.erase),
         # ------------------------------------------------------------ the queue's requests
         row("/{endpoint:path}/requests/{request_id}/status", Access.REQUEST, GET=queue.status),
         row("/{endpoint:path}/requests/{request_id}", Access.REQUEST, GET=queue.result),
@@ -92,21 +111,49 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         # ------------------------------------------------------------ files in and out
         row("/storage/auth/token", Access.REST, POST=storage.auth_token),
         row("/storage/upload/initiate", Access.REST, POST=storage.initiate),
-        row("/storage/upload/initiate-multipart", Access.REST, POST=storage.initiate),
+        row("/storage/upload/initiate-multipart", Access.REST, POST=storage.initiate_multipart),
+        row("/storage/upload/complete-multipart", Access.REST, POST=storage.complete_by_url),
         row("/files/upload", Access.PUBLIC, POST=storage.upload),
         row("/files/upload/multipart", Access.PUBLIC, POST=storage.start_multipart),
         row("/files/{token:path}/multipart/{upload}/complete", Access.PUBLIC, POST=storage.complete_multipart),
-        row("/files/{token:path}/multipart/{upload}/{part:part}", Access.PUBLIC, PUT=storage.put_part),
+        row(
+            "/files/{token:path}/multipart/{upload}/{part:part}",
+            Access.PUBLIC,
+            PUT=storage.put_part,
+            POST=storage.part_url,
+        ),
         row("/files/{token:path}/complete", Access.PUBLIC, POST=storage.complete_signed),
         row("/files/{token:path}/{part:part}", Access.PUBLIC, PUT=storage.put_signed_part),
-        row("/files/{token:path}", Access.PUBLIC, GET=download, PUT=storage.put_signed),
+        row(
+            "/files/{token:path}",
+            Access.PUBLIC,
+            GET=download,
+            PUT=storage.put_signed,
+            DELETE=file_control.delete_file,
+        ),
+        platform("/storage/files/sign", POST=file_control.sign),
+        platform("/storage/files/acl", GET=file_control.get_acl, PUT=file_control.put_acl),
+        row("/requests/delete_io/{request_id}", Access.REST, PUT=requests.erase_io),
         # ------------------------------------------------------------ for people and machines around it
         row("/", Access.PUBLIC, GET=ops.index),
         row("/health", Access.PUBLIC, GET=ops.healthz),
         row("/healthz", Access.PUBLIC, GET=ops.healthz),
         row("/readyz", Access.PUBLIC, GET=ops.readyz),
-        row("/openapi.json", Access.PUBLIC, GET=openapi.of_run),
+        row("/openapi.json", Access.PUBLIC, GET=openapi.of_server),
+        row("/llms.txt", Access.PUBLIC, GET=llms.of_server),
+        row("/models/{endpoint:path}/llms.txt", Access.PUBLIC, GET=llms.of_endpoint),
         row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
+        # ------------------------------------------------------------ the platform API
+        platform("/models", Access.PUBLIC, GET=models.models),
+        platform("/models/pricing", GET=pricing.prices),
+        platform("/models/pricing/estimate", POST=pricing.estimate),
+        platform("/models/usage", GET=reports.usage),
+        platform("/models/analytics", GET=reports.analytics),
+        platform("/keys", GET=keys.list_keys, POST=keys.create_key),
+        platform("/keys/{key_id}", DELETE=keys.delete_key),
+        platform("/account/billing", GET=account.billing),
+        platform("/meta", Access.PUBLIC, GET=account.meta),
+        platform("/{rest:path}", Access.PUBLIC, **dict.fromkeys(_ALL_METHODS, unknown)),
         # ------------------------------------------------------------ known, not served yet
         row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
         row("/{endpoint:path}/stream", Access.MODEL, POST=stream),
@@ -120,7 +167,7 @@ _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 async def model(call: Call) -> Response:
     """`/{endpoint}`: the sync run or the submit. An unknown path is 404 under any method."""
-    resolve(call.address.path)
+    resolve(call.address.path, call.gateway.endpoints)
     if call.request.method != "POST":
         raise MethodNotAllowed(allowed=("POST",))
     if call.address.role is Role.QUEUE:

@@ -25,15 +25,16 @@ class Access(Enum):
     PUBLIC = auto()  # anybody; the header is not looked at
     MODEL = auto()  # run and submit
     REQUEST = auto()  # status, result, cancel: without a key every id is unknown, there is no 401
-    REST = auto()  # tokens and storage
+    REST = auto()  # tokens, storage and the platform API
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     key_id: str  # "" in the open mode
+    admin: bool = False  # may see everybody's requests and manage keys
 
 
-EVERYBODY = Caller("")
+EVERYBODY = Caller("", admin=True)
 
 
 def identify(
@@ -111,4 +112,4 @@ def _of_key(authorization: str, store: Store) -> Caller:
         raise Unauthorized("No user found for Key ID and Secret")
     if not set(SCOPES) & set(key.scopes):
         raise Forbidden(f"The key {key.alias!r} has none of the scopes {', '.join(SCOPES)} that this call needs.")
-    return Caller(key.key_id)
+    return Caller(key.key_id, admin="ADMIN" in key.scopes)

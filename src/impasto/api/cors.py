@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-METHODS = "GET, HEAD, POST, PUT, OPTIONS"
+METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 EXPOSED = (
     "x-fal-request-id, x-fal-error-type, x-fal-retryable, x-fal-request-timeout-type, x-fal-billable-units, "
     "x-fal-needs-retry, x-impasto-warnings, etag, content-range, accept-ranges"

@@ -1,7 +1,8 @@
-"""`GET /files/{token}`: the bytes of pictures and uploads, for everybody who knows the URL.
+"""`GET /files/{token}`: the bytes of pictures and uploads, for whoever knows the URL, unless an ACL says otherwise.
 
 In: a token, looked up as it stands (no path is ever made of it here). Out: the bytes with type, length, ETag and cache
 headers, or one range of them. Nothing that a browser could run is ever shown in place, and what is shown is sandboxed.
+What is not public no cache may keep for others.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import BinaryIO
 
 from starlette.responses import Response, StreamingResponse
 
+from impasto.api import readers
 from impasto.api.gateway import Call
 from impasto.api.media import content_disposition
 from impasto.errors import NotFound
@@ -28,7 +30,8 @@ async def download(call: Call) -> Response:
     token: str = call.request.path_params["token"]
     record = call.gateway.store.file(token)
     if record is None or (record.expires_at is not None and record.expires_at <= time.time()):
-        raise NotFound("File not found")
+        raise NotFound(readers.MISSING)
+    readers.check(call, record)
     request_headers = call.request.headers
     headers = _headers(record)
     if _matches(request_headers.get("if-none-match"), headers["ETag"]):
@@ -76,7 +79,7 @@ def etag(token: str) -> str:
 def _headers(record: FileRecord) -> dict[str, str]:
     seconds = YEAR if record.expires_at is None else max(int(record.expires_at - time.time()), 0)
     kind = "text/plain; charset=utf-8" if record.media_type == "text/plain" else record.media_type
-    return {
+    headers = {
         "Content-Type": kind,
         "Content-Disposition": content_disposition(record.media_type, record.file_name),
         "ETag": etag(record.token),
@@ -87,6 +90,9 @@ def _headers(record: FileRecord) -> dict[str, str]:
         "Cross-Origin-Resource-Policy": "cross-origin",
         "Referrer-Policy": "no-referrer",
     }
+    if not readers.is_public(record):
+        headers |= {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    return headers
 
 
 def _matches(header: str | None, tag: str) -> bool:

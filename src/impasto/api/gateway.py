@@ -6,9 +6,12 @@ Call      one HTTP request on its way: request, address, caller, and the id that
 Door      ASGI end point of a route: judges the caller before it looks at method or resource, as fal does
 """
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +20,11 @@ from starlette.types import Receive, Scope, Send
 from impasto.api.auth import Access, Caller, identify
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
+from impasto.endpoints.base import Endpoint
+from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed
+from impasto.files.draft import Draft
+from impasto.files.parts import Parts
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
 from impasto.store.base import Store
@@ -34,6 +41,10 @@ class Fleet(Protocol):
         """Why it is not ready; "" when it is."""
         ...
 
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        """Name of the loaded model that draws for the endpoint; None: nobody now."""
+        ...
+
     def want_previews(self, request_id: str) -> None:
         """Somebody will watch this request, which is about to be submitted."""
         ...
@@ -48,13 +59,19 @@ class Fleet(Protocol):
 
 
 class Blobs(Protocol):
-    """Where the bytes of files lie, by token (`files.blobs.BlobStore`). `put` and `open` block: use a thread."""
+    """Where the bytes of files lie, by token (`files.blobs.BlobStore`). All but `new_token` block: use a thread."""
 
     def new_token(self, media_type: str) -> str: ...
 
-    def put(self, data: bytes, *, media_type: str, token: str | None = None) -> str: ...
+    def draft(self) -> Draft: ...
+
+    def publish(self, draft: Draft, token: str) -> bool: ...
+
+    def holds(self, token: str, draft: Draft) -> bool: ...
 
     def open(self, token: str) -> BinaryIO: ...
+
+    def delete(self, token: str) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +80,12 @@ class Gateway:
     store: Store
     blobs: Blobs
     dispatcher: Fleet
-    secret: bytes  # signs upload tokens and URLs
+    parts: Parts
+    endpoints: Endpoints
+    secret: bytes  # signs upload tokens, upload URLs and links
+    started_at: float = field(default_factory=time.time)
+    naming: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
+    """Tokens that are being given their content: one upload at a time decides about one name."""
 
 
 @dataclass(slots=True, kw_only=True)

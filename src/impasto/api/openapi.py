@@ -1,16 +1,31 @@
-"""The OpenAPI documents: one of an endpoint's queue, as fal publishes it, and one of all sync runs, as an app's own."""
+"""The OpenAPI documents: one of an endpoint's queue, as fal publishes it, and one of all that this server answers."""
 
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from impasto import __version__
 from impasto.api.admission import resolve
 from impasto.api.bodies import Json
+from impasto.api.contract import (
+    BYTES,
+    COMMON,
+    CONTRACT,
+    ERROR,
+    FAILURES,
+    INPUT,
+    JSON,
+    OUTPUT,
+    PLATFORM_ERROR,
+    Operation,
+)
 from impasto.api.gateway import Call
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.schema import REF, schemas
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest
 
 _KEY: dict[str, Any] = {
@@ -35,48 +50,23 @@ _STATUS: dict[str, Any] = {
     "required": ["status", "request_id"],
 }  # fmt: skip
 
-_ERROR: dict[str, Any] = {
-    "type": "object",
-    "title": "Error",
-    "description": "A sentence, or a list of what is wrong at which field.",
-    "x-fal-order-properties": ["detail", "error_type"],
-    "properties": {
-        "detail": {
-            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object", "additionalProperties": True}}]
-        },
-        "error_type": {"type": "string"},
-    },
-    "required": ["detail"],
-}
-_FAILURES = {  # of a sync run
-    "400": "A header or a query value makes no sense.",
-    "401": "The key is missing, malformed or unknown.",
-    "403": "The key, or the page that calls, may not do this.",
-    "413": "The body is larger than the server takes.",
-    "422": "The input is wrong; `detail` names every field.",
-    "429": "More requests are waiting than the caller allowed.",
-    "499": "The request was cancelled.",
-    "500": "The model failed.",
-    "503": "Nobody can draw it now.",
-    "504": "It did not start, or did not end, in time.",
-}
-
 
 async def of_queue(call: Call) -> Response:
     """`?endpoint_id=fal-ai/flux-pro`: the document that code generators ask fal.ai for."""
     id_ = call.request.query_params.get("endpoint_id")
     if not id_:
         raise BadRequest("The query lacks endpoint_id, e.g. endpoint_id=fal-ai/flux-pro.")
-    return Json(queue_document(resolve("/" + id_), base=call.address.queue_base, home=call.address.file_base))
+    endpoint = resolve("/" + id_, call.gateway.endpoints)
+    return Json(queue_document(endpoint, base=call.address.queue_base, home=call.address.file_base))
 
 
-async def of_run(call: Call) -> Response:
-    """Every endpoint's sync run."""
-    return Json(run_document())
+async def of_server(call: Call) -> Response:
+    """Everything that this server answers."""
+    return Json(server_document(call.gateway.endpoints, base=call.address.file_base))
 
 
 def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any]:
-    """OpenAPI 3.0.4 of submit, status, cancel and result of one endpoint."""
+    """fal's document of submit, status, cancel and result of one endpoint: labelled 3.0.4 as fal's is."""
     requests = f"/{endpoint.app}/requests/{{request_id}}"
     id_ = _parameter("request_id", "path", {"type": "string", "format": "uuid"}, required=True)
     logs = _parameter("logs", "query", {"type": "number"})
@@ -89,9 +79,9 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
             "x-fal-metadata": {
                 "endpointId": endpoint.id,
                 "category": endpoint.category,
-                "thumbnailUrl": "",
+                "thumbnailUrl": "",  # no picture stands for an endpoint here
                 "playgroundUrl": f"{home}/",
-                "documentationUrl": f"{home}/openapi.json",
+                "documentationUrl": f"{home}/models/{endpoint.id}/llms.txt",
             },
         },
         "components": {"securitySchemes": _KEY, "schemas": {"QueueStatus": _STATUS, **schemas(endpoint)}},
@@ -120,33 +110,92 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
     }
 
 
-def run_document() -> dict[str, Any]:
-    """OpenAPI 3.0.4 of the sync run of every endpoint, in the order of the table (`x-fal-order-paths`)."""
-    components = {name: schema for endpoint in ENDPOINTS.values() for name, schema in schemas(endpoint).items()}
-    components["Error"] = _ERROR
-    failures = {
-        status: {"description": text, "content": {"application/json": {"schema": _ref("Error")}}}
-        for status, text in _FAILURES.items()
-    }
+def server_document(endpoints: Endpoints, *, base: str) -> dict[str, Any]:
+    """OpenAPI 3.1 of the whole route table; the runs of the endpoints first, in their order."""
+    components, names = _components(endpoints)
+    paths: dict[str, dict[str, Any]] = {}
+    for (template, method), operation in CONTRACT.items():
+        for path, endpoint in _places(template, operation, endpoints):
+            verb = "get" if method == "WEBSOCKET" else method.lower()
+            paths.setdefault(path, {})[verb] = _operation(
+                operation, endpoint, names.get(endpoint.id, {}) if endpoint else {}, websocket=method == "WEBSOCKET"
+            )
     return {
-        "openapi": "3.0.4",
+        "openapi": "3.1.0",
         "info": {"title": "impasto", "version": __version__},
-        "paths": {
-            f"/{endpoint.id}": {
-                "post": {
-                    "summary": endpoint.title,
-                    "description": endpoint.description,
-                    "requestBody": _body(endpoint),
-                    "responses": _answers("Successful Response", _ref(endpoint.Output.__name__))["responses"]
-                    | failures,
-                }
-            }
-            for endpoint in ENDPOINTS.values()
-        },
+        "servers": [{"url": base}],
+        "paths": paths,
         "components": {"securitySchemes": _KEY, "schemas": components},
         "security": [{"apiKeyAuth": []}],
-        "x-fal-order-paths": [f"/{id_}" for id_ in ENDPOINTS],
+        "x-fal-order-paths": [f"/{id_}" for id_ in endpoints],
     }
+
+
+def _places(template: str, operation: Operation, endpoints: Endpoints) -> Iterator[tuple[str, Endpoint | None]]:
+    """Where the operation stands: once, or for every endpoint or app."""
+    if operation.each == "endpoint":
+        yield from ((template.replace("{endpoint}", id_), endpoint) for id_, endpoint in endpoints.items())
+    elif operation.each == "app":
+        yield from ((template.replace("{endpoint}", app), None) for app in sorted(endpoints.apps))
+    else:
+        yield template, None
+
+
+def _components(endpoints: Endpoints) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """All schemas, and {endpoint id: {class name: name of its schema}} where two classes of one name differ."""
+    components: dict[str, Any] = {"QueueStatus": _STATUS, "Error": ERROR, "PlatformError": PLATFORM_ERROR}
+    names: dict[str, dict[str, str]] = {}
+    for endpoint in endpoints.values():
+        own = schemas(endpoint)
+        owner = endpoint.id.replace("/", "_")
+        renamed = {name: f"{owner}_{name}" for name, schema in own.items() if components.get(name, schema) != schema}
+        text = json.dumps(own)
+        for name, new in renamed.items():
+            text = text.replace(f'"{_ref(name)["$ref"]}"', f'"{_ref(new)["$ref"]}"')
+        made: dict[str, Any] = json.loads(text)
+        components |= {renamed.get(name, name): schema for name, schema in made.items()}
+        names[endpoint.id] = renamed
+    return components, names
+
+
+def _operation(
+    operation: Operation, endpoint: Endpoint | None, names: Mapping[str, str], *, websocket: bool
+) -> dict[str, Any]:
+    made: dict[str, Any] = {"summary": operation.summary}
+    if endpoint is not None:
+        made |= {"summary": f"{endpoint.title}: {operation.summary.lower()}", "description": endpoint.description}
+    if operation.parameters:
+        made["parameters"] = [
+            _parameter(each.name, each.where, each.schema, required=each.required) for each in operation.parameters
+        ]
+    if operation.raw_body:
+        made["requestBody"] = {"required": False, "content": {"application/octet-stream": {"schema": BYTES}}}
+    elif operation.body is not None:
+        schema = _schema(endpoint.Input, names) if operation.body is INPUT and endpoint else operation.body
+        made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+    made["responses"] = _responses(operation, endpoint, names)
+    if operation.public:
+        made["security"] = []
+    if websocket:
+        made["x-fal-protocol"] = "realtime"
+    return made
+
+
+def _schema(model: type[BaseModel], names: Mapping[str, str]) -> dict[str, Any]:
+    return _ref(names.get(model.__name__, model.__name__))
+
+
+def _responses(operation: Operation, endpoint: Endpoint | None, names: Mapping[str, str]) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    for status, answer in operation.answers.items():
+        schema = _schema(endpoint.Output, names) if answer.schema is OUTPUT and endpoint else answer.schema
+        answers[status] = {"description": answer.description}
+        if schema is not None:
+            answers[status]["content"] = {answer.media_type: {"schema": schema}}
+    for status in sorted({*COMMON, *operation.failures}):
+        content = {JSON: {"schema": _ref(operation.error)}}
+        answers.setdefault(status, {"description": FAILURES[status], "content": content})
+    return answers
 
 
 def _ref(name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from starlette.responses import Response
 from impasto import __version__
 from impasto.api.bodies import Json
 from impasto.api.gateway import Call
-from impasto.endpoints.table import ENDPOINTS
 
 
 async def healthz(call: Call) -> Response:
@@ -29,7 +28,7 @@ async def index(call: Call) -> Response:
             "name": "impasto",
             "version": __version__,
             "description": "FLUX text-to-image on this machine, behind fal.ai's wire protocol.",
-            "endpoints": {endpoint.id: f"POST {base}/{endpoint.id}" for endpoint in ENDPOINTS.values()},
+            "endpoints": {endpoint.id: f"POST {base}/{endpoint.id}" for endpoint in call.gateway.endpoints.values()},
             "queue": f"{base}/queue",
             "proxy": f"{base}/api/fal/proxy",
             "openapi": f"{base}/openapi.json",

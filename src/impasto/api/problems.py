@@ -6,6 +6,7 @@ traceback and answered 500 in fal's shape. Never a bare 500, never a traceback o
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 from uuid import uuid4
 
@@ -61,6 +62,14 @@ def _refuse_bytes(self: _Connection, msg: str) -> None:
     self.transport.close()
 
 
+Shape = Callable[[WireError, str], Response]
+"""(error, request id) → its answer."""
+
+
+def _fals(error: WireError, request_id: str) -> Response:
+    return answer(error)
+
+
 def answer(error: WireError) -> Response:
     """The HTTP answer of `error`."""
     return Json(error.body(), status_code=error.status, headers=error.headers())
@@ -78,6 +87,8 @@ class Problems:
             await self.app(scope, receive, send)
             return
         holder = scope["impasto.request_id"] = [str(uuid4())]  # a list: a handler that knows better overwrites it
+        shape: list[Shape] = [_fals]
+        scope["impasto.shape"] = shape  # likewise: a door whose API words errors in another way
         started = False
         method = "WebSocket" if socket else scope["method"]
 
@@ -92,25 +103,25 @@ class Problems:
             await self.app(scope, receive, send_with_id)
             return
         except WireError as error:
-            response = answer(error)
+            response = shape[0](error, holder[0])
         except ClientDisconnect:
             return
         except asyncio.CancelledError:
             # The server stops and its patience with waiting callers is over. The request itself is kept.
             if started:
                 raise
-            response = answer(
-                ServiceUnavailable("The server is stopping; a request that it has taken goes on after its restart.")
-            )
+            stopping = "The server is stopping; a request that it has taken goes on after its restart."
+            response = shape[0](ServiceUnavailable(stopping), holder[0])
         except StoreError:
             telemetry.request_id.set(holder[0])
             log.exception("%s %r: the store failed", method, scope["path"])
-            response = answer(ServiceUnavailable("The request store cannot be used now; the server's log says why."))
+            broken = "The request store cannot be used now; the server's log says why."
+            response = shape[0](ServiceUnavailable(broken), holder[0])
         except Exception:  # the edge: whatever it was, the client gets an answer and the operator the traceback
             telemetry.request_id.set(holder[0])
             log.exception("%s %r failed", method, scope["path"])
             if started:
                 raise
-            response = answer(InternalError())
+            response = shape[0](InternalError(), holder[0])
         if not started:
             await response(scope, receive, send_with_id)

@@ -30,7 +30,7 @@ _CANCEL_STATUS = {
 
 async def submit(call: Call) -> Response:
     """200 at once, whatever the input says: validation happens when the request is run."""
-    endpoint = resolve(call.address.path)
+    endpoint = resolve(call.address.path, call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
     request = await admit(call, endpoint, input_)
     waiting = request.status is Status.IN_QUEUE

@@ -55,7 +55,7 @@ class Sockets:
             if not path.endswith(SUFFIX):
                 raise NotFound(f"WebSockets open at {path.rstrip('/')}{SUFFIX}, or at ws.fal.run{path}.")
             path = path.removesuffix(SUFFIX)
-        resolve(path)
+        resolve(path, self.gateway.endpoints)
         kind = _Realtime if realtime else _Calls
         await kind(self.gateway, socket, caller=caller, path=path).serve()
 
@@ -144,7 +144,7 @@ class _Realtime(_Session):
     def __init__(self, gateway: Gateway, socket: WebSocket, *, caller: Caller, path: str) -> None:
         super().__init__(gateway, socket, caller=caller, path=path)
         self.buffering = _buffering(socket)
-        self.takes_data_uris = "sync_mode" in resolve(path).Input.model_fields
+        self.takes_data_uris = "sync_mode" in resolve(path, gateway.endpoints).Input.model_fields
 
     async def keep(self, frame: bytes | str) -> None:
         self.waiting.append(frame)

@@ -24,7 +24,7 @@ OVERDUE = 0.02  # seconds past a start deadline before the sweep is asked to enf
 
 async def run(call: Call) -> Response:
     """Wait as long as it takes. 504 when it did not start within X-Fal-Request-Timeout; 499 when the client is gone."""
-    endpoint = resolve(call.address.path)
+    endpoint = resolve(call.address.path, call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
     validate(endpoint, input_)
     request = await admit(call, endpoint, input_)

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from impasto.errors import ConfigError
+from impasto.store.records import Acl
 
 SECRET_BYTES = 32
 
@@ -30,7 +31,8 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file: str = ""  # token of the file that may be written
     media_type: str = ""
     file_name: str | None = None
-    file_expires_at: float | None = None
+    lifetime: float | None = None  # seconds that the file lives, from the moment it is there
+    acl: Acl | None = None
 
 
 def sign(claims: Claims, secret: bytes) -> str:

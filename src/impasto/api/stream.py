@@ -23,7 +23,7 @@ from impasto.store.records import Request, Status
 
 async def stream(call: Call) -> Response:
     """Validated as the sync run is. When the client hangs up, the request is cancelled."""
-    endpoint = resolve(call.address.path.removesuffix("/stream"))
+    endpoint = resolve(call.address.path.removesuffix("/stream"), call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
     validate(endpoint, input_)
     request = await admit(call, endpoint, input_, previews=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel
 
 from impasto.engine.job import Job, JobResult
+
+if TYPE_CHECKING:  # the gateway does without numpy
+    from impasto.engine.custom import Over, Post
 
 NAMESPACES = frozenset({"workflows", "comfy"})  # a first segment that stands before owner/alias
 
@@ -44,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One row of the table `endpoints.table.ENDPOINTS`."""
+    """One row of an `endpoints.table.Endpoints`."""
 
     id: str  # "fal-ai/flux-pro"
     title: str
@@ -58,8 +61,15 @@ class Endpoint:
     category: str = "text-to-image"
     picture: Callable[[Any], Wanted] | None = None  # what a validated input names, if the endpoint takes one
     with_picture: Callable[[Job], Job] = lambda job: job  # what else the picture decides, say the size
+    post: Post | None = None  # in the runner: the last hand on each picture
+    pipeline: Over | None = None  # in the runner: draws over the loaded one
 
     @property
     def app(self) -> str:
         """owner/alias: what status, result and cancel URLs carry."""
         return split_id(self.id)[0]
+
+    @property
+    def own_code(self) -> bool:
+        """Whether the runner has to know the endpoint, too."""
+        return self.post is not None or self.pipeline is not None

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from impasto.engine.custom import Post, apply
 from impasto.engine.job import Format, Job, JobResult, Notice, Picture
 from impasto.engine.pipeline import Conditioning, Pipeline, Pixels, Step
 from impasto.engine.safety import Safety, Verdict
@@ -110,6 +111,7 @@ class Drawing:
     job: Job
     lease: str
     pipeline: Pipeline
+    post: Post | None = None
     started: float | None = None  # perf_counter at the first step
     conditioning: Conditioning | None = None
     samples: dict[int, Iterator[Step]] = field(default_factory=dict[int, Iterator[Step]])
@@ -151,7 +153,7 @@ class Drawing:
             expected = (self.job.height, self.job.width, 3)
             raise RuntimeError(f"the pipeline decoded {pixels.dtype} {pixels.shape} instead of uint8 {expected}")
         self._spent("decode", start)
-        return pixels
+        return pixels if self.post is None else apply(self.post, pixels, self.job)
 
     def add(self, index: int, finished: Finished) -> None:
         self.pictures[index] = finished.picture

@@ -10,13 +10,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from impasto.engine import failure
+from impasto.engine.custom import Custom
 from impasto.engine.drawing import Drawing, Finished, Finisher, Preview, PromptRefused
 from impasto.engine.failure import Failure
 from impasto.engine.job import Job, JobResult
@@ -82,9 +83,16 @@ class Engine:
     """One pipeline and the thread that owns it. Work is named by its lease: a request may come back with a new one."""
 
     def __init__(
-        self, *, pipeline: Pipeline, finisher: Finisher, sink: Sink, scheduler: Scheduler | None = None
+        self,
+        *,
+        pipeline: Pipeline,
+        finisher: Finisher,
+        sink: Sink,
+        scheduler: Scheduler | None = None,
+        custom: Mapping[str, Custom] | None = None,
     ) -> None:
         self._pipeline = pipeline
+        self._custom = {"": Custom(pipeline), **(custom or {})}
         self._finisher = finisher
         self._sink = sink
         self._scheduler = scheduler or Scheduler()
@@ -158,8 +166,13 @@ class Engine:
         match command:
             case _Submit(job, lease) if self._deadline is not None:
                 self._sink.released(job, lease)
+            case _Submit(job, lease) if job.endpoint not in self._custom:
+                message = f"this runner does not know the code of {job.endpoint}"
+                self._fail(Drawing(job, lease, self._pipeline), failure.explain(LookupError(message)))
+                log.error("Request %s: %s", job.request_id, message)
             case _Submit(job, lease):
-                self._drawings[lease] = Drawing(job, lease, self._pipeline)
+                custom = self._custom[job.endpoint]
+                self._drawings[lease] = Drawing(job, lease, custom.pipeline, custom.post)
                 self._scheduler.add(
                     lease,
                     samples=job.num_images,

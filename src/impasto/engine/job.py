@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Format = Literal["jpeg", "png"]
 
@@ -50,6 +50,8 @@ class Job:
     raw: bool = False  # ultra: a less polished look
     notices: tuple[Notice, ...] = ()  # found on the way here: size rounded, image downscaled
     preview_every: int = 0  # steps between previews; 0: none
+    endpoint: str = ""  # whose own code draws it; "": nobody's
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])  # the input, for that code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

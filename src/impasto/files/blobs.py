@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from impasto.errors import NotFound
+from impasto.files.draft import Draft, same_bytes
 
 EXTENSIONS = {
     "image/jpeg": "jpeg",
@@ -46,32 +47,48 @@ class BlobStore:
             (self._folder / name).mkdir(exist_ok=True, mode=0o700)
 
     def put(self, data: bytes, *, media_type: str, token: str | None = None) -> str:
-        """Write `data`; → its token, `token` if one was promised (`new_token`). File and folder are synced when this
-        returns. The same bytes under the same token are welcome again: who wrote them may have died before it said so.
+        """Write `data`; → its token, `token` if one was promised (`new_token`). See `publish`."""
+        token = token or self.new_token(media_type)
+        self.path(token)  # refused before a byte is written
+        with self.draft() as draft:
+            draft.write(data)
+            self.publish(draft, token)
+        return token
+
+    def draft(self) -> Draft:
+        """A blob to come, to be written piece by piece and published. Raises `OSError`."""
+        return Draft(self._folder / "tmp" / secrets.token_hex(RANDOM_BYTES))
+
+    def publish(self, draft: Draft, token: str) -> bool:
+        """Give the draft's bytes their name; file and folder are synced when this returns. False: the same bytes had it
+        already, which is welcome: who wrote them may have died before it said so.
 
         Raises `OSError`: the disk refuses; `FileExistsError`: the token has another content already.
         """
-        token = token or self.new_token(media_type)
         target = self.path(token)
-        draft = self._folder / "tmp" / secrets.token_hex(RANDOM_BYTES)
         new_hour = not target.parent.exists()
         target.parent.mkdir(exist_ok=True, mode=0o700)
+        draft.flush(sync=True)
+        new = True
         try:
-            with draft.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
             # A link, unlike a rename, never replaces: a token has one content, whole from the first moment.
-            os.link(draft, target)
+            os.link(draft.path, target)
         except FileExistsError:
-            if target.read_bytes() != data:
+            if not same_bytes(draft.path, target):
                 raise
-        finally:
-            draft.unlink(missing_ok=True)
+            new = False
         _sync_folder(target.parent)
         if new_hour:
             _sync_folder(target.parent.parent)
-        return token
+        return new
+
+    def holds(self, token: str, draft: Draft) -> bool:
+        """Whether the blob of `token` has just the draft's bytes. Raises `OSError`."""
+        draft.flush(sync=False)
+        try:
+            return same_bytes(draft.path, self.path(token))
+        except FileNotFoundError:
+            return False
 
     def path(self, token: str) -> Path:
         """Where the blob of `token` lies or would lie. Raises `NotFound`: nothing but a token becomes a path."""

@@ -28,9 +28,10 @@ import msgspec
 
 from impasto import telemetry
 from impasto.endpoints.base import Endpoint, Wanted
-from impasto.endpoints.table import ENDPOINTS
+from impasto.endpoints.table import Endpoints
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
+from impasto.files.parts import FOLDER, Parts
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
 from impasto.fleet.inputs import Inputs
@@ -52,8 +53,8 @@ SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
 
 
 class Dispatcher:
-    """`async with Dispatcher(...)`: listens from then on. `model_map`: an endpoint's logical model → the name of a
-    loaded one; models that are not in it are served by whatever a runner has loaded.
+    """`async with Dispatcher(...)`: listens from then on. `endpoints` defaults to the shipped ones. `secret` signed the
+    links that inputs may name.
     """
 
     def __init__(
@@ -62,16 +63,15 @@ class Dispatcher:
         settings: Settings,
         store: Store,
         blobs: BlobStore,
-        endpoints: Mapping[str, Endpoint] = ENDPOINTS,
-        model_map: Mapping[str, str] | None = None,
+        endpoints: Mapping[str, Endpoint] | None = None,
+        secret: bytes | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
         self._outcomes = Outcomes(store, blobs, self._let_go)
-        self._endpoints = endpoints
-        self._inputs = Inputs(settings=settings, store=store, blobs=blobs)
-        self._model_map = dict(model_map or {})
+        self._endpoints = Endpoints() if endpoints is None else endpoints
+        self._inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=secret)
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
         self._previews: dict[str, dict[int, m.Preview]] = {}
@@ -94,7 +94,7 @@ class Dispatcher:
         self._cleanup.callback(server.close)
         self._start(self._dispatch())
         self._start(self._listen_for_work())
-        self._start(sweep_for_ever(self._store, self._blobs))
+        self._start(sweep_for_ever(self._store, self._blobs, Parts(self._settings.data / FOLDER)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -151,6 +151,11 @@ class Dispatcher:
     def runners(self) -> list[RunnerFacts]:
         """The runners that are ready."""
         return [facts for runner in self._runners.values() if (facts := runner.facts) is not None]
+
+    def served_by(self, endpoint: Endpoint) -> str | None:
+        """Name of the loaded model that draws for the endpoint; None: none of the runners that are ready now."""
+        names = (self._model_for(endpoint, runner) for runner in self._runners.values() if self._is_able(runner))
+        return next((name for name in names if name is not None), None)
 
     def progress(self, request_id: str) -> m.Progress | None:
         """The last step that a running request has made."""
@@ -232,7 +237,7 @@ class Dispatcher:
     def _model_for(self, endpoint: Endpoint, runner: Link) -> str | None:
         """Name of the loaded model that serves the endpoint; None: this runner cannot."""
         loaded = runner.ready.models if runner.ready else []
-        name = self._model_map.get(endpoint.model, loaded[0] if loaded else None)
+        name = self._settings.model.serve.get(endpoint.model, loaded[0] if loaded else None)
         return name if name in loaded else None
 
     async def _assign(self, runner: Link, request: Request) -> None:
@@ -275,7 +280,8 @@ class Dispatcher:
         request_id = work.request.request_id
         try:
             try:
-                image, notices = await self._inputs.read(wanted, base_url=work.request.base_url)
+                request = work.request
+                image, notices = await self._inputs.read(wanted, base_url=request.base_url, reader=request.key_id)
                 job = replace(work.job, images=(image,), notices=(*work.job.notices, *notices))
                 work.job = work.endpoint.with_picture(job)
             except WireError as error:

@@ -8,16 +8,19 @@ file cannot unfold into a large picture; two are decoded at a time.
 import asyncio
 import io
 import math
-from urllib.parse import urlsplit
+import time
+from urllib.parse import parse_qs, urlsplit
 
 from impasto.endpoints.base import Wanted
 from impasto.engine.job import ImageInput, Notice
 from impasto.errors import ModelError
+from impasto.files import links
 from impasto.files.blobs import BlobStore
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
 from impasto.files.images import INLINE, parse_data_uri, sniff
 from impasto.settings import Settings
 from impasto.store.base import Store
+from impasto.store.records import Decision
 
 MIB = 1024 * 1024
 MAX_PIXELS = 64_000_000  # of a caller's picture (reliability 6, row 2)
@@ -28,29 +31,36 @@ AT_A_TIME = 2  # 64 MP are 192 MB
 
 
 class Inputs:
-    """Reads the pictures of a server's requests."""
+    """Reads the pictures of a server's requests. `secret` signed the links that callers may name; None: none counts."""
 
     def __init__(
-        self, *, settings: Settings, store: Store, blobs: BlobStore, policy: FetchPolicy | None = None
+        self,
+        *,
+        settings: Settings,
+        store: Store,
+        blobs: BlobStore,
+        policy: FetchPolicy | None = None,
+        secret: bytes | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
+        self._secret = secret
         self._policy = policy or FetchPolicy.of(settings)
         self._decoding = asyncio.Semaphore(AT_A_TIME)
         self._max_bytes = settings.fetch.max_mb * MIB
 
-    async def read(self, wanted: Wanted, *, base_url: str) -> tuple[ImageInput, tuple[Notice, ...]]:
-        """Raises `ModelError` (422) at the field: file_download_error, file_too_large, image_load_error,
-        image_too_small, image_too_large.
+    async def read(self, wanted: Wanted, *, base_url: str, reader: str) -> tuple[ImageInput, tuple[Notice, ...]]:
+        """`reader`: key id of the request. Raises `ModelError` (422) at the field: file_download_error, file_too_large,
+        image_load_error, image_too_small, image_too_large.
         """
-        data = await self._bytes(wanted, base_url)
+        data = await self._bytes(wanted, base_url, reader)
         if len(data) > self._max_bytes:
             raise self._too_large(wanted.field)
         async with self._decoding:
             return await asyncio.to_thread(plain, data, wanted)
 
-    async def _bytes(self, wanted: Wanted, base_url: str) -> bytes:
+    async def _bytes(self, wanted: Wanted, base_url: str, reader: str) -> bytes:
         if wanted.url[:5].lower() == "data:":
             try:
                 return parse_data_uri(wanted.url)[0]
@@ -58,8 +68,7 @@ class Inputs:
                 raise ModelError.at(wanted.field, f"Could not read the image: {error}.", "image_load_error") from None
         token = self._own(wanted.url, base_url)
         if token is not None:
-            if self._store.file(token) is None:
-                raise ModelError.at(wanted.field, "This server has no such file.", "file_download_error")
+            self._check_reader(token, wanted, reader)
             return await asyncio.to_thread(self._read_blob, token)
         seconds = min(self._settings.fetch.seconds, LEASE_SHARE * self._settings.queue.lease_seconds)
         try:
@@ -71,6 +80,20 @@ class Inputs:
                 wanted.field, f"Could not download the image: {error.message}", "file_download_error"
             ) from None
         return got.data
+
+    def _check_reader(self, token: str, wanted: Wanted, reader: str) -> None:
+        """A request reads what its key may read: it must not be a way round an ACL."""
+        file = self._store.file(token)
+        decision = Decision.HIDE if file is None else file.decide(reader)
+        if decision is Decision.ALLOW or (file is not None and self._is_linked(token, wanted.url)):
+            return
+        said = "may not be read with this key" if decision is Decision.FORBID else "is not there"
+        raise ModelError.at(wanted.field, f"This file of the server {said}.", "file_download_error")
+
+    def _is_linked(self, token: str, url: str) -> bool:
+        texts = parse_qs(urlsplit(url).query).get(links.PARAMETER, [])
+        secret = self._secret
+        return secret is not None and any(links.opens(text, token, now=time.time(), secret=secret) for text in texts)
 
     def _own(self, url: str, base_url: str) -> str | None:
         """The token of a file of this very server, by whatever name the caller knows it: no network is needed."""

@@ -163,6 +163,7 @@ class LocalFleet:
             stall_seconds=self._stall_seconds,
             log_level=settings.server.log_level,
             fake_step_seconds=self._fake_step_seconds,
+            endpoints=settings.server.endpoints,
         )
 
 

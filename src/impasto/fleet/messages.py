@@ -159,6 +159,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     stall_seconds: float = 900.0  # a step that takes longer hangs: the runner ends, its work is drawn again
     log_level: str = "info"
     fake_step_seconds: float = 0.0  # of the fake pipeline, for tests
+    endpoints: tuple[str, ...] = ()  # settings.ServerSettings.endpoints: whose code jobs may name
 
 
 class Exit(IntEnum):

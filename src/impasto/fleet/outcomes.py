@@ -146,6 +146,7 @@ class Outcomes:
             error=ending.error,
             error_type=ending.error_type,
             inference_time=ending.inference_time,
+            pictures=ending.pictures,
         )
         if not kept:
             log.warning("The outcome came too late: the lease is somebody else's. It is dropped")

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from impasto import telemetry
+from impasto.endpoints.own import load_endpoints
+from impasto.engine.custom import Custom, wrap
 from impasto.engine.drawing import Finisher, Preview, draw
 from impasto.engine.engine import Engine
 from impasto.engine.failure import Failure
@@ -124,7 +126,7 @@ class Runner:
         """Load, say so, serve until told to drain, drain."""
         start = time.monotonic()
         try:
-            pipeline, finisher = await asyncio.to_thread(_load, self._config)
+            pipeline, finisher, custom = await asyncio.to_thread(_load, self._config)
         except (ImpastoError, OSError, ImportError, RuntimeError, ValueError, MemoryError) as error:
             reason = _reason(error, self._config)
             if not isinstance(error, ImpastoError):
@@ -132,7 +134,7 @@ class Runner:
             self._say(m.Unready(reason=reason))
             await self._outgoing.join()
             return Exit.UNREADY
-        self._engine = Engine(pipeline=pipeline, finisher=finisher, sink=self)
+        self._engine = Engine(pipeline=pipeline, finisher=finisher, sink=self, custom=custom)
         self._engine.start()
         ready = m.Ready(
             models=list(pipeline.models),
@@ -245,8 +247,9 @@ class Runner:
         self._loop.call_soon_threadsafe(self._outgoing.put_nowait, message)
 
 
-def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher]:
-    """Model and classifier, tried out on a small picture, so that the first request meets no surprise."""
+def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]]:
+    """Model and classifier, tried out on a small picture, so that the first request meets no surprise; users' code."""
+    endpoints = load_endpoints(config.endpoints, without_torch=False)
     pipeline = load_pipeline(ModelSettings(**config.model), fake_step_seconds=config.fake_step_seconds)
     finisher = Finisher(Safety.load(SafetySettings(**config.safety)), images.encode)
     warm_up = Job(
@@ -260,7 +263,8 @@ def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher]:
         seed=0,
     )
     draw(warm_up, pipeline=pipeline, finisher=finisher)
-    return pipeline, finisher
+    custom = wrap(pipeline, {id_: (endpoint.pipeline, endpoint.post) for id_, endpoint in endpoints.items()})
+    return pipeline, finisher, custom
 
 
 def _reason(error: Exception, config: m.RunnerConfig) -> str:

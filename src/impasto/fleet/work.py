@@ -45,6 +45,7 @@ class Ending:
     error: str | None = None
     error_type: str | None = None
     inference_time: float | None = None
+    pictures: int = 0
 
 
 def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) -> Work:
@@ -55,6 +56,8 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
     input_ = validate(endpoint, request.input)
     job = endpoint.to_job(input_, request_id=request.request_id, seed=request.seed, model=model)
     job = replace(job, priority=request.priority)
+    if endpoint.own_code:
+        job = replace(job, endpoint=endpoint.id, arguments=input_.model_dump(mode="json"))
     return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job)
 
 
@@ -63,7 +66,10 @@ def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:
     payload = work.endpoint.to_output(work.input, result, urls)
     headers = warnings(result.notices)
     return Ending(
-        outcome=Outcome.OK, result=Result(200, payload, headers), inference_time=result.timings.get("inference")
+        outcome=Outcome.OK,
+        result=Result(200, payload, headers),
+        inference_time=result.timings.get("inference"),
+        pictures=len(result.pictures),
     )
 
 

@@ -7,6 +7,7 @@
     watch       who waits for which request; the doorbell of the dispatcher
     queries     the loader of queries.sql, where every statement has a name and a sentence
     migrate     migrations/NNNN_*.sql, in order, with checksums         secret   pepper and hashes of API keys
+    history     what was sent and what ended: lists and counts
     rows        rows ↔ records           positions   how many wait before one, for a deep queue too
 
 In: verbs of `api` and `fleet`. Out: records; a verb that returned is on the disk.

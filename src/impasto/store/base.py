@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewRequest, Outcome, Request, Result
+from impasto.store.records import (
+    Acl,
+    CancelResult,
+    DurationRow,
+    FileRecord,
+    Key,
+    LogLine,
+    NewRequest,
+    Outcome,
+    Request,
+    Result,
+    Status,
+    UsageRow,
+)
 
 
 class Store(Protocol):
@@ -46,11 +59,13 @@ class Store(Protocol):
         error: str | None = None,
         error_type: str | None = None,
         inference_time: float | None = None,
+        pictures: int = 0,
         input_: dict[str, object] | None = None,
     ) -> bool:
         """T4. IN_PROGRESS → COMPLETED if `lease` still holds; True again for the same lease (T4'); else False: dropped.
 
-        `files` are served from the same instant on; without an `expires_at` they live as long as results do. `input_`
+        `files` are served from the same instant on, for as long and for whom the request's lifecycle says; else for
+        everybody and as long as its result is kept. `input_`
         replaces the stored input (say, with data URIs turned into file URLs).
         """
         ...
@@ -95,6 +110,39 @@ class Store(Protocol):
 
     def queued(self, endpoint: str | None = None) -> int: ...
 
+    # ------------------------------------------------------------ looking back
+    def requests(
+        self,
+        *,
+        key_id: str | None = None,
+        endpoint: str | None = None,
+        status: Status | None = None,
+        http_status: tuple[int, int] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Request]:
+        """Newest first, without inputs. `key_id` None: of all keys. `http_status`: lowest and highest, both included.
+        `since`, `until`: of the submit. `before`: the request id that ended the last page.
+        """
+        ...
+
+    async def usage(
+        self, *, buckets: Sequence[float], until: float, key_id: str | None = None
+    ) -> tuple[list[UsageRow], list[DurationRow]]:
+        """Requests that ended from the first bucket's start to `until`, by bucket, endpoint and key; the durations by
+        bucket and endpoint. `buckets`: starts in unix seconds, ascending. `key_id` None: of all keys.
+        """
+        ...
+
+    async def erase_payloads(self, request_id: str) -> list[str] | None:
+        """Erase input and result of a COMPLETED request for good, and take its files out of service; → their tokens.
+
+        None: unknown or not completed. The bytes go as those of expired files do.
+        """
+        ...
+
     # ------------------------------------------------------------ waking up
     async def changed(self, request_id: str, *, since: int, timeout: float) -> int:
         """Wait until the request's change counter passes `since` or `timeout` seconds are over; → the counter now."""
@@ -109,10 +157,28 @@ class Store(Protocol):
         ...
 
     # ------------------------------------------------------------ files and keys
-    async def add_file(self, file: FileRecord) -> None: ...
+    async def add_file(self, file: FileRecord, *, quota: int | None = None) -> bool:
+        """Serve an upload from now on; False: its token is known already, and stays as it is.
+
+        Raises `QuotaExceeded` when the key's uploads would take more than `quota` bytes; judged where it is written,
+        so that of many at once only those that fit are taken.
+        """
+        ...
 
     def file(self, token: str) -> FileRecord | None:
         """The file, while it is served; None: unknown or past its retention."""
+        ...
+
+    def stored_bytes(self, key_id: str) -> int:
+        """Bytes of the uploads in service that this key made. Results are not counted."""
+        ...
+
+    async def set_acl(self, token: str, acl: Acl) -> bool:
+        """Say anew who may read a file; False: it is not served."""
+        ...
+
+    async def delete_file(self, token: str) -> bool:
+        """Stop serving a file at once; its bytes go with the next sweep. False: it was not served."""
         ...
 
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:

@@ -15,9 +15,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from impasto.errors import ClientCancelled, ModelError, RequestError, RequestTimeout, RunnerDisconnected, StoreError
-from impasto.store.records import CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
-from impasto.store.rows import clean, dump, request_of
+from impasto.errors import (
+    ClientCancelled,
+    ModelError,
+    QuotaExceeded,
+    RequestError,
+    RequestTimeout,
+    RunnerDisconnected,
+    StoreError,
+)
+from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
+from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
 from impasto.store.writer import Transaction
 
 BACKOFF_SECONDS = 0.5  # of the first retry; doubled each time, ±20 %
@@ -25,6 +33,7 @@ MAX_BACKOFF_SECONDS = 30.0
 CRASH_BACKOFF_SECONDS = 0.5  # at most, after the first crash: most often the request is innocent
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 # X-Fal-Store-IO: 0 asks for nothing to be kept; the answer has to wait somewhere until it is fetched, so: ten minutes.
+# Its pictures are part of the answer and live as long, unless the caller named a time for them.
 UNSTORED_RESULT_SECONDS = 600.0
 MAX_LOG_LINES = 1_000
 MAX_LOG_BYTES = 256 * 1024
@@ -70,6 +79,7 @@ class Moves:
             start_deadline=None if new.start_timeout is None else now + new.start_timeout,
             now=now,
             input=input_,
+            lifecycle=dump_lifecycle(new.lifecycle),
         )
         tx.changed.append(new.request_id)
         tx.rings.append(0)
@@ -131,17 +141,21 @@ class Moves:
         error: str | None,
         error_type: str | None,
         inference_time: float | None,
+        pictures: int,
         input_: str | None,
     ) -> bool:
         row = tx.row("request_held", request_id=request_id, lease=lease)
         if row is None:
             # T4': a runner whose Done was answered too late says it again, and must not delete its files.
             return tx.row("result_by_lease", request_id=request_id, lease=lease) is not None
-        now = self.clock()
+        lifecycle = lifecycle_of(row["lifecycle"])
+        kept = self._kept(row) if lifecycle.expires_in is None else lifecycle.expires_in
+        expires_at = self.clock() + kept
         for file in files:
-            self.add_file(
-                tx, file, request_id=request_id, key_id=row["key_id"], expires_at=now + self.retention_seconds
-            )
+            if not self._insert_file(
+                tx, file, request_id=request_id, key_id=row["key_id"], expires_at=expires_at, acl=lifecycle.acl
+            ):
+                raise StoreError(f"the file {file.token} is known already")
         self._complete(
             tx,
             row,
@@ -152,9 +166,18 @@ class Moves:
             error=error,
             error_type=error_type,
             inference_time=inference_time,
+            pictures=pictures,
             input_=input_,
         )
         return True
+
+    def erase_payloads(self, tx: Transaction, request_id: str) -> list[str] | None:
+        if not tx.run("payloads_erase_input", request_id=request_id):
+            return None
+        tx.run("payloads_erase_result", request_id=request_id)
+        tx.changed.append(request_id)
+        tx.erased = True
+        return [row["token"] for row in tx.rows("payloads_retire_files", request_id=request_id)]
 
     def requeue(
         self, tx: Transaction, request_id: str, lease: str, *, crashed: bool, drain: bool, reason: str
@@ -191,6 +214,7 @@ class Moves:
             self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
         gone = tx.rows("sweep_requests", now=now, limit=SWEEP_LIMIT)
         tx.changed += [row["request_id"] for row in gone]
+        tx.erased |= bool(gone)
         return len(silent) + len(late) + len(gone) + tx.run("sweep_files", now=now, limit=SWEEP_LIMIT)
 
     def recover(self, tx: Transaction) -> int:
@@ -201,7 +225,16 @@ class Moves:
             self._release(tx, row, crashed=False, drain=not row["no_retry"], reason="the server was restarted")
         return len(rows)
 
-    def add_file(
+    def add_file(self, tx: Transaction, file: FileRecord, *, quota: int | None = None) -> bool:
+        if quota is not None:
+            used = _there(tx.row("uploads_size", key_id=file.key_id, now=self.clock()))[0]
+            if used + file.size > quota:
+                raise QuotaExceeded.of(used=used, more=file.size, quota=quota)
+        return self._insert_file(tx, file)
+
+    # ------------------------------------------------------------ the pieces
+
+    def _insert_file(
         self,
         tx: Transaction,
         file: FileRecord,
@@ -209,8 +242,10 @@ class Moves:
         request_id: str | None = None,
         key_id: str | None = None,
         expires_at: float | None = None,
-    ) -> None:
-        tx.run(
+        acl: Acl | None = None,
+    ) -> bool:
+        """→ False: the token is known. What the record leaves open is filled in."""
+        added = tx.run(
             "file_insert",
             token=file.token,
             media_type=file.media_type,
@@ -220,9 +255,13 @@ class Moves:
             key_id=file.key_id or key_id or "",
             created_at=file.created_at or self.clock(),
             expires_at=expires_at if file.expires_at is None else file.expires_at,
+            acl=dump_acl(file.acl or acl),
         )
+        return added > 0
 
-    # ------------------------------------------------------------ the pieces
+    def _kept(self, row: sqlite3.Row) -> float:
+        """Seconds that a request's result is kept."""
+        return self.retention_seconds if row["store_io"] else min(UNSTORED_RESULT_SECONDS, self.retention_seconds)
 
     def _release(self, tx: Transaction, row: sqlite3.Row, *, crashed: bool, drain: bool, reason: str) -> Request:
         """T5, T6, T10: back to the queue, or the end when attempts, crashes or the caller's patience are used up."""
@@ -283,12 +322,12 @@ class Moves:
         error_type: str | None,
         lease: str | None = None,
         inference_time: float | None = None,
+        pictures: int = 0,
         input_: str | None = None,
         crash_count: int | None = None,
     ) -> Request:
         """The one door into COMPLETED: status, result, webhook outbox; `lease` if a runner wrote the result."""
         now = self.clock()
-        kept = self.retention_seconds if row["store_io"] else min(UNSTORED_RESULT_SECONDS, self.retention_seconds)
         request_id: str = row["request_id"]
         done = tx.row(
             "request_complete",
@@ -298,8 +337,9 @@ class Moves:
             error=None if error is None else clean(error),
             error_type=error_type,
             inference_time=inference_time,
+            pictures=pictures,
             now=now,
-            expires_at=now + kept,
+            expires_at=now + self._kept(row),
             input=input_,
             crash_count=row["crash_count"] if crash_count is None else crash_count,
         )
@@ -315,6 +355,7 @@ class Moves:
             delivery_id = str(uuid.uuid4())
             tx.run("delivery_insert", delivery_id=delivery_id, request_id=request_id, url=row["webhook_url"], now=now)
         tx.changed.append(request_id)
+        tx.erased |= not row["store_io"]
         return request_of(_there(done))
 
     def _note(self, tx: Transaction, row: sqlite3.Row, message: str, level: str) -> None:

@@ -38,6 +38,18 @@ RELEASE operation;
 -- Undo one operation and leave its neighbours alone.
 ROLLBACK TO operation;
 
+-- name: erase
+-- Move the log into the file and empty it: what was erased from the file must not live on in the log.
+PRAGMA wal_checkpoint(TRUNCATE);
+
+-- name: erase_patience
+-- Do not hold up the writes for a reader of another process.
+PRAGMA busy_timeout = 100;
+
+-- name: write_patience
+-- How long to wait for another process's write, in milliseconds.
+PRAGMA busy_timeout = 10000;
+
 -- ------------------------------------------------------------------------------------------------ schema
 
 -- name: schema_version_create
@@ -60,10 +72,10 @@ INSERT INTO schema_version (version, name, checksum, applied_at) VALUES (:versio
 -- T1: a new request enters the queue.
 INSERT INTO requests (
   request_id, endpoint, key_id, priority, seed, base_url, webhook_url, no_retry, store_io, idempotency_key,
-  idempotency_hash, max_attempts, boot, start_deadline, created_at, input
+  idempotency_hash, max_attempts, boot, start_deadline, created_at, input, lifecycle
 ) VALUES (
   :request_id, :endpoint, :key_id, :priority, :seed, :base_url, :webhook_url, :no_retry, :store_io, :idempotency_key,
-  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input
+  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input, :lifecycle
 ) RETURNING *;
 
 -- name: request_by_idempotency
@@ -99,7 +111,8 @@ SELECT * FROM requests WHERE request_id = :request_id AND lease = :lease;
 -- name: request_complete
 -- T4, T6, T7, T9: the one way into COMPLETED; the input is replaced, kept, or erased when its caller asked for that.
 UPDATE requests SET status = 'COMPLETED', outcome = :outcome, http_status = :http_status, error = :error,
-  error_type = :error_type, inference_time = :inference_time, finished_at = :now, expires_at = :expires_at,
+  error_type = :error_type, inference_time = :inference_time, pictures = :pictures, finished_at = :now,
+  expires_at = :expires_at,
   crash_count = :crash_count, lease = NULL, lease_until = NULL, not_before = 0,
   input = CASE WHEN store_io THEN coalesce(:input, input) ELSE '{}' END
 WHERE request_id = :request_id AND status <> 'COMPLETED' RETURNING *;
@@ -217,16 +230,122 @@ SELECT count(*) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint
 -- How many requests wait.
 SELECT count(*) FROM requests WHERE status = 'IN_QUEUE';
 
+-- ------------------------------------------------------------------------------------------------ looking back
+
+-- name: requests_newest
+-- The newest requests of all keys and endpoints.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE seq > 0 AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_of_key
+-- The newest requests of one key.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE key_id = :key_id AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_of_endpoint
+-- The newest requests of one endpoint, of all keys.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE endpoint = :endpoint AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_of_both
+-- The newest requests of one endpoint and key.
+SELECT
+  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests
+WHERE endpoint = :endpoint AND key_id = :key_id AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+  AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: usage_counts
+-- What ended in a time, by bucket (a function of the caller's connection), endpoint and key.
+SELECT bucket(finished_at) AS bucket, endpoint, key_id, count(*) AS requests,
+  count(*) FILTER (WHERE http_status < 400) AS successes,
+  count(*) FILTER (WHERE http_status BETWEEN 400 AND 499) AS user_errors,
+  count(*) FILTER (WHERE http_status >= 500) AS errors,
+  sum(pictures) AS pictures, total(inference_time) AS inference_seconds
+FROM requests INDEXED BY requests_ended
+WHERE finished_at >= :since AND finished_at < :until AND (:key_id IS NULL OR key_id = :key_id)
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+
+-- name: usage_durations
+-- How long the successful ones waited and ran, as nearest-rank percentiles by bucket and endpoint.
+SELECT bucket, endpoint,
+  min(waited) FILTER (WHERE wait_rank >= 0.50 * n) AS wait_50, min(waited) FILTER (WHERE wait_rank >= 0.75 * n) AS wait_75,
+  min(waited) FILTER (WHERE wait_rank >= 0.90 * n) AS wait_90, min(ran) FILTER (WHERE run_rank >= 0.50 * n) AS run_50,
+  min(ran) FILTER (WHERE run_rank >= 0.75 * n) AS run_75, min(ran) FILTER (WHERE run_rank >= 0.90 * n) AS run_90
+FROM (
+  SELECT bucket, endpoint, waited, ran, count(*) OVER (PARTITION BY bucket, endpoint) AS n,
+    row_number() OVER (PARTITION BY bucket, endpoint ORDER BY waited) AS wait_rank,
+    row_number() OVER (PARTITION BY bucket, endpoint ORDER BY ran) AS run_rank
+  FROM (
+    SELECT bucket(finished_at) AS bucket, endpoint, started_at - created_at AS waited, finished_at - started_at AS ran
+    FROM requests INDEXED BY requests_ended
+    WHERE finished_at >= :since AND finished_at < :until AND (:key_id IS NULL OR key_id = :key_id)
+      AND http_status < 400 AND started_at IS NOT NULL
+  )
+)
+GROUP BY bucket, endpoint;
+
+-- name: payloads_erase_input
+-- The input of an ended request, gone.
+UPDATE requests SET input = '{}' WHERE request_id = :request_id AND status = 'COMPLETED';
+
+-- name: payloads_erase_result
+-- The stored answer of a request, gone.
+DELETE FROM results WHERE request_id = :request_id;
+
+-- name: payloads_retire_files
+-- Stop serving the files that a request produced; their rows stay until their bytes are gone.
+UPDATE files SET deleting = 1 WHERE request_id = :request_id AND deleting = 0 RETURNING token;
+
 -- ------------------------------------------------------------------------------------------------ files
 
 -- name: file_insert
--- A file that is served from now on.
-INSERT INTO files (token, media_type, size, file_name, request_id, key_id, created_at, expires_at)
-VALUES (:token, :media_type, :size, :file_name, :request_id, :key_id, :created_at, :expires_at);
+-- A file that is served from now on; a token that is known stays as it is.
+INSERT INTO files (token, media_type, size, file_name, request_id, key_id, created_at, expires_at, acl)
+VALUES (:token, :media_type, :size, :file_name, :request_id, :key_id, :created_at, :expires_at, :acl)
+ON CONFLICT (token) DO NOTHING;
 
 -- name: file_get
 -- A file that is still served.
 SELECT * FROM files WHERE token = :token AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: file_set_acl
+-- Say anew who may read a file.
+UPDATE files SET acl = :acl WHERE token = :token AND deleting = 0;
+
+-- name: file_withdraw
+-- Stop serving one file; its row stays until its bytes are gone.
+UPDATE files SET deleting = 1 WHERE token = :token AND deleting = 0;
+
+-- name: uploads_size
+-- How many bytes of uploads a key has in service.
+SELECT coalesce(sum(size), 0) FROM files
+WHERE key_id = :key_id AND request_id IS NULL AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
 
 -- name: files_deleting
 -- Files whose bytes are to be deleted.

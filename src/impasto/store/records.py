@@ -35,6 +35,38 @@ class CancelResult(StrEnum):
     NOT_FOUND = "NOT_FOUND"
 
 
+class Decision(StrEnum):
+    """What a reader gets (protocol section 8.4)."""
+
+    ALLOW = "allow"
+    FORBID = "forbid"  # 403
+    HIDE = "hide"  # 404, as if there were no such file
+
+
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """Who may read a file besides its owner. `rules`: (key id, decision); the first that names the reader counts."""
+
+    default: Decision = Decision.ALLOW
+    rules: tuple[tuple[str, Decision], ...] = ()
+
+    @property
+    def public(self) -> bool:
+        """Whether it refuses nobody."""
+        return {self.default, *(decision for _, decision in self.rules)} == {Decision.ALLOW}
+
+    def decide(self, reader: str | None) -> Decision:
+        return next((decision for user, decision in self.rules if user == reader), self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What X-Fal-Object-Lifecycle(-Preference) asks for."""
+
+    expires_in: float | None = None  # seconds from the file's creation; None: the server's rule
+    acl: Acl | None = None  # None: everybody may read
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRequest:
     """What `submit` takes. `input` is the caller's JSON, unvalidated: the queue answers 422 at the result."""
@@ -52,6 +84,7 @@ class NewRequest:
     start_timeout: float | None = None  # seconds the caller is ready to wait for the start
     idempotency_key: str | None = None
     max_attempts: int | None = None  # None: the server's setting
+    lifecycle: Lifecycle | None = None  # of the files that it will make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +148,13 @@ class FileRecord:
     key_id: str = ""
     created_at: float = 0.0
     expires_at: float | None = None
+    acl: Acl | None = None  # None: everybody may read
+
+    def decide(self, reader: str | None) -> Decision:
+        """What `reader` gets: a key id ("" in the open mode), or None for somebody unknown. The owner always reads."""
+        if self.acl is None or reader == self.key_id:
+            return Decision.ALLOW
+        return self.acl.decide(reader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,3 +167,28 @@ class Key:
     created_at: float
     last_used_at: float | None = None
     revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """Requests of one endpoint and key that ended in one bucket of time."""
+
+    bucket: float  # its start, unix seconds
+    endpoint: str
+    key_id: str
+    requests: int
+    successes: int
+    user_errors: int  # 4xx, cancels included
+    errors: int  # 5xx
+    pictures: int
+    inference_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurationRow:
+    """How long the successful requests of one endpoint and bucket waited and ran: seconds at 50, 75 and 90 percent."""
+
+    bucket: float
+    endpoint: str
+    waited: tuple[float, float, float]
+    ran: tuple[float, float, float]

@@ -5,7 +5,7 @@ import sqlite3
 from typing import Any
 
 from impasto.errors import StoreError
-from impasto.store.records import FileRecord, Key, LogLine, Outcome, Request, Result, Status
+from impasto.store.records import Acl, Decision, FileRecord, Key, Lifecycle, LogLine, Outcome, Request, Result, Status
 
 
 def dump(value: Any, what: str) -> str:
@@ -70,7 +70,31 @@ def file_of(row: sqlite3.Row) -> FileRecord:
         key_id=row["key_id"],
         created_at=row["created_at"],
         expires_at=row["expires_at"],
+        acl=None if row["acl"] is None else _acl(json.loads(row["acl"])),
     )
+
+
+def dump_acl(acl: Acl | None) -> str | None:
+    return None if acl is None else dump([acl.default, acl.rules], "the ACL")
+
+
+def dump_lifecycle(lifecycle: Lifecycle | None) -> str | None:
+    if lifecycle is None:
+        return None
+    acl = lifecycle.acl and [lifecycle.acl.default, lifecycle.acl.rules]
+    return dump({"expires_in": lifecycle.expires_in, "acl": acl}, "the lifecycle")
+
+
+def lifecycle_of(text: str | None) -> Lifecycle:
+    if text is None:
+        return Lifecycle()
+    value = json.loads(text)
+    return Lifecycle(value["expires_in"], None if value["acl"] is None else _acl(value["acl"]))
+
+
+def _acl(value: list[Any]) -> Acl:
+    default, rules = value
+    return Acl(Decision(default), tuple((user, Decision(decision)) for user, decision in rules))
 
 
 def key_of(row: sqlite3.Row) -> Key:

@@ -18,12 +18,26 @@ from pathlib import Path
 from typing import Any, Self
 
 from impasto.errors import StoreError
+from impasto.store import history
 from impasto.store.migrate import migrate
 from impasto.store.moves import Moves
 from impasto.store.positions import EXACT, Positions
 from impasto.store.queries import Query, load
-from impasto.store.records import CancelResult, FileRecord, Key, LogLine, NewRequest, Outcome, Request, Result
-from impasto.store.rows import clean, dump, file_of, key_of, log_of, request_of, result_of
+from impasto.store.records import (
+    Acl,
+    CancelResult,
+    DurationRow,
+    FileRecord,
+    Key,
+    LogLine,
+    NewRequest,
+    Outcome,
+    Request,
+    Result,
+    Status,
+    UsageRow,
+)
+from impasto.store.rows import clean, dump, dump_acl, file_of, key_of, log_of, request_of, result_of
 from impasto.store.secret import keyed_hash, load_pepper
 from impasto.store.watch import Watch
 from impasto.store.writer import Transaction, Writer
@@ -45,7 +59,9 @@ class SqliteStore:
         moves: Moves,
         queries: dict[str, Query],
         pepper: bytes,
+        path: Path,
     ) -> None:
+        self._path = path
         self._reader = reader
         self._reading = threading.Lock()
         self._writer = writer
@@ -88,7 +104,7 @@ class SqliteStore:
             retention_seconds=retention_seconds,
         )
         writer = Writer(connection, queries, watch)
-        return cls(reader=reader, writer=writer, watch=watch, moves=moves, queries=queries, pepper=pepper)
+        return cls(reader=reader, writer=writer, watch=watch, moves=moves, queries=queries, pepper=pepper, path=path)
 
     async def close(self) -> None:
         """Finish the moves that wait, then let go of the file. Later moves raise `StoreError`. Safe to repeat."""
@@ -144,6 +160,7 @@ class SqliteStore:
         error: str | None = None,
         error_type: str | None = None,
         inference_time: float | None = None,
+        pictures: int = 0,
         input_: dict[str, object] | None = None,
     ) -> bool:
         payload = dump(result.payload, "the result")
@@ -160,6 +177,7 @@ class SqliteStore:
                 error=error,
                 error_type=error_type,
                 inference_time=inference_time,
+                pictures=pictures,
                 input_=new_input,
             )
         )
@@ -208,6 +226,45 @@ class SqliteStore:
     def queued(self, endpoint: str | None = None) -> int:
         return self._count("queue_count_all") if endpoint is None else self._count("queue_count", endpoint=endpoint)
 
+    # ------------------------------------------------------------ looking back
+
+    def requests(
+        self,
+        *,
+        key_id: str | None = None,
+        endpoint: str | None = None,
+        status: Status | None = None,
+        http_status: tuple[int, int] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Request]:
+        lowest, highest = http_status or (None, None)
+        rows = self._rows(
+            history.newest(key_id=key_id, endpoint=endpoint),
+            key_id=key_id,
+            endpoint=endpoint,
+            status=None if status is None else status.value,
+            lowest=lowest,
+            highest=highest,
+            since=since,
+            until=until,
+            before=before,
+            limit=limit,
+        )
+        return [request_of(row) for row in rows]
+
+    async def usage(
+        self, *, buckets: Sequence[float], until: float, key_id: str | None = None
+    ) -> tuple[list[UsageRow], list[DurationRow]]:
+        return await asyncio.to_thread(
+            history.usage, self._path, self._queries, buckets=buckets, until=until, key_id=key_id
+        )
+
+    async def erase_payloads(self, request_id: str) -> list[str] | None:
+        return await self._writer.run(lambda tx: self._moves.erase_payloads(tx, request_id))
+
     # ------------------------------------------------------------ waking up
 
     async def changed(self, request_id: str, *, since: int, timeout: float) -> int:
@@ -221,12 +278,22 @@ class SqliteStore:
 
     # ------------------------------------------------------------ files
 
-    async def add_file(self, file: FileRecord) -> None:
-        await self._writer.run(lambda tx: self._moves.add_file(tx, file))
+    async def add_file(self, file: FileRecord, *, quota: int | None = None) -> bool:
+        return await self._writer.run(lambda tx: self._moves.add_file(tx, file, quota=quota))
 
     def file(self, token: str) -> FileRecord | None:
         row = self._row("file_get", token=token, now=self._moves.clock())
         return None if row is None else file_of(row)
+
+    async def set_acl(self, token: str, acl: Acl) -> bool:
+        text = dump_acl(acl)
+        return await self._writer.run(lambda tx: tx.run("file_set_acl", token=token, acl=text) > 0)
+
+    async def delete_file(self, token: str) -> bool:
+        return await self._writer.run(lambda tx: tx.run("file_withdraw", token=token) > 0)
+
+    def stored_bytes(self, key_id: str) -> int:
+        return self._count("uploads_size", key_id=key_id, now=self._moves.clock())
 
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:
         return [file_of(row) for row in self._rows("files_deleting", limit=limit)]

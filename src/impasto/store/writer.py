@@ -6,8 +6,10 @@ In: operations, functions over a `Transaction`. Out: their values; nothing is to
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from impasto.store.watch import Watch, wake
 
 T = TypeVar("T")
 
+ERASE_SECONDS = 1.0  # between two emptyings of the log: each costs two syncs
 MAX_BATCH = 512  # operations in one transaction: bounds how long the first one waits for the last one
 
 # What a failed transaction may be tried again after; anything else (an I/O error, a corrupt file) breaks the store,
@@ -34,6 +37,7 @@ class Transaction:
         self._queries = queries
         self.changed: list[str] = []  # request ids
         self.rings: list[float] = []  # seconds from now at which there is work to claim
+        self.erased = False  # something went that nobody may find in the log, either
 
     def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
         return self._connection.execute(self._queries[query].sql, values).fetchall()
@@ -66,6 +70,8 @@ class Writer:
         self._waiting: deque[_Item] = deque()
         self._condition = threading.Condition()
         self._closing = False
+        self._erasing = False
+        self._erased_at = -math.inf
         self.broken: str | None = None
         self.commits = 0
         self.operations = 0
@@ -116,7 +122,22 @@ class Writer:
                         self._loop.call_soon_threadsafe(self._ring_later, after)
             wake(item.future for item in batch if item.future is not None)
             batch.clear()  # its operations may hold large results, and the next batch may be far away
+            self._erasing |= told.erased
+            if self._erasing and time.monotonic() - self._erased_at >= ERASE_SECONDS:
+                self._erase()
         self._connection.close()
+
+    def _erase(self) -> None:
+        """Empty the log, so that what was erased is in neither file. A reader in the way: tried again."""
+        self._erased_at = time.monotonic()
+        try:
+            self._execute("erase_patience")
+            (busy, _, _) = self._connection.execute(self._queries["erase"].sql).fetchone()
+            self._erasing = bool(busy)
+        except sqlite3.Error as error:
+            self._fail([], error)
+        finally:
+            self._execute("write_patience")
 
     def _ring_later(self, after: float) -> None:
         self._loop.call_later(after, lambda: self._watch.notify((), ring=True))
@@ -158,6 +179,7 @@ class Writer:
             self._execute("release")
             told.changed += transaction.changed
             told.rings += transaction.rings
+            told.erased |= transaction.erased
 
     def _fail(self, batch: list[_Item], error: sqlite3.Error) -> None:
         if self._fatal(error):

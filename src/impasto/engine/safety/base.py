@@ -1,12 +1,12 @@
 """The interface of a safety check, and how one is found by name."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from impasto.engine.pipeline import Pixels
 from impasto.errors import ConfigError
+from impasto.plugins import named
 
 GROUP = "impasto.safety"  # of entry points
 SEXUAL_MINORS = "sexual_minors"  # a verdict of this category refuses the request, whatever the settings
@@ -36,14 +36,13 @@ class PictureCheck(Protocol):
 
 def find(name: str, *, setting: str) -> Any:
     """The factory called `name`: "module:attribute", or an entry point of the group. Raises ConfigError."""
-    module, colon, attribute = name.partition(":")
+    if ":" in name:
+        return named(name, setting=setting)
     try:
-        if colon:
-            return getattr(import_module(module), attribute)
         for entry in entry_points(group=GROUP, name=name):
             return entry.load()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{setting} = {name!r} cannot be loaded: {error}. Name it as module:name.") from error
+        raise ConfigError(f"{setting} = {name!r} cannot be loaded: {error}. Mend or uninstall its package.") from error
     raise ConfigError(
         f"{setting} = {name!r} is not known. Name a shipped check, an entry point of the group {GROUP}, or module:name."
     )

@@ -1,0 +1,55 @@
+"""`GET /v1/models`: the endpoint table, page by page, and what draws each of them now."""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from impasto.api.bodies import Json
+from impasto.api.gateway import Call
+from impasto.api.openapi import queue_document
+from impasto.api.platform import query as q
+from impasto.endpoints.base import Endpoint
+
+STATUSES = ("active", "deprecated")
+EXPANDS = ("openapi-3.0",)
+
+
+async def models(call: Call) -> Response:
+    """Filters: endpoint_id (up to 50), q, category, status. Unknown ids are left out, as fal does."""
+    query = call.request.query_params
+    ids = q.endpoint_ids(query)
+    words = query.get("q", "").lower().split()
+    category = query.get("category")
+    status = q.choice(query, "status", STATUSES)
+    expand = q.expands(query, EXPANDS)
+    found = [
+        endpoint
+        for endpoint in call.gateway.endpoints.values()
+        if (not ids or endpoint.id in ids)
+        and all(word in f"{endpoint.id} {endpoint.title} {endpoint.description}".lower() for word in words)
+        and category in (None, endpoint.category)
+        and status in (None, "active")
+    ]
+    rows, next_ = q.slice_page(query, found)
+    return Json(q.page("models", [_model(call, row, openapi="openapi-3.0" in expand) for row in rows], next_=next_))
+
+
+def _model(call: Call, endpoint: Endpoint, *, openapi: bool) -> dict[str, Any]:
+    """fal's fields as far as they mean something here; `impasto` says which model is asked and what draws it now."""
+    home = call.address.file_base
+    row: dict[str, Any] = {
+        "endpoint_id": endpoint.id,
+        "metadata": {
+            "display_name": endpoint.title,
+            "category": endpoint.category,
+            "description": endpoint.description,
+            "status": "active",
+            "tags": [],
+            "updated_at": q.shown(call.gateway.started_at),
+            "model_url": f"{home}/{endpoint.id}",
+        },
+        "impasto": {"model": endpoint.model, "served_by": call.gateway.dispatcher.served_by(endpoint)},
+    }
+    if openapi:
+        row["openapi"] = queue_document(endpoint, base=call.address.queue_base, home=home)
+    return row

@@ -1,0 +1,100 @@
+"""`/v1/models/requests/…`: what was sent to an endpoint, newest first; and its payloads erased."""
+
+import asyncio
+from datetime import UTC
+from typing import Any
+
+from starlette.responses import Response
+
+from impasto.api.bodies import Json
+from impasto.api.gateway import Call
+from impasto.api.platform import query as q
+from impasto.api.platform.door import whose
+from impasto.errors import BadRequest, NotFound
+from impasto.store.records import Request, Status
+
+HTTP = {"success": (0, 399), "user_error": (400, 499), "error": (500, 599)}
+WAITING = {"in_queue": Status.IN_QUEUE, "in_progress": Status.IN_PROGRESS}  # beyond fal's, which lists what ended
+
+
+async def by_endpoint(call: Call) -> Response:
+    """The caller's own; of everybody for an ADMIN key. `expand=payloads` adds what went in and came out."""
+    query = call.request.query_params
+    ids = q.endpoint_ids(query)
+    if len(ids) != 1:
+        raise BadRequest("endpoint_id names one endpoint, e.g. endpoint_id=fal-ai/flux-pro.")
+    status = q.choice(query, "status", (*HTTP, *WAITING))
+    q.choice(query, "sort_by", ("ended_at",))
+    payloads = "payloads" in q.expands(query, ("payloads",))
+    size = q.limit(query)
+    if wanted := query.get("request_id"):
+        request = _own(call, wanted)
+        found = [] if request is None or request.endpoint != ids[0] else [request]
+    else:
+        start, end = q.moment(query, "start", UTC), q.moment(query, "end", UTC)
+        found = call.gateway.store.requests(
+            key_id=whose(call),
+            endpoint=ids[0],
+            status=Status.COMPLETED if status is None else WAITING.get(status),
+            http_status=None if status is None else HTTP.get(status),
+            since=None if start is None else start.timestamp(),
+            until=None if end is None else end.timestamp(),
+            before=q.cursor(query),
+            limit=size + 1,
+        )
+    next_ = found[size - 1].request_id if len(found) > size else None
+    return Json(q.page("items", [_item(call, request, payloads) for request in found[:size]], next_=next_))
+
+
+async def erase(call: Call) -> Response:
+    """Input, output and produced files are gone for good, at once; uploads stay, another request may use them."""
+    return Json({"cdn_delete_results": await _erase(call)})
+
+
+async def erase_io(call: Call) -> Response:
+    """The same in its older form, at rest.alpha.fal.ai."""
+    return Json({"CDN_DELETE_RESULTS": await _erase(call)})
+
+
+async def _erase(call: Call) -> list[dict[str, Any]]:
+    request = _own(call, call.request.path_params["request_id"])
+    if request is None:
+        raise NotFound("No request of this caller has that id.")
+    store, blobs = call.gateway.store, call.gateway.blobs
+    tokens = await store.erase_payloads(request.request_id)
+    if tokens is None:
+        raise BadRequest("The request is still in progress; cancel it, or wait for its end.")
+    results: list[dict[str, Any]] = []
+    for token in tokens:
+        fault: str | None = None
+        try:
+            await asyncio.to_thread(blobs.delete, token)
+        except OSError as error:
+            fault = error.strerror or str(error)  # the hourly collection tries again
+        results.append({"link": f"{call.address.file_base}/files/{token}", "exception": fault})
+    await store.forget_files([token for token, row in zip(tokens, results, strict=True) if row["exception"] is None])
+    call.request_id = request.request_id
+    return results
+
+
+def _own(call: Call, request_id: str) -> Request | None:
+    request = call.gateway.store.get(request_id)
+    return request if request is not None and whose(call) in (None, request.key_id) else None
+
+
+def _item(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
+    store, started, ended = call.gateway.store, request.started_at, request.finished_at
+    item: dict[str, Any] = {
+        "request_id": request.request_id,
+        "endpoint_id": request.endpoint,
+        "sent_at": q.shown(request.created_at),
+        "started_at": None if started is None else q.shown(started),
+        "ended_at": None if ended is None else q.shown(ended),
+        "status_code": request.http_status,
+        "duration": None if started is None or ended is None else round(ended - started, 6),
+    }
+    if payloads:
+        result = store.result(request.request_id)
+        item["json_input"] = store.input(request.request_id)
+        item["json_output"] = None if result is None else result.payload
+    return item

@@ -1,0 +1,154 @@
+"""The published documents: valid OpenAPI, every route of the table in them, links that lead somewhere; and llms.txt."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from starlette.routing import Route, WebSocketRoute
+
+from impasto.api.app import routes
+from impasto.api.contract import CONTRACT, INTERNAL
+from impasto.api.gateway import Gateway
+from impasto.api.openapi import server_document
+from impasto.endpoints.custom import Prompt, WireInput, derive
+from impasto.endpoints.table import SHIPPED, Endpoints
+from impasto.files.parts import Parts
+
+ENDPOINTS = Endpoints()
+every_endpoint = pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
+WORDS = {"GET": "get", "POST": "post", "PUT": "put", "DELETE": "delete", "WEBSOCKET": "get"}
+
+
+@pytest.fixture
+async def document(client: httpx.AsyncClient) -> dict[str, Any]:
+    return (await client.get("/openapi.json")).json()
+
+
+def served(server) -> set[tuple[str, str]]:
+    """(path, method) of every row of the route table, without convertors; a model's path stands for run and submit."""
+    gateway = Gateway(
+        settings=server.settings,
+        parts=Parts(server.settings.data / "uploads"),
+        store=server.store,
+        blobs=server.blobs,
+        dispatcher=server.worker,
+        endpoints=ENDPOINTS,
+        secret=b"x",
+    )
+    found = {("/api/fal/proxy", method) for method in ("GET", "POST", "PUT")}
+    for route in routes(gateway):
+        if isinstance(route, WebSocketRoute):
+            found.add(("/{endpoint}/realtime", "WEBSOCKET"))
+            continue
+        assert isinstance(route, Route)
+        path = re.sub(r":\w+}", "}", route.path)
+        if path == "/{endpoint}":
+            found |= {(path, "POST"), ("/queue/{endpoint}", "POST")}
+        else:
+            found |= {(path, method) for method in route.endpoint.handlers}
+    return found - INTERNAL
+
+
+def test_every_route_is_documented_and_nothing_else(server) -> None:
+    assert served(server) == set(CONTRACT)
+
+
+async def test_the_whole_document_is_valid_openapi(document) -> None:
+    validate(document, cls=OpenAPIV31SpecValidator)
+    assert document["openapi"] == "3.1.0"
+    assert (
+        list(document["paths"])[: len(ENDPOINTS)] == document["x-fal-order-paths"] == [f"/{id_}" for id_ in ENDPOINTS]
+    )
+
+
+def test_two_inputs_of_one_name_are_two_schemas() -> None:
+    class Input(WireInput):
+        prompt: Prompt
+        style: str = "ink"
+
+    first = Input
+
+    class Input(WireInput):  # type: ignore[no-redef]
+        prompt: Prompt
+        mood: str = "calm"
+
+    own = [
+        derive(f"me/{name}", Input=model, asks=lambda x: {"prompt": x.prompt}, example={"prompt": "a"})
+        for name, model in (("first", first), ("second", Input))
+    ]
+    document = server_document(Endpoints([*SHIPPED, *own]), base="http://h")
+    validate(document, cls=OpenAPIV31SpecValidator)
+    fields: list[list[str]] = []
+    for name in ("first", "second"):
+        body = document["paths"][f"/me/{name}"]["post"]["requestBody"]["content"]["application/json"]
+        schema = document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
+        fields.append(list(schema["properties"]))
+    assert fields == [["prompt", "style"], ["prompt", "mood"]]
+
+
+async def test_every_operation_of_the_contract_stands_in_the_document(document) -> None:
+    for (template, method), operation in CONTRACT.items():
+        names = {"endpoint": list(ENDPOINTS), "app": sorted(ENDPOINTS.apps), "": ["-"]}[operation.each]
+        for name in names:
+            made = document["paths"][template.replace("{endpoint}", name)][WORDS[method]]
+            assert {*operation.answers, *operation.failures, "400", "500"} <= set(made["responses"])
+            in_path = {one["name"] for one in made.get("parameters", []) if one["in"] == "path"}
+            assert in_path == set(re.findall(r"{(\w+)}", template)) - {"endpoint"}, template
+
+
+@every_endpoint
+async def test_every_queue_document_is_valid_and_its_links_lead_somewhere(client, endpoint) -> None:
+    document = (await client.get("/api/openapi/queue/openapi.json", params={"endpoint_id": endpoint.id})).json()
+    # fal labels them 3.0.4 and writes `examples` and bounds as 3.1 does; so do we, and 3.1 is what they are held to
+    validate(document | {"openapi": "3.1.0"}, cls=OpenAPIV31SpecValidator)
+    metadata = document["info"]["x-fal-metadata"]
+    assert list(metadata) == ["endpointId", "category", "thumbnailUrl", "playgroundUrl", "documentationUrl"]
+    assert (metadata["endpointId"], metadata["category"]) == (endpoint.id, endpoint.category)
+    for name in ("playgroundUrl", "documentationUrl"):
+        assert (await client.get(metadata[name])).status_code == 200, metadata[name]
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["x-fal-order-properties"] == list(schema["properties"]), name
+
+
+@every_endpoint
+async def test_llms_txt_tells_every_field_and_how_to_call(client, endpoint) -> None:
+    answer = await client.get(f"/models/{endpoint.id}/llms.txt")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    text = answer.text
+    assert text.startswith(f"# {endpoint.title}\n")
+    for heading in ("## Overview", "## API Information", "### Input Schema", "### Output Schema", "## Usage Examples"):
+        assert f"\n{heading}\n" in text
+    for name, field in (*endpoint.Input.model_fields.items(), *endpoint.Output.model_fields.items()):
+        need = "required" if field.is_required() else "optional"
+        assert re.search(rf"^- \*\*`{name}`\*\* \(.*_{need}_\)", text, re.MULTILINE), name
+    assert f"http://127.0.0.1:8000/{endpoint.id}" in text, "the examples point at this server"
+    for language in ("python", "javascript", "bash"):
+        assert f"```{language}\n" in text
+
+
+async def test_the_python_and_the_curl_line_of_llms_txt_are_what_they_say(client) -> None:
+    import json
+    import shlex
+
+    text = (await client.get("/models/fal-ai/flux-pro/llms.txt")).text
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL))
+    compile(blocks["python"], "llms.txt", "exec")
+    words = shlex.split(blocks["bash"].replace("\\\n", " "))
+    assert json.loads(words[words.index("-d") + 1]) == ENDPOINTS["fal-ai/flux-pro"].example
+    assert "Bounds: at least 1, at most 50" in text
+    assert "Default: `28`" in text
+    assert '`"square_hd"`' in text
+
+
+async def test_the_top_level_llms_txt_lists_every_endpoint(client, server) -> None:
+    text = (await client.get("/llms.txt")).text
+    for link in re.findall(r"\]\((http://[^)]+)\)", text):
+        assert (await client.get(link)).status_code == 200, link
+    assert all(f"`{id_}`" in text for id_ in ENDPOINTS)
+    server.worker.ready = False
+    page = (await client.get("/models/fal-ai/flux-pro/llms.txt")).text
+    assert "nobody now; requests wait in the queue" in page
+    assert (await client.get("/models/fal-ai/none/llms.txt")).status_code == 404

@@ -1,0 +1,82 @@
+"""Parts of large uploads: joined as listed, never in memory at once, and gone when nobody completes them."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from impasto.errors import BadRequest
+from impasto.files.blobs import BlobStore
+from impasto.files.parts import STALE, Parts
+
+KEY, TOKEN = "key", "b/00000000/abcdefghijklmnopqrstuv.png"
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path / "uploads")
+
+
+def put(parts: Parts, number: int, data: bytes, *, key: str = KEY, token: str = TOKEN) -> str:
+    with parts.draft(key, token, number) as draft:
+        draft.write(data)
+        return parts.keep(draft)
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]
+
+
+def test_they_are_joined_by_number_and_a_later_try_replaces_an_earlier_one(parts, tmp_path):
+    put(parts, 2, b"wrong")
+    listed = [(number, put(parts, number, data)) for number, data in ((3, b"c" * 3_000_000), (1, b"a"), (2, b"b"))]
+    with BlobStore(tmp_path / "files").draft() as draft:
+        parts.join(KEY, TOKEN, listed, into=draft)
+        draft.flush(sync=False)
+        assert draft.path.read_bytes() == b"a" + b"b" + b"c" * 3_000_000
+        assert draft.size == 3_000_002
+
+
+def test_a_part_that_was_never_finished_leaves_nothing(parts, tmp_path):
+    with contextlib.suppress(RuntimeError), parts.draft(KEY, TOKEN, 1) as draft:
+        draft.write(b"half")
+        raise RuntimeError
+    assert files(tmp_path) == []
+    assert parts.pending(KEY) == 0
+
+
+def test_what_waits_is_counted_by_upload_and_by_key(parts):
+    put(parts, 1, b"12345")
+    put(parts, 2, b"1")
+    put(parts, 1, b"1234", token="other")
+    put(parts, 1, b"123", key="other")
+    assert (parts.pending(KEY, TOKEN), parts.pending(KEY), parts.pending("other"), parts.pending("")) == (6, 10, 3, 0)
+    assert (parts.size(KEY, TOKEN, 1), parts.size(KEY, TOKEN, 9)) == (5, 0)
+    parts.drop(KEY, TOKEN)
+    assert parts.pending(KEY) == 4
+
+
+def test_names_from_the_wire_never_become_paths(parts, tmp_path):
+    put(parts, 1, b"x", key="../../key", token="../../../escape")
+    (path,) = files(tmp_path)
+    assert path.parent.parent.parent == tmp_path / "uploads"
+    for number in (-1, 0, 10_001, 10**4000):
+        with pytest.raises(BadRequest, match="part number"):
+            parts.draft(KEY, TOKEN, number)
+
+
+def test_forgotten_ones_are_thrown_away(parts, tmp_path):
+    parts.sweep()
+    put(parts, 1, b"old", token="old")
+    put(parts, 1, b"young", token="young")
+    old = time.time() - STALE - 5
+    for folder in (tmp_path / "uploads").glob("*/*"):
+        if (folder / "00001").read_bytes() == b"old":
+            os.utime(folder, (old, old))
+    parts.sweep()
+    assert [path.read_bytes() for path in files(tmp_path)] == [b"young"]
+    parts.drop(KEY, "young")
+    parts.sweep()
+    assert list((tmp_path / "uploads").iterdir()) == []

@@ -1,0 +1,79 @@
+"""Endpoints as users write them, some of them wrong: loaded by name in the server and in its runners."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from impasto.endpoints.custom import ModelError, NumImages, Prompt, Steps, WireInput, derive
+
+
+class Input(WireInput):
+    prompt: Prompt
+    num_inference_steps: Steps = 4
+    num_images: NumImages = 1
+    tone: int = 7
+
+
+def asks(input_: Input) -> dict[str, Any]:
+    return {
+        "prompt": f"{input_.prompt}, as a drawing",
+        "image_size": {"width": 128, "height": 96},
+        "num_inference_steps": input_.num_inference_steps,
+        "num_images": input_.num_images,
+    }
+
+
+def tone(pixels: Any, job: Any) -> Any:
+    pixels[:] = job.arguments["tone"]
+    return pixels[:64, :64]
+
+
+def breaks(pixels: Any, job: Any) -> Any:
+    raise KeyError("a fault of the user's")
+
+
+def complains(pixels: Any, job: Any) -> Any:
+    raise ModelError.at("tone", "This tone does not exist", "value_error")
+
+
+def wrong(pixels: Any, job: Any) -> Any:
+    return pixels.astype("float32")
+
+
+class Mirrored:
+    """Draws over the loaded pipeline: half of the steps, the picture turned round."""
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def denoise(self, job: Any, conditioning: Any, *, index: int) -> Iterator[Any]:
+        yield from self.base.denoise(job, conditioning, index=index)
+
+    def decode(self, job: Any, latents: Any) -> Any:
+        return self.base.decode(job, latents)[::-1]
+
+
+class Slow(Mirrored):
+    def denoise(self, job: Any, conditioning: Any, *, index: int) -> Iterator[Any]:
+        for step in self.base.denoise(job, conditioning, index=index):
+            time.sleep(0.05)
+            yield step
+
+
+def _own(name: str, **more: Any) -> Any:
+    return derive(f"me/{name}", Input=Input, asks=asks, example={"prompt": "a heron"}, **more)
+
+
+table = [
+    _own("plain"),
+    _own("tone", post=tone),
+    _own("mirrored", pipeline=Mirrored),
+    _own("slow", pipeline=Slow),
+    _own("breaks", post=breaks),
+    _own("complains", post=complains),
+    _own("wrong", post=wrong),
+    _own("odd-answer", answer=lambda input_, output: output["nothing"]),
+]
