@@ -27,7 +27,7 @@ _FUNCTION_WORDS = frozenset(
         what there here please could would can will shall may might should do does did have has had like want see show
         shows showing draw draws drawing paint make makes create give get let nothing else only just very so more most
         much many few each every all both other another own same one against such than then too not one's
-        up down out off near nice good best quality
+        up down out off near nice good best quality portrait photo photograph picture image art style
     """)
 )
 

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
 from torch import Tensor, nn
 
 
@@ -43,7 +42,6 @@ class Replicas:
 
 def _view(module: nn.Module) -> nn.Module:
     twin = copy.deepcopy(module)
-    with torch.no_grad():
-        for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
-            theirs.set_(ours)
+    for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
+        theirs.data = ours.data
     return twin
