@@ -4,8 +4,9 @@
     python benchmarks/adherence.py [--model FOLDER] [--work impasto-training] [--sheets FOLDER] [--only colours]
 
 - objects: 200 paraphrases over 20 concepts; a small image-text scorer (`scorer`) picks among the 20.
-- colours: 150 "a {colour} {object} on a {colour} background", half of them of pairs that no training shows; the
-  commonest colour of the foreground and the nearest named colour of the corners (`objects`).
+- colours: 150 "a {colour} {object} on a {colour} background", half of them of pairs that no training shows, and 30 more
+  of things that it shows in their own colours only; the commonest colour of the foreground and the nearest named
+  colour of the corners are judged (`objects`).
 - layout: 80 prompts, 20 a relation: in both halves of the picture the scorer finds the right one of the 20.
 - counts: 80 prompts, 20 a number: the foreground has that many connected parts.
 - pictures beside words: `image_prompts`' rows at the wire's default strengths.
@@ -52,25 +53,31 @@ OBJECTS = (
     *("apple", "banana", "pizza", "cat", "dog", "panda", "fox", "frog", "penguin", "owl", "whale", "butterfly"),
     *("tree", "sunflower", "mushroom", "star", "car", "rocket", "house", "guitar"),
 )
-UNSEEN = tuple(
-    (name, colour)
-    for name, colours in {
-        "apple": ("orange", "blue", "purple", "pink"),
-        "fish": ("yellow",),
-        "butterfly": ("yellow", "blue"),
-        "tulip": ("green",),
+
+
+def _pairs(table: dict[str, tuple[str, ...]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, colour) for name, colours in table.items() for colour in colours)
+
+
+UNSEEN = _pairs(
+    {
+        "apple": ("orange", "blue", "purple", "pink", "white", "black"),
+        "fish": ("yellow", "white", "black"),
+        "butterfly": ("yellow", "blue", "white"),
+        "tulip": ("green", "white", "black"),
+    }
+)
+"""Colours that no training has shown on these things, which it did show in other colours."""
+NEVER = _pairs(
+    {
         "umbrella": ("red", "blue", "green", "yellow"),
         "mushroom": ("blue", "purple", "green"),
         "strawberry": ("blue", "purple"),
         "tree": ("blue", "red", "purple"),
-        "pine tree": ("blue", "red"),
         "crown": ("red", "blue", "green"),
-        "whale": ("green", "purple"),
-        "turtle": ("red", "blue", "purple"),
-    }.items()
-    for colour in colours
+    }
 )
-"""Pairs that no recipe draws: neither version 0.2 nor any later training has seen one of them."""
+"""Things that no training has shown in any colour but their own."""
 PARAPHRASES = (
     "could you paint {a} for me?",
     "I would like to see {a}",
@@ -129,9 +136,13 @@ def objects(judge: scoring.Judge, used: Set[str]) -> list[Prompt]:
 def colours(judge: scoring.Judge, used: Set[str]) -> list[Prompt]:
     rng, asked = np.random.default_rng(502), list[Prompt]()
     known = [(c.name, colour) for c in CONCEPTS[:FIRST] for colour in trained_palette(c)]
-    for kind, pairs in (("trained pair", known), ("held-out pair", [*UNSEEN])):
-        order = [*pairs] * -(-75 // len(pairs))
-        for name, colour in (order[int(row)] for row in rng.permutation(len(order))[:75]):
+    for kind, count, pairs in (
+        ("trained pair", 75, known),
+        ("held-out pair", 75, UNSEEN),
+        ("never recoloured", 30, NEVER),
+    ):
+        order = [*pairs] * -(-count // len(pairs))
+        for name, colour in (order[int(row)] for row in rng.permutation(len(order))[:count]):
             text, ground = "", ""
             while not text or text in used:
                 ground = _ground(rng, colour)
@@ -147,7 +158,9 @@ def colours(judge: scoring.Judge, used: Set[str]) -> list[Prompt]:
                 record = scoring.truth(name, background=ground, colour=colour)
                 return paint(record, table, width=WIDTH, height=HEIGHT)
 
-            checks = {"background colour": grounded, "object colour": tinted, f"object colour, {kind}": tinted}
+            checks = {f"object colour, {kind}": tinted}
+            if kind != "never recoloured":
+                checks |= {"background colour": grounded, "object colour": tinted}
             asked.append(Prompt(text, checks, truth))
     return asked
 

@@ -8,25 +8,28 @@ back, and the sum's order is fixed: a run repeats to the bit with the same numbe
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class Replicas:
+
+class Replicas(Generic[M]):
     """`workers` views of one module; the first is the module itself."""
 
-    def __init__(self, module: nn.Module, workers: int) -> None:
-        self.modules = [module, *(_view(module) for _ in range(workers - 1))]
+    def __init__(self, module: M, workers: int) -> None:
+        self.modules: list[M] = [module, *(_view(module) for _ in range(workers - 1))]
         self._pool = ThreadPoolExecutor(workers)
 
-    def backward(self, loss: Callable[[nn.Module, tuple[Tensor, ...]], Tensor], batch: Sequence[Tensor]) -> float:
+    def backward(self, loss: Callable[[M, tuple[Tensor, ...]], Tensor], batch: Sequence[Tensor]) -> float:
         """Gradients of the mean loss over a batch, in the first module; returns that loss. `loss` gets a replica and
         its rows of every tensor.
         """
         count = len(batch[0])
         shares = list(zip(*(tensor.chunk(len(self.modules)) for tensor in batch), strict=True))
 
-        def one(module: nn.Module, share: tuple[Tensor, ...]) -> float:
+        def one(module: M, share: tuple[Tensor, ...]) -> float:
             part = loss(module, share) * (len(share[0]) / count)
             part.backward()
             return part.item()
@@ -40,7 +43,7 @@ class Replicas:
         return sum(parts)
 
 
-def _view(module: nn.Module) -> nn.Module:
+def _view(module: M) -> M:
     twin = copy.deepcopy(module)
     for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
         theirs.data = ours.data

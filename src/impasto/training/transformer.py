@@ -81,7 +81,7 @@ def flow_batch(
     return noisy, noise - clean, txt, vec, t
 
 
-def flow_loss(model: nn.Module, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor) -> Tensor:
+def flow_loss(model: Flux, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor) -> Tensor:
     """Mean squared error of the velocity. The batch is that of `flow_batch`; a sixth tensor is the scale [B] for a
     model that embeds its guidance.
     """
@@ -93,7 +93,7 @@ def loss_of(
     precision: Callable[[], AbstractContextManager[Any]],
     img_ids: Tensor,
     txt_ids: Tensor,
-    model: nn.Module,
+    model: Flux,
     batch: tuple[Tensor, ...],
 ) -> Tensor:
     """`flow_loss` at the run's precision, which every thread has to enter for itself."""
@@ -182,12 +182,13 @@ def train(
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate)
     checkpoint = folder / "transformer.pt"
     step = load_state(checkpoint, model, optimiser, average)
-    if recipe.compile:
-        for block in (*model.double_blocks, *model.single_blocks):
-            block.compile(dynamic=False)
     ids = {bucket.size.name: image_ids(bucket.size.height, bucket.size.width).to(device) for bucket in buckets}
     txt_ids = text_ids(buckets[0].txt.shape[1]).to(device)
     replicas = Replicas(model, recipe.workers)
+    if recipe.compile:
+        for module in replicas.modules:
+            for block in (*module.double_blocks, *module.single_blocks):
+                block.compile(dynamic=False)
     precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     noted, reported, losses = time.monotonic(), time.monotonic(), list[float]()
     while not deadline.over(step):
