@@ -203,8 +203,9 @@ class Judge:
 
     def score(self, model: Flux) -> metrics.Scores:
         """The share of concepts and backgrounds drawn as asked, one prompt a concept."""
-        asked = metrics.judged_prompts(things=self.recipe.mix.things)
-        return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table)
+        things = self.recipe.mix.things
+        asked = metrics.judged_prompts(things=things)
+        return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table, things)
 
     def report(self, model: Flux, step: int) -> None:
         """A sheet on disk and the scores in the log."""
