@@ -1,12 +1,19 @@
 """Does a picture that was given show in the picture that comes out? 20 inputs, through the product's own pipeline.
 
     python benchmarks/image_prompts.py [--sheet sheet.png]
+    python benchmarks/image_prompts.py --grid
 
 The inputs are drawn by the embedded model itself (20 concepts and backgrounds, seeds of their own). Each is given once
 per row of the table; an output counts when, of the 20 inputs, the one that was given is nearest to it: mean squared
 error of the pixels at 16x12. Chance is 5 %. The prompt, where there is one, asks for another thing on another
 background. `other seed` is the mean distance between the outputs of two seeds, beside the mean distance
 between two inputs. Writes benchmarks/results/image_prompts.json.
+
+`--grid` chooses the strengths that redux has no field for, on the first 10 inputs at the native size 128x96, and
+writes benchmarks/results/redux_strength.json. An output *resembles* when its input is the nearest of the 10 inputs, it
+*follows* when its words' own picture (the words alone, another seed) is nearest to it of the 10 words' pictures. With
+words the best strength is that with the most outputs that do both, the lowest of equals; without words the lowest at
+which all resemble.
 """
 
 import argparse
@@ -20,6 +27,8 @@ from PIL import Image
 from impasto.flux.pipeline import Init, Pipeline, Pixels, Reference
 
 RESULTS = Path(__file__).parent / "results" / "image_prompts.json"
+GRID = RESULTS.with_name("redux_strength.json")
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WIDTH, HEIGHT, GUIDANCE = 256, 192, 3.5
 
 INPUTS = (
@@ -73,24 +82,33 @@ ROWS = (
 )
 
 
-def draw(pipeline: Pipeline, prompt: str, *, seed: int, row: Row | None = None, source: Pixels | None = None) -> Pixels:
+def draw(
+    pipeline: Pipeline,
+    prompt: str,
+    *,
+    seed: int,
+    row: Row | None = None,
+    source: Pixels | None = None,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+) -> Pixels:
+    height, width = size
     init, reference = None, None
     if row is not None and source is not None:
-        latents = pipeline.encode_image(source, height=HEIGHT, width=WIDTH)
+        latents = pipeline.encode_image(source, height=height, width=width)
         init = Init(latents, row.strength) if row.role == "init" else None
         reference = Reference(latents, row.strength) if row.role == "prompt" else None
     *_, last = pipeline.denoise(
         pipeline.encode(prompt),
         seed=seed,
         index=0,
-        height=HEIGHT,
-        width=WIDTH,
+        height=height,
+        width=width,
         steps=row.steps if row else 28,
         guidance=GUIDANCE,
         init=init,
         reference=reference,
     )
-    return pipeline.decode(last.latents, height=HEIGHT, width=WIDTH)
+    return pipeline.decode(last.latents, height=height, width=width)
 
 
 def small(pixels: Pixels) -> np.ndarray:
@@ -101,11 +119,57 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(((one - other) ** 2).mean())
 
 
+def nearest(picture: np.ndarray, others: list[np.ndarray]) -> int:
+    return int(np.argmin([distance(picture, other) for other in others]))
+
+
+def grid(pipeline: Pipeline) -> None:
+    """Which strength does both, of those of `STRENGTHS`."""
+    size, prompts = (96, 128), INPUTS[:10]
+    inputs = [draw(pipeline, prompt, seed=100 + i, size=size) for i, prompt in enumerate(prompts)]
+    words = [draw(pipeline, prompt, seed=200 + i, size=size) for i, prompt in enumerate(prompts)]
+    shrunk, spoken = [small(p) for p in inputs], [small(p) for p in words]
+    between = float(np.mean([distance(a, b) for i, a in enumerate(shrunk) for b in shrunk[:i]]))
+    table: dict[str, list[dict[str, float]]] = {"with words": [], "without words": []}
+    for kind, rows in table.items():
+        for strength in STRENGTHS:
+            row = Row(kind, "prompt", strength, "")
+            resembles, follows, spread = [], [], []
+            for i, source in enumerate(inputs):
+                other = (i + 7) % len(prompts)
+                prompt = prompts[other] if kind == "with words" else ""
+                output = small(draw(pipeline, prompt, seed=i, row=row, source=source, size=size))
+                resembles.append(nearest(output, shrunk) == i)
+                follows.append(nearest(output, spoken) == other)
+                spread.append(distance(output, shrunk[i]))
+            both = sum(r and f for r, f in zip(resembles, follows, strict=True))
+            rows.append(
+                {
+                    "strength": strength,
+                    "resembles": sum(resembles),
+                    **({"follows": sum(follows), "both": both} if kind == "with words" else {}),
+                    "distance to the input": round(float(np.mean(spread)), 5),
+                }
+            )
+            print(kind, rows[-1], flush=True)
+    report = {
+        "model": f"{pipeline.spec.name} {pipeline.spec.version}",
+        "inputs": len(inputs),
+        "between inputs": round(between, 5),
+        **table,
+    }
+    GRID.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sheet", type=Path, help="Also write a contact sheet: inputs, then a line a row.")
-    sheet_path = parser.parse_args().sheet
-    pipeline = Pipeline.load("impasto-mini")
+    parser.add_argument("--grid", action="store_true", help="Only choose the strengths of redux.")
+    options = parser.parse_args()
+    sheet_path, pipeline = options.sheet, Pipeline.load("impasto-mini")
+    if options.grid:
+        grid(pipeline)
+        return
     inputs = [draw(pipeline, prompt, seed=100 + i) for i, prompt in enumerate(INPUTS)]
     shrunk = [small(picture) for picture in inputs]
     between = float(np.mean([distance(a, b) for i, a in enumerate(shrunk) for b in shrunk[:i]]))
@@ -118,9 +182,9 @@ def main() -> None:
             if i < 5:
                 again = draw(pipeline, prompt, seed=1000 + i, row=row, source=source)
                 seeds.append(distance(small(outputs[-1]), small(again)))
-        nearest = [int(np.argmin([distance(small(o), s) for s in shrunk])) for o in outputs]
+        found = [nearest(small(o), shrunk) for o in outputs]
         own = float(np.mean([distance(small(o), s) for o, s in zip(outputs, shrunk, strict=True)]))
-        hits = sum(i == n for i, n in enumerate(nearest))
+        hits = sum(i == n for i, n in enumerate(found))
         table.append(
             {
                 "name": row.name,

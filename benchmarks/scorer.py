@@ -18,8 +18,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impasto.flux.checkpoint import EMBEDDED
 from impasto.flux.text import MiniLMTextEncoder
-from impasto.flux.weights import EMBEDDED
 from impasto.training.captions import article
 from impasto.training.compose import BACKGROUNDS, Composition, lay, sprite, to_bytes
 from impasto.training.concepts import BY_NAME, CONCEPTS, Concept

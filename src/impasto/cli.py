@@ -1,10 +1,11 @@
-"""The command line: `impasto serve · generate · keys · requests · doctor · exec · train`.
+"""The command line: `impasto serve · generate · watch · models · requests · keys · webhooks · doctor · exec · train`.
 
 Settings are built here, once, and passed down. Nothing heavy is imported before a command needs it, so that
 `impasto --help` answers at once.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,9 @@ def serve(ctx: click.Context, **options: Any) -> None:
     "--guidance", type=float, default=3.5, show_default=True, help="How closely to follow the prompt, 1 to 20."
 )
 @click.option("--num-images", type=int, default=1, show_default=True, help="Pictures to draw, 1 to 4.")
+@click.option(
+    "--preview/--no-preview", default=None, help="Show the picture in the terminal (default: if it shows colours)."
+)
 @model_options
 @click.pass_context
 def generate(ctx: click.Context, prompt: str, output: Path | None, **options: Any) -> None:
@@ -133,8 +137,10 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
       impasto generate "a red apple"
       impasto generate "a rocket on a blue background" -o rocket.png --size 1024x768 --seed 7
     """
+    from impasto import terminal
     from impasto.generate import generate_files
 
+    preview = options["preview"]
     tree = _load(ctx, model_name=options["model"], model_device=options["device"], model_threads=options["threads"])
     try:
         generate_files(
@@ -146,10 +152,102 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
             seed=options["seed"],
             guidance=options["guidance"],
             num_images=options["num_images"],
+            preview=terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview,
         )
     except ModelError as error:
         lines = [f"{item['loc'][-1]}: {item['msg']}" for item in error.items]
         raise click.UsageError("\n".join(lines), ctx) from None
+
+
+@main.group()
+def models() -> None:
+    """List, fetch, add, check and remove models."""
+
+
+@models.command("list")
+@data_option
+@click.pass_context
+def models_list(ctx: click.Context, data: str | None) -> None:
+    """List the known models and those on this machine: name, licence, memory, where.
+
+    \b
+    Example:
+      impasto models list
+    """
+    from impasto.models import lines
+
+    for line in lines(_load(ctx, data=data)):
+        click.echo(line)
+
+
+@models.command("pull")
+@click.argument("name")
+@data_option
+@click.pass_context
+def models_pull(ctx: click.Context, name: str, data: str | None) -> None:
+    """Fetch a model of the list from its hub (needs `pip install impasto[hub]`).
+
+    \b
+    Examples:
+      impasto models pull flux.1-schnell
+      HF_TOKEN=hf_… impasto models pull flux.1-dev     (its licence must be accepted first)
+    """
+    from impasto.models import pull
+
+    click.echo(pull(_load(ctx, data=data), name))
+
+
+@models.command("add")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="What to call it (default: what it is).")
+@click.option("--as", "model", metavar="MODEL", help="What it is, where the files do not tell: flux.1-krea-dev …")
+@data_option
+@click.pass_context
+def models_add(ctx: click.Context, path: Path, name: str | None, model: str | None, data: str | None) -> None:
+    """Make weights on this machine known by name. They stay where they are.
+
+    \b
+    Examples:
+      impasto models add /weights/flux1-dev.safetensors
+      impasto models add /weights/my-finetune --name portraits --as flux.1-dev
+    """
+    from impasto.models import add
+
+    click.echo(add(_load(ctx, data=data), path, name=name, model=model))
+
+
+@models.command("check")
+@click.argument("name")
+@click.option("--sums/--no-sums", default=True, show_default=True, help="Compare checksums, which reads every byte.")
+@data_option
+@click.pass_context
+def models_check(ctx: click.Context, name: str, sums: bool, data: str | None) -> None:
+    """Check a model without loading it: every tensor's name and shape, and the files' checksums.
+
+    \b
+    Example:
+      impasto models check flux.1-dev
+    """
+    from impasto.models import check
+
+    for line in check(_load(ctx, data=data), name, sums=sums):
+        click.echo(line)
+
+
+@models.command("remove")
+@click.argument("name")
+@data_option
+@click.pass_context
+def models_remove(ctx: click.Context, name: str, data: str | None) -> None:
+    """Forget a model. What was pulled is deleted; what was added stays where it is.
+
+    \b
+    Example:
+      impasto models remove flux.1-dev
+    """
+    from impasto.models import remove
+
+    click.echo(remove(_load(ctx, data=data), name))
 
 
 @main.group()
@@ -233,6 +331,69 @@ def keys_revoke(ctx: click.Context, key_id: str, data: str | None) -> None:
     if not asyncio.run(revoke()):
         raise click.UsageError(f"no live key {key_id!r}; `impasto keys list` shows them", ctx)
     click.echo(f"revoked {key_id.partition(':')[0]}")
+
+
+@main.group()
+def webhooks() -> None:
+    """List and rotate the keys that sign webhooks."""
+
+
+@webhooks.command("keys")
+@data_option
+@click.pass_context
+def webhooks_keys(ctx: click.Context, data: str | None) -> None:
+    """List the published signing keys: id, since when they sign, until when they are published.
+
+    \b
+    Example:
+      impasto webhooks keys
+    """
+    from impasto.serve import open_store
+
+    async def read() -> None:
+        store = await open_store(_load(ctx, data=data))
+        try:
+            for key in store.signing_keys():
+                until = "" if key.retire_at is None else f"  published until {_date(key.retire_at)}"
+                click.echo(f"{key.kid}  signs from {_date(key.active_from)}{until}")
+        finally:
+            await store.close()
+
+    asyncio.run(read())
+
+
+@webhooks.command("rotate-key")
+@click.option(
+    "--now", "at_once", is_flag=True, help="A key leaked: the new one signs at once, the others are withdrawn."
+)
+@data_option
+@click.pass_context
+def webhooks_rotate_key(ctx: click.Context, at_once: bool, data: str | None) -> None:
+    """Make a new signing key; receivers see it for two days before it signs (webhooks.key_overlap_hours).
+
+    \b
+    Examples:
+      impasto webhooks rotate-key
+      impasto webhooks rotate-key --now
+    """
+    from impasto.serve import open_store
+
+    async def rotate() -> str:
+        tree = _load(ctx, data=data)
+        store = await open_store(tree)
+        try:
+            key = await store.rotate_signing_key(overlap=0 if at_once else tree.webhooks.key_overlap_hours * 3600)
+            return f"{key.kid}  signs from {_date(key.active_from)}"
+        finally:
+            await store.close()
+
+    click.echo(asyncio.run(rotate()))
+
+
+def _date(at: float) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 @main.group()
@@ -326,6 +487,30 @@ def doctor(ctx: click.Context, **options: Any) -> None:
         if check.remedy:
             click.echo(f"  {'':<16} → {check.remedy}")
     sys.exit(1 if any(check.state == "problem" for check in checks) else 0)
+
+
+@main.command()
+@click.argument("request")
+@click.option("--url", envvar="IMPASTO_URL", help="The server (default: http://127.0.0.1:8000 or the configured one).")
+@click.option("--key", envvar="FAL_KEY", help="The API key that submitted it, where the server asks for one.")
+@click.option(
+    "--preview/--no-preview", default=None, help="Show the pictures in the terminal (default: if it shows colours)."
+)
+@click.pass_context
+def watch(ctx: click.Context, request: str, url: str | None, key: str | None, preview: bool | None) -> None:
+    """Follow REQUEST, an id or a URL of it, until its pictures are there.
+
+    \b
+    Examples:
+      impasto watch 764cabcf-b745-4b3e-ae38-1200304cf45b
+      impasto watch http://127.0.0.1:8000/queue/fal-ai/flux-pro/requests/764cabcf-b745-4b3e-ae38-1200304cf45b
+    """
+    from impasto import terminal
+    from impasto.client.watch import watch as follow
+
+    shown = terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview
+    base = (url or _load(ctx).local_url).rstrip("/")
+    sys.exit(follow(request, url=base, key=key, pictures=shown, out=sys.stdout, err=sys.stderr))
 
 
 @main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -14,7 +14,7 @@ from typing import Literal
 
 from impasto import __version__
 from impasto.engine.memory import available_memory
-from impasto.errors import ImpastoError
+from impasto.errors import ConfigError, ImpastoError, ModelUnavailable, WeightsError
 from impasto.settings import Settings
 
 State = Literal["good", "note", "problem"]
@@ -81,16 +81,27 @@ def memory(settings: Settings) -> Check:
     found = f"{available / 2**30:.1f} GiB available"
     if available < 1 << 30:
         return Check("memory", "problem", found, "the embedded model needs about 1 GiB: close something")
-    return Check("memory", "good", found)
+    if settings.model.pipeline == "fake":
+        return Check("memory", "good", found)
+    from impasto.engine.flux import plan_for
+
+    try:
+        arrangement = plan_for(settings.loading)
+    except ModelUnavailable:
+        return Check("memory", "good", found)  # the next question says what is wrong
+    except (WeightsError, ConfigError) as error:
+        return Check("memory", "problem", error.message.splitlines()[0], "see docs/models.md, what fits where")
+    gpu = f"{arrangement.device / 2**30:.1f} GiB of the GPU and " if arrangement.device else ""
+    return Check("memory", "good", f"{found}; {settings.model.name} takes {gpu}{arrangement.host / 2**30:.1f} GiB")
 
 
 def weights(settings: Settings) -> Check:
-    from impasto.flux.weights import verify
+    from impasto.flux.checks import verify
 
     try:
-        found = verify(settings.model.name)
+        found = verify(settings.model.name, models=settings.models_folder)
     except ImpastoError as error:
-        return Check("weights", "problem", error.message, "reinstall impasto, or name another model with --model")
+        return Check("weights", "problem", error.message, "name another model with --model, or see `impasto models`")
     return Check("weights", "good", found)
 
 

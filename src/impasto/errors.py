@@ -118,6 +118,12 @@ class NotFound(RequestError):
     detail_only = True
 
 
+class ModelNotFound(NotFound):
+    """The model does not exist."""
+
+    error_type = "model_not_found"
+
+
 class PathNotFound(NotFound):
     """The application has no such path."""
 
@@ -145,6 +151,13 @@ class MethodNotAllowed(RequestError):
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"Allow": ", ".join(self.allowed)}
+
+
+class RequestTooSlow(RequestError):
+    """The request came too slowly."""
+
+    status = 408
+    error_type = "bad_request"
 
 
 class PreconditionFailed(RequestError):
@@ -190,6 +203,13 @@ class StorageFull(RequestError):
     retryable = True
 
 
+class HeadersTooLarge(RequestError):
+    """The request's headers are larger than this server accepts."""
+
+    status = 431
+    error_type = "bad_request"
+
+
 class ClientCancelled(RequestError):
     """Request cancelled by the client."""
 
@@ -213,6 +233,10 @@ class QueueFull(RequestError):
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"X-Fal-Needs-Retry": "1"}
+
+
+class TooManyConnections(QueueFull):
+    """Too many connections are open; try again soon."""
 
 
 class RequestTimeout(RequestError):

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from impasto import terminal
 from impasto.endpoints.flux_pro import FLUX_PRO
 from impasto.endpoints.validation import validate
 from impasto.engine.drawing import Finisher, draw
@@ -33,8 +34,11 @@ def generate_files(
     seed: int | None,
     guidance: float,
     num_images: int,
+    preview: bool = False,
 ) -> list[Path]:
     """Draw and write; → the files written. With several pictures `-2`, `-3`… goes before the suffix.
+
+    `preview`: show them on standard error, too, as the terminal can.
 
     Raises ModelError with the wire's items for values out of bounds, ConfigError for a file that cannot be written.
     """
@@ -53,7 +57,7 @@ def generate_files(
         },
     )
     job = FLUX_PRO.to_job(input_, request_id="generate", seed=drawn_seed, model=settings.model.name)
-    pipeline = load_pipeline(settings.model)
+    pipeline = load_pipeline(settings.loading)
     finisher = Finisher(Safety.load(settings.safety), encode)
     with click.progressbar(
         length=job.steps * job.num_images, label=f"{job.width}x{job.height}", file=sys.stderr
@@ -67,6 +71,8 @@ def generate_files(
         click.echo(f"warning: {notice.message}", err=True)
     for target, picture in zip(targets, result.pictures, strict=True):
         _write(target, picture.data)
+        if preview:
+            click.echo("\n".join(terminal.lines(picture.data)), err=True)
         note = ", flagged by the safety classifier: black" if picture.nsfw else ""
         click.echo(f"{target}  {picture.width}x{picture.height}, seed {result.seed}{note}")
     return targets

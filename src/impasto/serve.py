@@ -1,4 +1,4 @@
-"""Puts the rooms together: socket → store → blobs → dispatcher → runner process → HTTP. START READING A SERVER HERE.
+"""Puts the rooms together: socket → store → blobs → dispatcher → runner process → HTTP → webhooks. START READING HERE.
 
 In: the settings tree. Out: a process that answers until SIGINT or SIGTERM, then drains: no new work is taken, running
 pictures get `server.drain_seconds` to finish, the rest goes back to the queue without costing an attempt.
@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -22,8 +23,9 @@ from starlette.types import ASGIApp
 
 from impasto import __version__, telemetry
 from impasto.api.app import SECRET_FILE, create_app
-from impasto.api.connection import Connection
+from impasto.api.connection import protocols
 from impasto.api.signing import load_secret
+from impasto.api.warden import Warden
 from impasto.endpoints.own import load_endpoints
 from impasto.endpoints.table import Endpoints
 from impasto.errors import ConfigError
@@ -32,13 +34,18 @@ from impasto.fleet.dispatcher import Dispatcher
 from impasto.fleet.local import LocalFleet
 from impasto.settings import Settings
 from impasto.store.sqlite import SqliteStore
+from impasto.web import pages
+from impasto.webhooks.delivery import Deliverer
 
 log = logging.getLogger("impasto")
+
+FILES = 512  # open files besides the clients' connections: database, blobs, runners, modules
 
 
 def run(settings: Settings) -> int:
     """Serve until told to stop; → exit status. Raises `ConfigError` when the start is impossible."""
     telemetry.configure(settings.server.log_level)
+    _allow_files(settings.server.max_connections + FILES)
     endpoints = load_endpoints(settings.server.endpoints)
     listener = _listen(settings)
     with contextlib.closing(listener), _only_server(settings.data), asyncio.Runner(loop_factory=_loop) as runner:
@@ -53,6 +60,7 @@ async def open_store(settings: Settings) -> SqliteStore:
         lease_seconds=settings.queue.lease_seconds,
         max_attempts=settings.queue.max_attempts,
         max_crashes=settings.queue.max_crashes,
+        max_running=settings.queue.max_running,
         retention_seconds=settings.queue.retention_hours * 3600,
     )
 
@@ -76,8 +84,11 @@ async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.sock
                 blobs=blobs,
                 endpoints=endpoints,
                 secret=secret,
+                pages=pages.routes(),
             )
-            async with LocalFleet(settings, dispatcher), _Http(app, settings, listener):
+            # Webhooks last: who receives one may ask for its result, and for the key that signed it.
+            deliverer = Deliverer(settings=settings, store=store)
+            async with LocalFleet(settings, dispatcher), _Http(app, settings, listener), deliverer:
                 _print_welcome(settings, listener)
                 await _until_told_to_stop(store)
                 log.info("Stopping: running pictures get up to %.0f s", settings.server.drain_seconds)
@@ -110,19 +121,20 @@ class _Http:
     """uvicorn on a socket of ours, from entry to exit; signals are not its business here."""
 
     def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
+        http, ws = protocols(Warden(settings.server))
         config = uvicorn.Config(
             app,
-            http=Connection,
-            ws="websockets-sansio",
+            http=http,
+            ws=ws,
             ws_max_size=settings.server.max_body_mb * 1024 * 1024,
             ws_per_message_deflate=False,  # pictures do not get smaller, they only cost time
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
-            timeout_keep_alive=65,  # longer than clients pool connections: who closes first races with the next call
+            # longer than clients pool connections: who closes first races with the next call
+            timeout_keep_alive=settings.server.idle_seconds,  # pyright: ignore[reportArgumentType] - any seconds do
             timeout_graceful_shutdown=3,
-            h11_max_incomplete_event_size=64 * 1024,
         )
         self._server = uvicorn.Server(config)
         self._listener = listener
@@ -146,6 +158,15 @@ def _loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _allow_files(count: int) -> None:
+    """Many systems let a process open 1024 files unless it asks for more; a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(settings: Settings) -> socket.socket:

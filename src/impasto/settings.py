@@ -42,6 +42,30 @@ class ServerSettings(Section):
     realtime_idle_seconds: float = Field(
         default=60.0, gt=0, description="A realtime connection without inputs for so long is closed."
     )
+    max_connections: int = Field(
+        default=2048, ge=1, description="Open connections in all; further ones are answered 429."
+    )
+    max_connections_per_address: int = Field(
+        default=256,
+        ge=0,
+        description="Open connections of one client address, loopback excepted; 0: no limit. Behind a proxy on another "
+        "machine all clients have the proxy's address.",
+    )
+    head_seconds: float = Field(
+        default=10.0, gt=0, description="A request whose head takes longer is answered 408 and its connection closed."
+    )
+    body_seconds: float = Field(
+        default=10.0, gt=0, description="Over so many seconds the pace of a request's body is measured."
+    )
+    body_kib_per_second: float = Field(
+        default=8.0, ge=0, description="A request body that comes slower is answered 408; 0: any pace will do."
+    )
+    write_seconds: float = Field(
+        default=60.0, gt=0, description="A client that reads nothing of its answer for so long is disconnected."
+    )
+    idle_seconds: float = Field(
+        default=65.0, gt=0, description="How long a connection is kept open between two requests."
+    )
     endpoints: tuple[str, ...] = Field(
         default=(), description="Endpoints of your own, as module:attribute (docs/custom-endpoints.md)."
     )
@@ -66,9 +90,26 @@ class AuthSettings(Section):
     )
 
 
+class OpenAISettings(Section):
+    model: str = Field(
+        default="fal-ai/flux-pro",
+        description="Endpoint that draws at /openai/v1/images/generations for OpenAI's own model names (gpt-image-…, "
+        "dall-e-…) and for calls that name none.",
+    )
+    edit_model: str = Field(
+        default="fal-ai/flux/dev/image-to-image",
+        description="The same for /openai/v1/images/edits; an endpoint that takes a picture.",
+    )
+
+
 class ModelSettings(Section):
     name: str = Field(
-        default="impasto-mini", description="Model to serve: a name of the model table, or a path to a checkpoint."
+        default="impasto-mini",
+        description="Model to serve: a name that `impasto models list` shows, or the path of a checkpoint.",
+    )
+    folder: Path | None = Field(
+        default=None,
+        description="Folder of the models that `impasto models` keeps; default: models in the data folder.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model runs.")
     threads: int = Field(
@@ -82,8 +123,19 @@ class ModelSettings(Section):
         description="Which loaded model serves an endpoint's model, e.g. flux-pro = impasto-mini; a model that is not "
         "named is served by the one that is loaded.",
     )
+    residency: Literal["auto", "device", "text_on_host"] = Field(
+        default="auto",
+        description="Where the weights live on a GPU: all on the device, or the text encoders on the CPU; auto: the "
+        "first that fits into what is free.",
+    )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
+    )
+    fake_step_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=60,
+        description="How long each step of the fake pipeline takes: for tests of progress, cancelling and timeouts.",
     )
 
 
@@ -93,6 +145,17 @@ class QueueSettings(Section):
     max_attempts: int = Field(default=10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
     max_crashes: int = Field(default=3, ge=1, le=100, description="Attempts that may take their runner with them.")
     slots: int = Field(default=2, ge=1, le=64, description="Requests a runner works on at a time.")
+    max_queued: int = Field(
+        default=10_000,
+        ge=0,
+        description="Requests of one key that may wait; further ones are answered 429. 0: no limit.",
+    )
+    max_running: int = Field(
+        default=0,
+        ge=0,
+        description="Requests of one key that run at a time: in the queue more of them wait, a sync run is answered "
+        "429. 0: no limit.",
+    )
     retention_hours: float = Field(default=168.0, gt=0, description="How long results and their files are kept.")
 
 
@@ -107,7 +170,9 @@ class SafetySettings(Section):
         description="What a flagged prompt or picture leads to: black pictures (200), or 422 content_policy_violation.",
     )
     prompt_check: str = Field(
-        default="rules", description="rules, none, an entry point of the group impasto.safety, or module:name."
+        default="rules+prototypes",
+        description="rules+prototypes (words and meaning), rules (words), none, an entry point of the group "
+        "impasto.safety, or module:name.",
     )
     picture_check: str = Field(
         default="open_nsfw", description="open_nsfw, none, an entry point of the group impasto.safety, or module:name."
@@ -141,12 +206,34 @@ class FetchSettings(Section):
         return entries
 
 
+Delay = Annotated[float, Field(ge=0)]
+
+
 class WebhookSettings(Section):
     loopback: Literal["auto", "yes", "no"] = Field(
         default="auto",
         description="Whether webhooks may go to this machine itself; auto: when the server listens on loopback only.",
     )
-    seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook.")
+    seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook's first try.")
+    retry_seconds: float = Field(default=120.0, gt=0, description="How long it has to answer each further try.")
+    retry_after: tuple[Delay, ...] = Field(
+        default=(10, 30, 60, 120, 240, 480, 900, 1200, 1800, 2400),
+        description="Seconds from a failed try to the next one, ±10 %; after the last of them the webhook is given up.",
+    )
+    max_mb: float = Field(
+        default=5.0,
+        gt=0,
+        description="Largest webhook body, in MiB; a larger payload is left out, and payload_error says so.",
+    )
+    concurrency: int = Field(default=256, ge=1, description="Webhooks under way at a time.")
+    per_host: int = Field(default=16, ge=1, description="Webhooks under way to one host at a time.")
+    per_host_rate: float = Field(default=50.0, ge=1, description="Tries a second that one host gets at most.")
+    key_overlap_hours: float = Field(
+        default=48.0,
+        ge=0,
+        description="How long a new signing key is published before it signs, and an old one after; receivers keep "
+        "keys for up to a day.",
+    )
 
 
 class PlatformSettings(Section):
@@ -168,6 +255,7 @@ class Settings(Section):
     data: Path = Field(default=Path("impasto-data"), description="Folder of the database, the files and the keys.")
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    openai: OpenAISettings = OpenAISettings()
     model: ModelSettings = ModelSettings()
     queue: QueueSettings = QueueSettings()
     safety: SafetySettings = SafetySettings()
@@ -178,6 +266,15 @@ class Settings(Section):
     @property
     def loopback(self) -> bool:
         return is_loopback(self.server.host)
+
+    @property
+    def models_folder(self) -> Path:
+        return self.model.folder or self.data / "models"
+
+    @property
+    def loading(self) -> ModelSettings:
+        """The model's settings with nothing left open, for whoever loads it."""
+        return self.model.model_copy(update={"folder": self.models_folder})
 
     @property
     def local_url(self) -> str:
@@ -206,6 +303,7 @@ LISTS = {
     "fetch.ports",
     "safety.thresholds",
     "safety.prompt_thresholds",
+    "webhooks.retry_after",
 }  # in the environment: separated by commas
 TABLES = {"model.serve", "platform.prices"}  # in the environment: name=value, separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line

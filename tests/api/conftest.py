@@ -25,7 +25,7 @@ from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.messages import Preview, Progress
-from impasto.settings import AuthSettings, PlatformSettings, ServerSettings, Settings
+from impasto.settings import AuthSettings, PlatformSettings, QueueSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
 
@@ -146,16 +146,22 @@ async def build(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     made: list[SqliteStore] = []
 
     async def make(
-        *, auth: str = "open", origins: tuple[str, ...] = (), platform: PlatformSettings | None = None, **server: Any
+        *,
+        auth: str = "open",
+        origins: tuple[str, ...] = (),
+        queue: dict[str, Any] | None = None,
+        platform: PlatformSettings | None = None,
+        **server: Any,
     ) -> Server:
         folder = tmp_path / str(len(made))
         settings = Settings(
             data=folder,
             auth=AuthSettings(mode=auth, origins=origins),
+            queue=QueueSettings(**(queue or {})),
             server=ServerSettings(**server),
             platform=platform or PlatformSettings(),
         )
-        store = await SqliteStore.open(folder / "impasto.sqlite3")
+        store = await SqliteStore.open(folder / "impasto.sqlite3", max_running=settings.queue.max_running)
         made.append(store)
         blobs = BlobStore(folder / "files")
         worker = Worker(store=store, blobs=blobs)
@@ -203,7 +209,7 @@ def listening(app: Starlette, **options: Any) -> Iterator[str]:
     """The app behind a real uvicorn on a loopback port, in a thread of its own; → its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", **options))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", **{"ws": "none"} | options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

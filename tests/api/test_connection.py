@@ -7,7 +7,9 @@ import socket
 import httpx
 import pytest
 
-from impasto.api.connection import Connection
+from impasto.api.connection import protocols
+from impasto.api.warden import Warden
+from impasto.settings import ServerSettings
 
 SUBMIT = "/queue/fal-ai/flux-pro"
 JAVA = "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\nUpgrade: h2c\r\n"
@@ -41,7 +43,7 @@ def ask(connection: socket.socket, request: bytes) -> httpx.Response:
 @pytest.mark.parametrize("offer", [JAVA, JAVA.replace("Upgrade: h2c", "upgrade:H2C"), "", "Connection: keep-alive\r\n"])
 async def test_a_body_arrives_whatever_upgrade_is_offered(server, listen, offer: str, caplog) -> None:
     requests = [post("first", offer), post("second", offer), post("third", "")]
-    with listen(server.app, http=Connection, log_config=None) as url:
+    with listen(server.app, http=protocols(Warden(ServerSettings()))[0], log_config=None) as url:
         answers = await asyncio.to_thread(exchange, url, *requests)
     stored = [server.store.input(answer.json()["request_id"])["prompt"] for answer in answers]
     assert stored == ["first", "second", "third"]
@@ -52,7 +54,7 @@ async def test_a_body_arrives_whatever_upgrade_is_offered(server, listen, offer:
 async def test_a_body_that_looks_like_an_offer_is_a_body(server, listen) -> None:
     body = b"a\r\nUpgrade: h2c\r\n\r\nb"
     sent = b"POST /files/upload HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    with listen(server.app, http=Connection, log_config=None) as url:
+    with listen(server.app, http=protocols(Warden(ServerSettings()))[0], log_config=None) as url:
         (answer,) = await asyncio.to_thread(exchange, url, sent)
         path = httpx.URL(answer.json()["access_url"]).path
         async with httpx.AsyncClient(base_url=url) as client:

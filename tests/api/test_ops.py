@@ -64,15 +64,3 @@ async def test_the_queue_document_needs_a_known_endpoint(client) -> None:
     assert missing.status_code == 400
     assert "endpoint_id" in missing.json()["detail"]
     assert (await client.get(path, params={"endpoint_id": "fal-ai/none"})).status_code == 404
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/.well-known/jwks.json"),
-    ],
-)
-async def test_what_is_not_served_yet_says_so(client, method: str, path: str) -> None:
-    answer = await client.request(method, path)
-    assert answer.status_code == 404
-    assert "not served by this version" in answer.json()["detail"]

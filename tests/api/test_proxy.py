@@ -67,6 +67,25 @@ REFUSED = [
     "https://v3.fal.media/files/x",
     "https://fal.ai/x",
     "javascript:alert(1)",
+    "https://fal\t.run/x",
+    "https://fal.run/\tx",
+    "https://fal.run\\x",
+    "https://fal.run/x\x7f",
+    " https://fal.run/x",
+    "https://fal.run:443:443/x",
+    "https://[::ffff:127.0.0.1]/x",
+    "https://0x7f000001/x",
+    "https://FAL.RUN.EVIL.EXAMPLE/x",
+    "https://fal.run#@evil.example/x",
+    "https://ws.fal.run/x",
+    "https://api.fal.ai/v1/keys",
+    "https://rest.fal.ai/queue/fal-ai/flux-pro",
+    "https://fal.run/queue/fal-ai/flux-pro",
+    "HTTPS://fal.run@queue.fal.run/x",
+    "wss://fal.run/fal-ai/flux-pro/realtime",
+    "https:fal.run/x",
+    "https:/fal.run/x",
+    "https:////fal.run/x",
 ]
 
 
@@ -96,10 +115,12 @@ async def test_the_rules_for_proxies(client) -> None:
         answer = await client.request(method, PROXY, headers=to(f"https://fal.run{APP}"))
         assert answer.status_code == 405
         assert answer.headers["allow"] == "GET, POST, PUT"
-    answer = await client.post(
-        PROXY, content=b"x", headers=to(f"https://queue.fal.run{APP}", **{"Content-Type": "text/plain"})
-    )
-    assert answer.status_code == 415
+    for method, kind in (("POST", "text/plain"), ("POST", "text/json"), ("PUT", "multipart/form-data; boundary=b")):
+        headers = to(f"https://queue.fal.run{APP}", **{"Content-Type": kind})
+        assert (await client.request(method, PROXY, content=b"x", headers=headers)).status_code == 415
+    kind = {"Content-Type": "Application/JSON; charset=utf-8"}
+    answer = await client.post(PROXY, content=b"{}", headers=to(f"https://queue.fal.run{APP}", **kind))
+    assert answer.status_code == 200
     answer = await client.post(PROXY + "/", json={"prompt": "a"}, headers=to(f"https://queue.fal.run{APP}"))
     assert answer.status_code == 200, "a slash at the end does no harm"
 
@@ -152,7 +173,78 @@ async def test_an_upload_through_the_proxy_lands_on_our_host(client) -> None:
 
 async def test_a_target_that_names_the_proxy_ends(client) -> None:
     answer = await client.post(PROXY, json={}, headers=to(f"https://fal.run{PROXY}"))
-    assert answer.status_code == 400
+    assert answer.status_code == 404
+
+
+ADMIN = ("/", "/keys", "/v1/keys", "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json", PROXY)
+OURS = ("/files/b/x", "/files/upload", "/openai/v1/models", "/.well-known/jwks.json", "/tokens/other", "/queue/tokens")
+
+
+@pytest.mark.parametrize(
+    "path", [*ADMIN, *OURS, "/v1/storage/files/sign", "/requests/delete_io/x", "/tokens/../v1/keys", APP]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_rest_host_is_good_for_tokens_and_uploads_only(client, method: str, path: str) -> None:
+    answer = await client.request(method, PROXY, headers=to(f"https://rest.fal.ai{path}"))
+    assert answer.status_code == 412
+
+
+@pytest.mark.parametrize(
+    "path", [*ADMIN, *OURS, "/tokens/", "/storage/auth/token", "/fal-ai%252Fflux-pro", "?@evil.example/"]
+)
+@pytest.mark.parametrize("host", ["fal.run", "queue.fal.run"])
+async def test_the_other_hosts_are_good_for_models_only(client, host: str, path: str) -> None:
+    """404 as on fal, or 412; what lies at that path here is not reached."""
+    for method in ("GET", "POST", "PUT"):
+        answer = await client.request(method, PROXY, headers=to(f"https://{host}{path}"))
+        assert answer.status_code in {404, 412}
+        assert answer.json()["detail"]
+
+
+async def test_a_request_is_asked_for_at_the_queues_host_only(client) -> None:
+    submitted = (await client.post(PROXY, json={"prompt": "a"}, headers=to(f"https://queue.fal.run{APP}"))).json()
+    path = f"{APP}/requests/{submitted['request_id']}"
+    for host, status in (("queue.fal.run", 202), ("fal.run", 404), ("rest.fal.ai", 412)):
+        assert (await client.get(PROXY, headers=to(f"https://{host}{path}/status"))).status_code == status
+
+
+async def test_tokens_streams_and_large_uploads_go_through(client, working) -> None:
+    token = await client.post(PROXY, json={"allowed_apps": ["flux-pro"]}, headers=to("https://rest.fal.ai/tokens/"))
+    assert (token.status_code, type(token.json())) == (200, str)
+    streamed = await client.post(PROXY, json={"prompt": "a"}, headers=to(f"https://fal.run{APP}/stream"))
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    assert '"images"' in streamed.text
+    target = "https://rest.fal.ai/storage/upload/initiate-multipart?storage_type=fal-cdn-v3"
+    answer = await client.post(PROXY, json={"content_type": "text/plain", "file_name": "a.txt"}, headers=to(target))
+    assert set(answer.json()) == {"upload_url", "file_url"}
+    target = "https://rest.fal.ai/storage/auth/token?storage_type=fal-cdn-v3"
+    assert (await client.post(PROXY, json={}, headers=to(target))).json()["token_type"] == "Bearer"
+
+
+async def test_the_proxy_lends_nobody_an_identity(keyed) -> None:
+    """No key of the server is ever added: a page without one gets what it would get without the proxy."""
+    server, alice, bob = keyed
+    submit, rest = to(f"https://queue.fal.run{APP}"), to("https://rest.fal.ai/tokens/")
+    async with server.client() as nobody, server.client(key=alice) as hers, server.client(key=bob) as his:
+        assert (await nobody.post(PROXY, json={"prompt": "a"}, headers=submit)).status_code == 401
+        assert (await nobody.post(PROXY, json={"allowed_apps": ["a"]}, headers=rest)).status_code == 401
+        cookie = submit | {"Cookie": f"authorization=Key {alice}", "x-fal-client-proxy": "x"}
+        assert (await nobody.post(PROXY, json={"prompt": "a"}, headers=cookie)).status_code == 401
+        submitted = (await hers.post(PROXY, json={"prompt": "a"}, headers=submit)).json()
+        at = to(f"https://queue.fal.run{APP}/requests/{submitted['request_id']}/status")
+        assert server.store.get(submitted["request_id"]).key_id == alice.partition(":")[0]
+        assert (await hers.get(PROXY, headers=at)).status_code == 202
+        for other in (his, nobody):
+            assert (await other.get(PROXY, headers=at)).status_code == 404
+
+
+async def test_a_server_without_keys_serves_pages_of_its_machine_without_credentials(build) -> None:
+    server = await build(auth="auto")
+    submit = to(f"https://queue.fal.run{APP}")
+    async with server.client() as client:
+        for origin, status in (("http://localhost:3000", 200), ("https://evil.example", 403)):
+            answer = await client.post(PROXY, json={"prompt": "a"}, headers=submit | {"Origin": origin})
+            assert answer.status_code == status
 
 
 async def test_a_public_url_holds_behind_the_proxy(build) -> None:

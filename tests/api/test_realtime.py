@@ -188,6 +188,44 @@ async def test_a_token_opens_and_revoking_its_key_closes(keyed, monkeypatch) -> 
         await until(lambda: server.store.get(request.request_id).cancel_requested)
 
 
+async def test_a_token_opens_one_socket_at_a_time(keyed, monkeypatch) -> None:
+    """Reused beside an open one: refused. Reused after it: JavaScript's client does so, and it works."""
+    monkeypatch.setattr(sockets, "HANDOVER_SECONDS", 0.2)
+    server, alice, _ = keyed
+    async with server.client(key=alice) as client:
+        token, other = [(await client.post("/tokens/", json={"allowed_apps": ["flux-pro"]})).json() for _ in range(2)]
+    async with serving(server) as url:
+        at = f"{url}{PATH}?fal_jwt_token="
+        async with connect(at + token) as first:
+            async with connect(at + token) as second:
+                assert (await say(second))["error"] == "Unauthorized"
+            async with connect(at + other) as third:
+                await third.send(json.dumps({"num_images": 0}))
+                assert (await say(third))["error"] == "VALIDATION_ERROR"
+            await first.send(json.dumps({"num_images": 0}))
+            assert (await say(first))["error"] == "VALIDATION_ERROR", "the first one goes on"
+        async with connect(at + token) as again:
+            await again.send(json.dumps({"num_images": 0}))
+            assert (await say(again))["error"] == "VALIDATION_ERROR"
+
+
+async def test_a_reconnect_faster_than_its_goodbye_is_let_in(keyed) -> None:
+    server, alice, _ = keyed
+    async with server.client(key=alice) as client:
+        token = (await client.post("/tokens/", json={"allowed_apps": ["flux-pro"]})).json()
+    async with serving(server) as url:
+        at = f"{url}{PATH}?fal_jwt_token={token}"
+        first = await connect(at)
+        opening = asyncio.create_task(connect(at).__aenter__())
+        await asyncio.sleep(0.1)
+        assert not opening.done()
+        await first.close()
+        second = await opening
+        await second.send(json.dumps({"num_images": 0}))
+        assert (await say(second))["error"] == "VALIDATION_ERROR"
+        await second.close()
+
+
 @pytest.mark.parametrize("path", ["/ws/fal-ai/flux-pro", "/fal-ai/flux-pro"])
 async def test_http_over_websocket_answers_in_order(url, server, working, path: str) -> None:
     here = urlsplit(url)

@@ -1,10 +1,13 @@
 """Short-lived tokens: both shapes of asking, what they open, and everything that must not pass for one."""
 
+import base64
+import json
 import time
 from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from impasto import telemetry
 from impasto.api.token_claims import _key, issue
@@ -57,8 +60,6 @@ async def test_both_ways_of_asking_give_a_bare_token_that_runs_the_app(keyed, pa
     ],
 )
 async def test_a_bad_request_names_the_field(client, body: Any, field: str) -> None:
-    import json
-
     answer = await client.post("/tokens/", content=json.dumps(body).replace("Infinity", "1e308"))
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["body", field]
@@ -87,6 +88,13 @@ async def test_what_is_no_living_token_for_the_app_is_401(keyed) -> None:
         "garbage is not one": "garbage",
         "unsigned is not one": jwt.encode(claims, None, algorithm="none"),
         "other algorithm is not one": jwt.encode(claims, key * 2, algorithm="HS512"),
+        "asymmetric is not one": jwt.encode(claims, ed25519.Ed25519PrivateKey.generate(), algorithm="EdDSA"),
+        "relabelled is not one": relabelled(good, "EdDSA"),
+        "alg missing is not one": relabelled(good, None),
+        "alg none is not one": relabelled(good, "none"),
+        "tampered is not one": good[:-4] + ("AAAA" if good[-4:] != "AAAA" else "BBBB"),
+        "no id is not one": jwt.encode({k: v for k, v in claims.items() if k != "jti"}, key, algorithm="HS256"),
+        "future is not one": jwt.encode({**claims, "iat": now + 3600}, key, algorithm="HS256"),
         "raw secret is not one": jwt.encode(claims, secret, algorithm="HS256"),
         "other issuer is not one": jwt.encode({**claims, "iss": "fal"}, key, algorithm="HS256"),
         "endless is not one": jwt.encode({k: v for k, v in claims.items() if k != "exp"}, key, algorithm="HS256"),
@@ -101,6 +109,24 @@ async def test_what_is_no_living_token_for_the_app_is_401(keyed) -> None:
             assert " ".join(name.split()[-3:]) in detail or name.split(" is ")[-1] in detail, (name, detail)
         await server.store.revoke_key(alice.partition(":")[0])
         assert (await open_status(nobody, good))[0] == 401
+
+
+def relabelled(token: str, algorithm: str | None) -> str:
+    """The same claims and signature under a header that names another algorithm."""
+    header = {"typ": "JWT"} | ({} if algorithm is None else {"alg": algorithm})
+    text = base64.urlsafe_b64encode(json.dumps(header).encode()).rstrip(b"=").decode()
+    return ".".join([text, *token.split(".")[1:]])
+
+
+async def test_a_token_runs_and_streams_its_app_and_nothing_else(keyed) -> None:
+    server, alice, _ = keyed
+    async with server.client(key=alice) as client:
+        token = (await client.post("/tokens/", json={"allowed_apps": ["flux-pro"]})).json()
+    async with server.client() as nobody:
+        assert (await open_status(nobody, token, RUN + "/stream"))[0] == 422
+        assert (await open_status(nobody, token, "/fal-ai/flux/dev/stream"))[0] == 401
+        for path in ("/openai/v1/images/generations", "/storage/auth/token"):
+            assert (await nobody.post(path, params={"fal_jwt_token": token}, json=BAD)).status_code == 401
 
 
 def test_a_token_in_a_url_is_never_logged() -> None:

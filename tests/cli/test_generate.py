@@ -72,3 +72,11 @@ def test_a_mistake_is_one_message_that_names_it_and_nothing_is_written(
     for word in words:
         assert word in ended.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_picture_is_shown_in_the_terminal_when_it_is_asked_for(tmp_path: Path):
+    shown = generate("x", "-o", str(tmp_path / "shown.jpeg"), "--preview")
+    assert shown.exit_code == 0
+    assert "▀" in shown.stderr
+    assert "▀" not in shown.stdout
+    assert "▀" not in generate("x", "-o", str(tmp_path / "piped.jpeg")).stderr

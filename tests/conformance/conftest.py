@@ -76,8 +76,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def matrix_tests_collected(session: pytest.Session) -> bool:
-    """Whether the run took in the whole file (one test named on the command line proves no page)."""
-    return bool(seen.expected) and not any("::" in argument for argument in session.config.args)
+    """Whether the run took in every client of the page (a file or a test named on the command line proves no page)."""
+    clients = {client for client, _ in seen.expected}
+    return clients == set(matrix.LINES) and not any("::" in argument for argument in session.config.args)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -142,6 +143,32 @@ def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Se
     assert running.stop() == 0
 
 
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers on one data folder, one after the other; the last one is stopped."""
+    started: list[Server] = []
+
+    def start(**variables: str) -> Server:
+        started.append(Server(tmp_path / "server", **variables))
+        return started[-1]
+
+    (tmp_path / "server").mkdir()
+    yield start
+    if started:
+        assert started[-1].stop() == 0
+
+
+@pytest.fixture
+def impasto(server: Server) -> Callable[..., str]:
+    """Runs `impasto ARGUMENTS` on the data folder of the running server; → what it prints."""
+
+    def run(*arguments: str) -> str:
+        command = [*IMPASTO, *arguments, "--data", str(server.folder)]
+        return subprocess.check_output(command, env=environment(), text=True, timeout=PATIENCE).strip()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("certificates")
@@ -177,8 +204,10 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
 def python(execute: Program) -> Program:
     """Runs a Python program under `impasto exec`; it calls `out(value)` once, at its end."""
 
-    def run(source: str, *, client: str | None = None, **options: Any) -> Any:
+    def run(source: str, *, client: str | None = None, interpreter: Path | None = None, **options: Any) -> Any:
         head = "import json\ndef out(value): print(json.dumps(value, default=vars))\n"
+        if interpreter is not None:
+            return printed(execute(str(interpreter), "-c", head + dedent(source), **options))
         if client is not None:
             options["variables"] = {"PYTHONPATH": str(_old_client(client)), **options.get("variables", {})}
         strictly = ["-W", "error"] if client is None else []  # older ones use what is deprecated today
@@ -247,6 +276,26 @@ def _old_client(version: str) -> Path:
                 f"fal-client {version} cannot be installed; it needs a package index:\n{done.stderr}", pytrace=False
             )
     return folder
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Callable[[str], Path]:
+    """The Python of an environment of its own with what `clients/NAME.txt` lists: packages that fit nobody else's."""
+
+    def find(name: str) -> Path:
+        folder, wanted = OLD_CLIENTS / name, HERE / "clients" / f"{name}.txt"
+        stamp = folder / "installed.txt"
+        if not stamp.exists() or stamp.read_text() != wanted.read_text():
+            pip = [str(folder / "bin" / "pip"), "install", "-q", "--no-deps", "-r", str(wanted)]
+            for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], pip):
+                done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+                if done.returncode != 0:
+                    message = f"{wanted} cannot be installed; it needs a package index:\n{done.stderr}"
+                    pytest.fail(message, pytrace=False)
+            stamp.write_text(wanted.read_text())
+        return folder / "bin" / "python"
+
+    return find
 
 
 @pytest.fixture(scope="session")

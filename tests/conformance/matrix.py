@@ -11,7 +11,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "clients.md"
 
 VERBS = (
     "run", "submit", "status", "result", "subscribe", "logs", "cancel", "upload", "status stream", "stream", "realtime",
-    "errors",
+    "ws", "errors",
 )  # fmt: skip
 
 # client → the one thing that points it here
@@ -24,8 +24,23 @@ LINES = {
     "fal-client 1.0.3, async": "`impasto exec -- python app.py`",
     "@fal-ai/client 1.2.3, Node.js": "`impasto exec -- node app.mjs`",
     "@fal-ai/client 1.10.1, Node.js": "`impasto exec -- node app.mjs`",
-    "@fal-ai/client 1.10.1, Chromium": '`fal.config({ proxyUrl: "http://127.0.0.1:8000/api/fal/proxy" })`',
+    "@fal-ai/client 1.10.1, Node.js, proxyUrl": (
+        '`fal.config({ proxyUrl: { url: "http://127.0.0.1:8000/api/fal/proxy", when: "always" } })`'
+    ),
+    "@fal-ai/client 1.10.1, Chromium": (
+        '`fal.config({ proxyUrl: "http://127.0.0.1:8000/api/fal/proxy" })`; '
+        "realtime: [four more](../clients.md#realtime-in-a-page)"
+    ),
     "@fal-ai/client behind @fal-ai/server-proxy 1.2.1": "`impasto exec -- node server.mjs`",
+    "fal 1.83.0 (fal.apps)": "`impasto exec -- python app.py`",
+    "@ai-sdk/fal 2.0.59": '`createFal({ baseURL: "http://127.0.0.1:8000" })`, or `impasto exec`',
+    "litellm 1.110.2": "`FAL_AI_API_BASE=http://127.0.0.1:8000`, or `impasto exec`",
+    "huggingface_hub 2.4.0": "[one line](../clients.md#c-base-url-options), or `impasto exec`",
+    "@huggingface/inference 4.13.30": "`impasto exec -- node app.mjs`",
+    "axios, httpx: requests by hand": "`impasto exec`, or the base URL",
+    "openai 3.57.0": "`OPENAI_BASE_URL=http://127.0.0.1:8000/openai/v1`",
+    "openai 3.57.0, async": "`OPENAI_BASE_URL=http://127.0.0.1:8000/openai/v1`",
+    "openai 6.49.0, Node.js": "`OPENAI_BASE_URL=http://127.0.0.1:8000/openai/v1`",
     "curl": "`http://127.0.0.1:8000/queue/…` for `https://queue.fal.run/…`",
 }
 

@@ -184,6 +184,49 @@ def test_keys_are_judged(node: Program, locked_server: tuple[Any, str], check_ou
     assert node(source, url=server.url) == [401, "No user found for Key ID and Secret"]
 
 
+def test_a_page_without_a_key_streams_and_draws_with_tokens(
+    node: Program, locked_server: tuple[Any, str], check_output: Program
+) -> None:
+    """`connectionMode: "client"` and a token provider, as fal documents it: only the provider has the key."""
+    server, key = locked_server
+    said = node(
+        f"""
+        const key = process.env.FAL_KEY;
+        delete process.env.FAL_KEY;
+        const headers = {{ Authorization: `Key ${{key}}`, "Content-Type": "application/json" }};
+        const tokens = [], apps = [];
+        const tokenProvider = async (app) => {{
+          apps.push(app);
+          const body = JSON.stringify({{ allowed_apps: [app], duration: 120 }});
+          const answer = await fetch("https://rest.fal.ai/tokens/realtime", {{ method: "POST", headers, body }});
+          tokens.push(await answer.json());
+          return tokens.at(-1);
+        }};
+        fal.config({{ credentials: () => undefined }});
+        const stream = await fal.stream("fal-ai/flux-pro",
+          {{ input: {SMALL}, connectionMode: "client", tokenProvider }});
+        for await (const _ of stream);
+        const drawn = await new Promise((resolve, reject) => {{
+          const connection = fal.realtime.connect("fal-ai/flux-pro", {{ tokenProvider, tokenExpirationSeconds: 120,
+            onResult: (result) => {{ connection.close(); resolve(result.images[0].content.length); }},
+            onError: reject }});
+          connection.send({SMALL});
+        }});
+        const refused = await fal.run("fal-ai/flux-pro", {{ input: {SMALL} }}).catch((error) => error.status);
+        out({{ output: await stream.done(), drawn, refused, tokens, apps }});
+        process.exit(0);
+        """,
+        url=server.url,
+        variables={"FAL_KEY": key, "NODE_OPTIONS": "--experimental-websocket"},
+    )
+    check_output(said["output"], prompt=PROMPT)
+    assert said["drawn"] > 100
+    assert said["refused"] == 401
+    assert len(said["tokens"]) == 2
+    log = (server.folder / "server.log").read_text()
+    assert not [token for token in (*said["tokens"], key.partition(":")[2]) if token in log]
+
+
 def test_method_a_proxy_url_without_exec(
     server: Any, node_program: Callable[[str], Path], check_output: Program
 ) -> None:

@@ -236,7 +236,7 @@ JS_VERBS = (
     "run", "submit", "status", "result", "subscribe", "logs", "cancel", "upload", "status stream", "stream", "realtime",
     "errors",
 )  # fmt: skip
-BROWSER_VERBS = tuple(verb for verb in JS_VERBS if verb != "realtime")  # the client's socket never takes the proxy
+PROXY_URL_VERBS = tuple(verb for verb in JS_VERBS if verb != "realtime")  # the client's socket never takes the proxy
 PROXY_VERBS = ("run", "submit", "status", "result", "subscribe", "logs", "cancel", "upload", "status stream", "stream")
 
 
@@ -282,7 +282,45 @@ def test_javascript(js_said: Program, check: Callable[[str, Any], None], package
     check(verb, said["value"])
 
 
+# ---------------------------------------------------------------- the proxy route, from Node.js
+
+
+@pytest.fixture(scope="session")
+def proxy_url_said(server: Any, node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same program with one line of configuration and no exec."""
+    folder = tmp_path_factory.mktemp("proxy_url")
+    (folder / "node_modules").symlink_to(node_modules)
+    (folder / "app.mjs").write_text(
+        f"""import {{ fal }} from "@fal-ai/client";
+        fal.config({{ credentials: "k:s", proxyUrl: {{ url: "{server.url}/api/fal/proxy", when: "always" }} }});
+        {js_program(PROXY_URL_VERBS)} console.log(JSON.stringify(said)); process.exit(0);"""
+    )
+    done = subprocess.run(
+        ["node", str(folder / "app.mjs")], capture_output=True, text=True, timeout=120, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [pytest.param(v, marks=pytest.mark.matrix("@fal-ai/client 1.10.1, Node.js, proxyUrl", v)) for v in PROXY_URL_VERBS],
+)
+def test_proxy_url(proxy_url_said: dict[str, Any], check: Callable[[str, Any], None], verb: str) -> None:
+    said = proxy_url_said[verb]
+    assert "error" not in said, said["error"]
+    check(verb, said["value"])
+
+
 # ---------------------------------------------------------------- a page in a browser
+
+# wss://fal.run is a constant of the client; docs/clients.md has these lines
+PAGE_SOCKET = """
+const Native = window.WebSocket;
+window.WebSocket = class extends Native {
+  constructor(url, ...more) { super(String(url).replace("wss://fal.run", "%s"), ...more); }
+};
+"""
 
 
 @pytest.fixture(scope="session")
@@ -294,7 +332,8 @@ def browser_said(server: Any, node_modules: Path, tmp_path_factory: pytest.TempP
     (folder / "app.mjs").write_text(
         f"""import {{ fal }} from "@fal-ai/client";
         fal.config({{ proxyUrl: "{server.url}/api/fal/proxy" }});
-        window.answer = (async () => {{ {js_program(BROWSER_VERBS)} return said; }})();"""
+        {PAGE_SOCKET % server.url.replace("http", "ws", 1)}
+        window.answer = (async () => {{ {js_program(JS_VERBS)} return said; }})();"""
     )
     (folder / "node_modules").symlink_to(node_modules)
     bundler = node_modules.resolve() / ".bin" / "esbuild"
@@ -311,6 +350,7 @@ def browser_said(server: Any, node_modules: Path, tmp_path_factory: pytest.TempP
             browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
             page = browser.new_page()
             page.on("request", lambda request: hosts.add(httpx.URL(request.url).host))
+            page.on("websocket", lambda socket: hosts.add(httpx.URL(socket.url).host))
             page.goto(f"http://127.0.0.1:{pages.server_port}/index.html")
             said = page.evaluate("window.answer")
             browser.close()
@@ -335,7 +375,7 @@ def chromium() -> str:
 
 
 @pytest.mark.parametrize(
-    "verb", [pytest.param(v, marks=pytest.mark.matrix("@fal-ai/client 1.10.1, Chromium", v)) for v in BROWSER_VERBS]
+    "verb", [pytest.param(v, marks=pytest.mark.matrix("@fal-ai/client 1.10.1, Chromium", v)) for v in JS_VERBS]
 )
 def test_browser(browser_said: dict[str, Any], check: Callable[[str, Any], None], verb: str) -> None:
     said = browser_said["said"][verb]

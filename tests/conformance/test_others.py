@@ -1,4 +1,4 @@
-"""Other people's clients of fal's wire: Vercel's ai-sdk, Hugging Face's two, a program that writes its own requests."""
+"""Other people's clients of fal's wire: Vercel's ai-sdk, litellm, Hugging Face's two, requests written by hand."""
 
 import base64
 import json
@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -35,6 +36,7 @@ def check_ai_sdk(done: subprocess.CompletedProcess[str]) -> None:
         assert (decoded.format, decoded.size) == ("PNG", (640, 480))
 
 
+@pytest.mark.matrix("@ai-sdk/fal 2.0.59", "run")
 def test_ai_sdk_with_a_base_url(server: Any, node_program: Callable[[str], Path]) -> None:
     """Method C: one option, no exec."""
     source = AI_SDK % f"createFal({{ apiKey: 'local:local', baseURL: '{server.url}' }})"
@@ -43,6 +45,7 @@ def test_ai_sdk_with_a_base_url(server: Any, node_program: Callable[[str], Path]
     )
 
 
+@pytest.mark.matrix("@ai-sdk/fal 2.0.59", "run")
 @pytest.mark.parametrize("method", ["shim", "connect"])
 def test_ai_sdk_unchanged_under_exec(execute: Program, node_program: Callable[[str], Path], method: str) -> None:
     check_ai_sdk(execute("node", str(node_program(AI_SDK % "fal")), method=method))
@@ -65,6 +68,7 @@ print(image.format, *image.size)
 """
 
 
+@pytest.mark.matrix("huggingface_hub 2.4.0", "run")
 def test_huggingface_hub_with_a_base_url(server: Any) -> None:
     """Method C: one line of Python."""
     done = subprocess.run(
@@ -73,12 +77,16 @@ def test_huggingface_hub_with_a_base_url(server: Any) -> None:
     assert done.stdout == "JPEG 640 480\n", done.stderr
 
 
+@pytest.mark.matrix("huggingface_hub 2.4.0", "run")
 @pytest.mark.parametrize("method", ["shim", "connect"])
 def test_huggingface_hub_unchanged_under_exec(execute: Program, method: str) -> None:
     done = execute(sys.executable, "-c", HUGGING_FACE, method=method)
     assert done.stdout == "JPEG 640 480\n", done.stderr
 
 
+@pytest.mark.matrix("@huggingface/inference 4.13.30", "submit")
+@pytest.mark.matrix("@huggingface/inference 4.13.30", "status")
+@pytest.mark.matrix("@huggingface/inference 4.13.30", "result")
 @pytest.mark.parametrize("method", ["shim", "connect"])
 def test_huggingface_inference_unchanged_under_exec(
     execute: Program, node_program: Callable[[str], Path], node_modules: Path, method: str
@@ -102,6 +110,40 @@ def test_huggingface_inference_unchanged_under_exec(
     assert Image.open(BytesIO(base64.b64decode(data))).size == (1024, 768)
 
 
+LITELLM = """
+import asyncio, json, litellm
+from litellm import aimage_generation, image_generation
+options = {"prompt": "a cat"} | BASE
+sizes = {"n": 2, "size": "1024x768"}
+first = image_generation(model="fal_ai/fal-ai/flux-pro/v1.1", **sizes, **options)
+ultra = image_generation(model="fal_ai/fal-ai/flux-pro/v1.1-ultra", **options)
+fast = asyncio.run(aimage_generation(model="fal_ai/fal-ai/flux/schnell", **options))
+try:
+    image_generation(model="fal_ai/fal-ai/flux-pro/v1.1", n=99, **options)
+except Exception as error:
+    refused = [type(error).__name__, getattr(error, "status_code", None)]
+out({"urls": [[image.url for image in answer.data] for answer in (first, ultra, fast)], "refused": refused})
+"""
+
+
+@pytest.mark.matrix("litellm 1.110.2", "run")
+@pytest.mark.matrix("litellm 1.110.2", "errors")
+@pytest.mark.parametrize("method", ["base URL", "shim"])
+def test_litellm(server: Any, python: Program, interpreter: Callable[[str], Path], method: str) -> None:
+    """Method C by argument, and unchanged under exec. Whatever pro model is named, it asks for v1.1 or v1.1-ultra."""
+    base = {"api_base": server.url, "api_key": "local:local"} if method == "base URL" else {}
+    variables = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else it asks github.com for prices
+    said = python(f"BASE = {base!r}\n" + LITELLM, interpreter=interpreter("litellm"), variables=variables)
+    assert [len(urls) for urls in said["urls"]] == [2, 1, 1]
+    sizes = [Image.open(BytesIO(httpx.get(urls[0]).content)).size for urls in said["urls"]]
+    assert sizes == [(1024, 768), (2752, 1536), (1024, 768)]
+    assert said["refused"][1] == 422
+
+
+@pytest.mark.matrix("axios, httpx: requests by hand", "submit")
+@pytest.mark.matrix("axios, httpx: requests by hand", "status")
+@pytest.mark.matrix("axios, httpx: requests by hand", "result")
+@pytest.mark.matrix("axios, httpx: requests by hand", "cancel")
 def test_requests_written_by_hand(execute: Program, node_program: Callable[[str], Path], check_output: Program) -> None:
     """Whole endpoint ids in queue URLs, as many programs have them; axios in Node.js, httpx in Python."""
     source = """
@@ -111,6 +153,8 @@ def test_requests_written_by_hand(execute: Program, node_program: Callable[[str]
         const at = `/fal-ai/flux-pro/v1.1/requests/${data.request_id}`;
         const wait = () => new Promise((go) => setTimeout(go, 50));
         while ((await http.get(`${at}/status`)).data.status !== "COMPLETED") await wait();
+        const late = await http.put(`${at}/cancel`).catch((error) => error.response);
+        if (late.status !== 400 || late.data.status !== "ALREADY_COMPLETED") throw new Error(JSON.stringify(late.data));
         console.log(JSON.stringify((await http.get(at)).data));
         """
     done = execute("node", str(node_program(source)))

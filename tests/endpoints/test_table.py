@@ -48,7 +48,7 @@ def test_two_rows_of_one_id_are_refused() -> None:
 
 
 def test_apps_are_owner_and_alias() -> None:
-    assert ENDPOINTS.apps == {"fal-ai/flux-pro", "fal-ai/flux", "fal-ai/flux-1"}
+    assert ENDPOINTS.apps == {"fal-ai/flux-pro", "fal-ai/flux", "fal-ai/flux-1", "fal-ai/flux-kontext"}
     assert split_id("fal-ai/flux-pro/v1.1/redux") == ("fal-ai/flux-pro", "v1.1/redux")
     assert split_id("workflows/me/mine/sub") == ("workflows/me/mine", "sub")
     assert split_id("comfy/me/mine") == ("comfy/me/mine", "")

@@ -110,7 +110,7 @@ def test_a_flagged_prompt_gives_black_pictures_undrawn(make_engine: Callable[...
         assert not pixels.any()
     assert [notice.code for notice in result.notices] == ["safety_blackened"]
     assert not recorder.steps
-    assert any(level == "WARN" and "score 0.70" in message for _, level, message in recorder.lines)
+    assert any(level == "WARN" and "sexual (score 0." in message for _, level, message in recorder.lines)
     assert not any("nude" in message for message in recorder.messages("lease"))
 
 

@@ -107,6 +107,8 @@ def make_settings(data: Path, **queue: Any) -> Settings:
 async def open_house(
     settings: Settings, *, runners: int = 1, step_seconds: float = 0.0, stall_seconds: float = 900.0, **dispatcher: Any
 ) -> AsyncIterator[House]:
+    model = settings.model.model_copy(update={"fake_step_seconds": step_seconds})
+    settings = settings.model_copy(update={"model": model})
     store = await SqliteStore.open(
         settings.data / "impasto.sqlite3",
         lease_seconds=settings.queue.lease_seconds,
@@ -116,9 +118,7 @@ async def open_house(
     try:
         async with (
             Dispatcher(settings=settings, store=store, blobs=blobs, **dispatcher) as dispatcher_,
-            LocalFleet(
-                settings, dispatcher_, runners=runners, stall_seconds=stall_seconds, fake_step_seconds=step_seconds
-            ) as fleet,
+            LocalFleet(settings, dispatcher_, runners=runners, stall_seconds=stall_seconds) as fleet,
         ):
             yield House(settings, store, blobs, dispatcher_, fleet)
     finally:

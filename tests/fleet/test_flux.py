@@ -19,9 +19,9 @@ from impasto.engine.loading import load_pipeline
 from impasto.engine.safety import Safety
 from impasto.files import images
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.checkpoint import EMBEDDED
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.transformer import Flux
-from impasto.flux.weights import EMBEDDED
 from impasto.settings import ModelSettings, SafetySettings
 from impasto.store.records import Outcome
 from impasto.training.assets import write_config

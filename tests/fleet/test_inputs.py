@@ -17,7 +17,8 @@ from impasto.errors import ModelError
 from impasto.files.blobs import BlobStore
 from impasto.files.images import data_uri
 from impasto.files.links import identity
-from impasto.fleet.inputs import KEPT_PIXELS, Inputs
+from impasto.fleet.decoder import KEPT_PIXELS
+from impasto.fleet.inputs import Inputs
 from impasto.settings import FetchSettings, Settings
 from impasto.store.records import Acl, Decision, FileRecord
 from impasto.store.sqlite import SqliteStore
@@ -59,7 +60,9 @@ class Room:
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     store = await SqliteStore.open(tmp_path / "impasto.sqlite3")
-    yield Room(store, BlobStore(tmp_path / "files"), Settings(data=tmp_path, fetch=FetchSettings(max_mb=1)))
+    room = Room(store, BlobStore(tmp_path / "files"), Settings(data=tmp_path, fetch=FetchSettings(max_mb=1)))
+    yield room
+    await room.inputs.close()
     await store.close()
 
 
@@ -186,3 +189,36 @@ async def test_limits_are_named(room: Room) -> None:
     assert (item["type"], item["ctx"]) == ("image_too_small", {"min_height": 16, "min_width": 16})
     item = await room.refused(RED + bytes(1024 * 1024))
     assert (item["type"], item["ctx"]) == ("file_too_large", {"max_size": 1024 * 1024})
+
+
+def pair(width: int, height: int, across: int, down: int) -> list[Wanted]:
+    picture, mask = (
+        data_uri(encoded(Image.new("RGB", size)), "image/png") for size in ((width, height), (across, down))
+    )
+    return [
+        Wanted(url=picture, role="fill", strength=1.0),
+        Wanted(url=mask, role="mask", strength=1.0, field="mask_url"),
+    ]
+
+
+async def test_several_pictures_come_in_their_order_with_all_their_notices(room: Room) -> None:
+    images, notices = await room.inputs.read_all(pair(2000, 1500, 2000, 1500), base_url=BASE, reader="alice")
+    assert [image.role for image in images] == ["fill", "mask"]
+    assert [image.sent for image in images] == [(2000, 1500)] * 2
+    assert [notice.field for notice in notices] == ["image_url", "mask_url"]
+
+
+@pytest.mark.parametrize("mask", [(40, 31), (30, 40), (4000, 3000)])
+async def test_a_mask_of_another_size_is_refused_at_its_field(room: Room, mask: tuple[int, int]) -> None:
+    """Even one that would be as large after both were made smaller."""
+    size = (40, 30) if mask[0] < 100 else (2000, 1500)
+    with pytest.raises(ModelError, match=f"{mask[0]}x{mask[1]}.*{size[0]}x{size[1]}") as caught:
+        await room.inputs.read_all(pair(*size, *mask), base_url=BASE, reader="alice")
+    assert caught.value.items[0]["loc"] == ["body", "mask_url"]
+
+
+async def test_of_several_bad_pictures_the_first_is_told(room: Room) -> None:
+    bad = [Wanted(url="data:image/png;base64,AAAA", role="context", strength=1, field=name) for name in ("a", "b")]
+    with pytest.raises(ModelError) as caught:
+        await room.inputs.read_all(bad, base_url=BASE, reader="alice")
+    assert caught.value.items[0]["loc"] == ["body", "a"]

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.checkpoint import EMBEDDED
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.pipeline import Pipeline
 from impasto.flux.transformer import Flux
-from impasto.flux.weights import EMBEDDED
 from impasto.training.assets import write_config
 
 NAMES = ("text_encoder.safetensors", "tokenizer.json", "upscaler.safetensors")

@@ -22,6 +22,7 @@ from impasto.errors import WeightsError
 from impasto.flux import keys, latents, weights
 from impasto.flux.attention import apply_rope, rope
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.checkpoint import locate
 from impasto.flux.models import FLUX1_DEV, FLUX1_SCHNELL, IMPASTO_MINI, AutoencoderParams, ModelSpec, TransformerParams
 from impasto.flux.pipeline import Conditioning, Pipeline
 from impasto.flux.transformer import Flux
@@ -377,15 +378,14 @@ def test_a_diffusers_folder_of_shards_loads_as_it_is(tmp_path: Path) -> None:
     transformer.save_pretrained(tmp_path / "transformer", max_shard_size="10MB")
     autoencoder.save_pretrained(tmp_path / "vae")
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
-    found = weights.locate(tmp_path)
-    assert found.spec is FLUX1_DEV
-    small = weights.Checkpoint(replace(FLUX1_DEV, transformer=params, autoencoder=shape), found.folder, found.sums)
+    found = locate(tmp_path)
+    assert found.spec == replace(FLUX1_DEV, transformer=params, autoencoder=shape)
     inputs = Inputs.make(params, height=64, width=64)
-    loaded = weights.load_transformer(small, weights.CPU)
+    loaded = weights.load_transformer(found, weights.CPU)
     assert relative(inputs.ours(loaded), inputs.theirs(transformer)) < TOLERANCE
     z = torch.randn(1, 16, 8, 8)
     expected = autoencoder.decode(z / shape.scale_factor + shape.shift_factor).sample
-    assert relative(weights.load_autoencoder(small, weights.CPU).decode(z), expected) < TOLERANCE
+    assert relative(weights.load_autoencoder(found, weights.CPU).decode(z), expected) < TOLERANCE
     with pytest.raises(WeightsError, match="wrong shape"):
         weights.load_autoencoder(replace(found, spec=FLUX1_DEV), weights.CPU)
 

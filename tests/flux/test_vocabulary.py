@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from impasto.errors import WeightsError
-from impasto.flux import weights
+from impasto.flux.checkpoint import locate
 from impasto.flux.pipeline import Pipeline
 from impasto.flux.vocabulary import Vocabulary
 from impasto.training import captions
@@ -88,16 +88,16 @@ def test_a_prompt_with_a_known_thing_or_with_none_at_all_is_read_as_it_stands(
 
 
 def test_the_vocabulary_stands_in_the_checkpoint(folder: Path, tmp_path: Path) -> None:
-    assert weights.locate(folder).vocabulary is None
+    assert locate(folder).vocabulary is None
     config = json.loads((folder / "config.json").read_text("utf-8"))
     shutil.copytree(folder, tmp_path / "m", ignore=lambda *_: ["config.json"], copy_function=lambda a, b: None)
     (tmp_path / "m" / "config.json").write_text(json.dumps({**config, **STATED}))
-    found = weights.locate(tmp_path / "m").vocabulary
+    found = locate(tmp_path / "m").vocabulary
     assert found is not None
     assert found.read("a kitten").things == ("cat",)
     (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "vocabulary": {"things": 3}}))
     with pytest.raises(WeightsError, match=r"config\.json"):
-        weights.locate(tmp_path / "m")
+        locate(tmp_path / "m")
 
 
 def test_every_word_that_training_says_is_known() -> None:

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from impasto.errors import ConfigError, ModelUnavailable, WeightsError
-from impasto.flux import precision, weights
+from impasto.flux import checkpoint, checks, precision, weights
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.text import MiniLMTextEncoder
 from impasto.flux.upscale import Upscaler
 
-SHIPPED = weights.EMBEDDED / IMPASTO_MINI.name
+SHIPPED = checkpoint.EMBEDDED / IMPASTO_MINI.name
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,11 @@ def test_nothing_there_is_said_plainly(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"holds no \.safetensors"):
         weights.read(tmp_path)
     with pytest.raises(ModelUnavailable, match=r"neither a config\.json nor"):
-        weights.locate(tmp_path)
+        checkpoint.locate(tmp_path)
 
 
 def test_verify_reads_every_file(folder: Path) -> None:
-    assert weights.verify(folder).startswith("impasto-mini test: 5 files, ")
+    assert checks.verify(folder).startswith("impasto-mini test: 5 files, ")
 
 
 def test_text_states_are_normalised_tokens_and_zeros(encoder: MiniLMTextEncoder) -> None:

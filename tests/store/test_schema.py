@@ -131,7 +131,12 @@ class Nothing(dict[str, None]):
 
 
 class TestPlans:
-    WHOLE_TABLES = frozenset({"key_list", "schema_version_list"})  # small by nature
+    WHOLE_TABLES = frozenset(  # small by nature
+        {
+            "key_list", "key_count", "schema_version_list",
+            "signing_key_list", "signing_key_count", "signing_keys_retire", "signing_keys_forget",
+        }
+    )  # fmt: skip
 
     def plan(self, connection: sqlite3.Connection, name: str) -> str:
         rows = connection.execute("EXPLAIN QUERY PLAN " + QUERIES[name].sql, Nothing()).fetchall()
@@ -149,8 +154,12 @@ class TestPlans:
     @pytest.mark.parametrize(
         ("name", "index"),
         [
-            ("queue_head", "requests_queue (endpoint=?)"),
-            ("queue_ahead", "requests_queue (endpoint=? AND priority<?)"),
+            ("queue_heads", "requests_turns (endpoint=? AND priority=? AND key_id>?)"),
+            ("queue_heads", "requests_turns (endpoint=? AND priority=? AND key_id=?)"),
+            ("queue_next", "requests_turns (endpoint=? AND priority=? AND key_id=? AND seq>?)"),
+            ("queued_of_key", "requests_open (key_id=? AND status=?)"),
+            ("open_of_key", "requests_open (key_id=?)"),
+            ("queue_ahead", "requests_turns (endpoint=? AND priority<?)"),
             ("queue_ahead", "requests_queue (endpoint=? AND priority=? AND seq<?)"),
             ("queue_order", "requests_queue (endpoint=?)"),
             ("request_renew", "sqlite_autoindex_requests_1 (request_id=?)"),
@@ -168,6 +177,10 @@ class TestPlans:
             ("usage_durations", "COVERING INDEX requests_ended (finished_at>? AND finished_at<?)"),
             ("payloads_retire_files", "files_request (request_id=?)"),
             ("logs_after", "PRIMARY KEY (request_id=? AND n>?)"),
+            ("delivery_hosts", "webhook_due (host=?)"),
+            ("delivery_hosts", "webhook_due (host>?)"),
+            ("delivery_due", "webhook_due (host=? AND next_at<?)"),
+            ("delivery_release", "webhook_claimed (claimed_until>?)"),
         ],
     )
     def test_the_hot_statements_use_the_index_made_for_them(self, fresh, name, index):
@@ -176,7 +189,7 @@ class TestPlans:
 
     def test_the_order_of_a_claim_comes_from_the_index_and_not_from_sorting(self, fresh):
         migrate(fresh, QUERIES)
-        for name in ("queue_head", "queue_order", "sweep_leases"):
+        for name in ("queue_heads", "queue_next", "queue_order", "sweep_leases", "delivery_due"):
             assert "TEMP B-TREE" not in self.plan(fresh, name)
 
     async def test_a_full_database_with_statistics_changes_no_plan(self, store, new, database):
@@ -188,5 +201,5 @@ class TestPlans:
         connection.execute("ANALYZE")
         for name in ("request_renew", "request_held", "request_complete", "request_get"):
             assert "sqlite_autoindex_requests_1 (request_id=?)" in self.plan(connection, name)
-        assert "requests_queue (endpoint=?)" in self.plan(connection, "queue_head")
+        assert "requests_turns (endpoint=? AND priority=? AND key_id=?)" in self.plan(connection, "queue_heads")
         connection.close()

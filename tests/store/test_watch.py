@@ -81,7 +81,7 @@ async def test_waiting_leaves_nothing_behind(store, new):
     await store.work_available(timeout=0.01)
     await store.work_available(timeout=0.01)
     assert not store._watch._waiters
-    assert not store._watch._listeners
+    assert not store._watch._work.listeners
 
 
 async def test_the_counters_are_bounded_and_a_forgotten_one_answers_at_least_as_much():
@@ -138,4 +138,4 @@ class TestDoorbell:
     async def test_it_does_not_ring_for_a_finish(self, store, finished):
         await finished()
         await self.quiet(store)
-        assert not store._watch._bell
+        assert not store._watch._work.rung

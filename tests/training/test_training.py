@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from impasto.errors import ConfigError, WeightsError
-from impasto.flux import weights
+from impasto.flux import checkpoint, checks, weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.models import IMPASTO_MINI, Shift, TransformerParams
 from impasto.flux.transformer import Flux
@@ -248,7 +248,7 @@ def _folder(tmp_path: Path) -> Path:
     folder = tmp_path / "impasto-mini"
     folder.mkdir()
     for name in ("text_encoder.safetensors", "tokenizer.json", "upscaler.safetensors"):
-        shutil.copyfile(weights.EMBEDDED / "impasto-mini" / name, folder / name)
+        shutil.copyfile(checkpoint.EMBEDDED / "impasto-mini" / name, folder / name)
     return folder
 
 
@@ -267,13 +267,13 @@ def _export(states: tuple[Path, Path], folder: Path) -> None:
 def test_an_exported_checkpoint_loads_strictly_and_keeps_the_weights(tmp_path: Path, states: tuple[Path, Path]) -> None:
     folder = _folder(tmp_path)
     _export(states, folder)
-    assert weights.verify(folder).startswith("impasto-mini 7: 5 files")
-    loaded = weights.load_transformer(weights.locate(folder), weights.CPU).state_dict()
+    assert checks.verify(folder).startswith("impasto-mini 7: 5 files")
+    loaded = weights.load_transformer(checkpoint.locate(folder), weights.CPU).state_dict()
     for key, tensor in export.averaged(states[1]).items():
         assert torch.equal(loaded[key], tensor.to(torch.bfloat16).float()), key
-    decoder = weights.load_autoencoder(weights.locate(folder), weights.CPU)
+    decoder = weights.load_autoencoder(checkpoint.locate(folder), weights.CPU)
     assert decoder.state_dict().keys() == export.averaged(states[0]).keys()
-    known = weights.locate(folder).vocabulary
+    known = checkpoint.locate(folder).vocabulary
     assert known is not None
     assert known.read("a red kitten, a samurai") == Reading(("cat",), ("samurai",))
 

@@ -7,19 +7,21 @@ validated here: in the queue a bad input is answered 422 at the result, as fal d
 import math
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from impasto.api import lifecycle
 from impasto.api.auth import EVERYBODY
 from impasto.api.bodies import whole_number
 from impasto.api.gateway import Call
-from impasto.api.roles import app_of, endpoint_id
+from impasto.api.roles import Role, app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import MAX_SEED
 from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest, NotFound, PathNotFound, QueueFull
+from impasto.files.fetch import FetchRefused, target
+from impasto.settings import QueueSettings
 from impasto.store.records import NewRequest, Request
 
 PRIORITIES = {"normal": 0, "low": 1}
@@ -40,14 +42,17 @@ def resolve(path: str, endpoints: Endpoints) -> Endpoint:
     raise NotFound(f'Application "{app.rpartition("/")[2]}" not found')
 
 
-async def admit(call: Call, endpoint: Endpoint, input_: dict[str, Any], *, previews: bool = False) -> Request:
-    """Store the request; a repeated Idempotency-Key gets the first one back.
+async def admit(
+    call: Call, endpoint: Endpoint, input_: dict[str, Any], *, waits: bool = False, previews: bool = False
+) -> Request:
+    """Store the request; a repeated Idempotency-Key gets the first one back. `waits`: in the queue, for its key's turn.
 
     Raises `BadRequest` for a header or query value that makes no sense, `QueueFull` (429) past the caller's own
-    `fal_max_queue_length`, `ModelError` (422, from the store) when an Idempotency-Key comes with another input.
+    `fal_max_queue_length` or its key's limits, `ModelError` (422, from the store) when an Idempotency-Key comes with
+    another input.
     """
     store = call.gateway.store
-    new = _new_request(call, endpoint, input_)
+    new = _limited(_new_request(call, endpoint, input_), call.gateway.settings.queue, waits=waits)
     longest = _max_queue_length(call.request.query_params)
     if longest is not None and store.queued(endpoint.id) > longest:
         raise QueueFull(f"More than {longest} requests are waiting (fal_max_queue_length={longest}).")
@@ -68,7 +73,7 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         base_url=call.address.file_base,
         key_id=(call.caller or EVERYBODY).key_id,
         priority=_priority(headers, query),
-        webhook_url=_webhook(query),
+        webhook_url=_webhook(query) if call.address.role is Role.QUEUE else None,
         no_retry=headers.get("x-fal-no-retry", "").lower() in {"1", "true", "yes"},
         store_io=headers.get("x-fal-store-io", "1").lower() not in {"0", "false", "no"},
         start_timeout=start_timeout(headers),
@@ -76,6 +81,14 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         max_attempts=call.gateway.settings.queue.max_attempts,
         lifecycle=lifecycle.of_request(headers),
     )
+
+
+def _limited(new: NewRequest, limits: QueueSettings, *, waits: bool) -> NewRequest:
+    """What its key may have waiting, or open; nobody's requests, in the open mode, have no limit."""
+    if not new.key_id:
+        return new
+    max_open = None if waits else limits.max_running or None
+    return replace(new, max_queued=limits.max_queued or None, max_open=max_open)
 
 
 def _seed(input_: dict[str, Any]) -> int:
@@ -108,16 +121,16 @@ def _priority(headers: Mapping[str, str], query: Mapping[str, str]) -> int:
 
 
 def _webhook(query: Mapping[str, str]) -> str | None:
+    """The URL, when it is one. Where it leads is not asked here: fal drops webhooks to private addresses, but takes the
+    request. The deliverer does the same, and says so in the logs.
+    """
     url = query.get("fal_webhook")
     if not url:
         return None
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:
-        good = False
-    if not good:
-        raise BadRequest(f"fal_webhook is an absolute http or https URL, not {url!r}.")
+        target(url)
+    except FetchRefused as error:
+        raise BadRequest(f"fal_webhook is an absolute http or https URL. {error.message}") from None
     return url
 
 

@@ -9,19 +9,26 @@ Out: a Starlette app. The table holds every path of every role; `POST /{endpoint
 Paths arrive without `/queue` prefix and without a slash at the end, so nothing ever redirects.
 """
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from impasto.api import file_control, llms, openapi, ops, proxy, queue, storage, tokens
+from impasto.api import file_control, llms, openapi, ops, proxy, queue, storage, tokens, webhooks
 from impasto.api.admission import resolve
 from impasto.api.auth import Access
 from impasto.api.cors import Cors
 from impasto.api.download import download
 from impasto.api.gateway import Blobs, Call, Door, Fleet, Gateway, Handler
-from impasto.api.platform import account, keys, models, pricing, reports, requests
+from impasto.api.openai import images
+from impasto.api.openai import models as openai_models
+from impasto.api.openai.door import PREFIX as OPENAI
+from impasto.api.openai.door import OpenAIDoor
+from impasto.api.openai.door import unknown as not_openais
+from impasto.api.platform import account, history, keys, models, pricing, reports, requests, system
 from impasto.api.platform.door import PlatformDoor, unknown
 from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.realtime import Sockets
@@ -55,11 +62,13 @@ def create_app(
     blobs: Blobs,
     endpoints: Endpoints | None = None,
     secret: bytes | None = None,
+    pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The ASGI app over rooms that are open already; it starts and stops nothing.
 
     `endpoints` defaults to the shipped ones. `secret` signs upload tokens and links; by default it lies in the data
-    folder, so that a restart invalidates none.
+    folder, so that a restart invalidates none. `pages` stand before every path of the wire; each matches only what is
+    no call (`web.pages.routes`).
     """
     teach_uvicorn()
     gateway = Gateway(
@@ -79,8 +88,8 @@ def create_app(
         ]
     )
     app.router.redirect_slashes = False
-    app.router.routes = routes(gateway)
-    app.router.routes.insert(0, Route(proxy.PATH, proxy.Proxy(app.router)))
+    served = routes(gateway)
+    app.router.routes = [Route(proxy.PATH, proxy.Proxy(served)), *pages, *served]
     return app
 
 
@@ -93,7 +102,9 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     def platform(path: str, access: Access = Access.REST, **handlers: Handler) -> Route:
         return Route("/v1" + path, PlatformDoor(Door(gateway, access, handlers)))
 
-    later = _not_served
+    def openai(path: str, **handlers: Handler) -> Route:
+        return Route(path, OpenAIDoor(Door(gateway, Access.REST, handlers)))
+
     return [
         # `/{endpoint}/requests/{request_id}` would take these for requests of the endpoint v1/models
         platform("/models/requests/by-endpoint", GET=requests.by_endpoint),
@@ -104,6 +115,10 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/{endpoint:path}/requests/{request_id}/response", Access.REQUEST, GET=queue.result),
         row("/{endpoint:path}/requests/{request_id}/cancel", Access.REQUEST, PUT=queue.cancel),
         row("/{endpoint:path}/requests/{request_id}/status/stream", Access.REQUEST, GET=queue.status_stream),
+        # ------------------------------------------------------------ their webhooks
+        row("/{endpoint:path}/requests/{request_id}/webhook", Access.REQUEST, GET=webhooks.delivery_log),
+        row("/{endpoint:path}/requests/{request_id}/webhook/redeliver", Access.REQUEST, POST=webhooks.redeliver),
+        row("/.well-known/jwks.json", Access.PUBLIC, GET=webhooks.jwks),
         # ------------------------------------------------------------ sockets and the tokens that open them
         WebSocketRoute("/{endpoint:path}", Sockets(gateway)),
         row("/tokens", Access.REST, POST=tokens.create),
@@ -134,6 +149,15 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/storage/files/sign", POST=file_control.sign),
         platform("/storage/files/acl", GET=file_control.get_acl, PUT=file_control.put_acl),
         row("/requests/delete_io/{request_id}", Access.REST, PUT=requests.erase_io),
+        # ------------------------------------------------------------ OpenAI's clients
+        *(
+            openai(f"{base}/images/{path}", POST=handler)
+            for base in (OPENAI, "/v1")
+            for path, handler in (("generations", images.generations), ("edits", images.edits))
+        ),
+        openai(f"{OPENAI}/models", GET=openai_models.listed),
+        openai(f"{OPENAI}/models/{{model:path}}", GET=openai_models.one),
+        openai(OPENAI + "/{rest:path}", **dict.fromkeys(_ALL_METHODS, not_openais)),
         # ------------------------------------------------------------ for people and machines around it
         row("/", Access.PUBLIC, GET=ops.index),
         row("/health", Access.PUBLIC, GET=ops.healthz),
@@ -149,13 +173,13 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/models/pricing/estimate", POST=pricing.estimate),
         platform("/models/usage", GET=reports.usage),
         platform("/models/analytics", GET=reports.analytics),
+        platform("/requests", GET=history.requests),
+        platform("/system", GET=system.system),
         platform("/keys", GET=keys.list_keys, POST=keys.create_key),
         platform("/keys/{key_id}", DELETE=keys.delete_key),
         platform("/account/billing", GET=account.billing),
         platform("/meta", Access.PUBLIC, GET=account.meta),
         platform("/{rest:path}", Access.PUBLIC, **dict.fromkeys(_ALL_METHODS, unknown)),
-        # ------------------------------------------------------------ known, not served yet
-        row("/.well-known/jwks.json", Access.PUBLIC, GET=later("Webhook signing keys")),
         row("/{endpoint:path}/stream", Access.MODEL, POST=stream),
         # ------------------------------------------------------------ models: every other path
         Route("/{endpoint:path}", Door(gateway, Access.MODEL, dict.fromkeys(_ALL_METHODS, model))),
@@ -175,10 +199,3 @@ async def model(call: Call) -> Response:
     if call.address.role is Role.RUN:
         return await run(call)
     raise NotFound("Models are run at fal.run and queued at queue.fal.run, not at this host.")
-
-
-def _not_served(what: str) -> Handler:
-    async def refuse(call: Call) -> Response:
-        raise NotFound(f"{what} is not served by this version of impasto; run and queue are.")
-
-    return refuse

@@ -32,6 +32,7 @@ class Access(Enum):
 class Caller:
     key_id: str  # "" in the open mode
     admin: bool = False  # may see everybody's requests and manage keys
+    token_id: str = ""  # of the short-lived token that it came with
 
 
 EVERYBODY = Caller("", admin=True)
@@ -96,10 +97,10 @@ def key_is_live(store: Store, key_id: str) -> bool:
 
 def _of_token(token: str, *, path: str, store: Store, secret: bytes) -> Caller:
     """A token is worth what its key is worth now. One of the open mode, without a key, is worth nothing here."""
-    key_id = read(token, path=path, secret=secret)
-    if not key_id or not key_is_live(store, key_id):
+    genuine = read(token, path=path, secret=secret)
+    if not genuine.key_id or not key_is_live(store, genuine.key_id):
         raise Unauthorized("The key that this token was made with is no longer valid.")
-    return Caller(key_id)
+    return Caller(genuine.key_id, token_id=genuine.token_id)
 
 
 def _of_key(authorization: str, store: Store) -> Caller:

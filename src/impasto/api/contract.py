@@ -61,6 +61,7 @@ class Operation:
     failures: tuple[str, ...] = ()  # beyond COMMON
     parameters: tuple[Parameter, ...] = ()
     body: dict[str, Any] | None = None  # JSON schema; "input": the endpoint's own
+    body_type: str = JSON
     raw_body: bool = False  # bytes of any type
     body_required: bool = True
     public: bool = False
@@ -108,11 +109,40 @@ PLATFORM_ERROR: dict[str, Any] = {
     "x-fal-order-properties": ["error"],
     **_object(error=_object(type=_text(), message=_text(), docs_url=_text(), request_id=_text())),
 }
+OPENAI_ERROR: dict[str, Any] = {
+    "title": "OpenAIError",
+    "x-fal-order-properties": ["error"],
+    **_object(
+        error={
+            "type": "object",
+            "properties": {
+                "message": _text(),
+                "type": _text(),
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    ),
+}
 FILE_URL = _object(access_url=_text())
 STATUS = Answer("The request's status.", ref("QueueStatus"))
+DELIVERY = Answer(
+    "Where its webhook stands.",
+    _object(
+        request_id=_text(),
+        url=_text(),
+        state=_text(enum=["WAITING", "DUE", "DELIVERED", "DEAD"]),
+        next_try={"type": ["string", "null"]},
+        attempts={"type": "array", "items": OBJECT},
+    ),
+)
 
 REQUEST_ID = Parameter(name="request_id", where="path", required=True, description="The request id.")
 LOGS = Parameter(name="logs", schema={"type": "number"}, description="1: with the log lines.")
+PREVIEWS = Parameter(
+    name="previews", schema={"type": "number"}, description="1: with progress and previews (ours, not fal's)."
+)
 TIMEOUT = Parameter(
     name="X-Fal-Request-Timeout",
     where="header",
@@ -124,6 +154,7 @@ SUBMIT = (
     Parameter(name="X-Fal-Queue-Priority", where="header", schema=_text(enum=["normal", "low"])),
     Parameter(name="X-Fal-No-Retry", where="header", schema=_text(enum=["0", "1"])),
     Parameter(name="X-Fal-Store-IO", where="header", schema=_text(enum=["0", "1"])),
+    Parameter(name="X-Impasto-Previews", where="header", schema=_text(enum=["0", "1"])),
     Parameter(
         name="X-Fal-Object-Lifecycle-Preference",
         where="header",
@@ -178,6 +209,37 @@ def _platform(summary: str, schema: dict[str, Any], *parameters: Parameter, **mo
         summary, {status: Answer("Done.", schema)}, failures, tuple(parameters), error="PlatformError", **more
     )
 
+
+def _openai(summary: str, schema: dict[str, Any], **more: Any) -> Operation:
+    failures = (*KEYED, *OWN, *more.pop("failures", ()))
+    return Operation(summary, {"200": Answer("Done.", schema)}, failures, error="OpenAIError", **more)
+
+
+_WISH: dict[str, Any] = {
+    "prompt": _text(maxLength=10_000),
+    "model": _text(),
+    "n": {"type": "integer", "minimum": 1, "maximum": 4},
+    "size": _text(pattern="^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"),
+    "response_format": _text(enum=["url", "b64_json"]),
+    "output_format": _text(enum=["png", "jpeg"]),
+    "stream": {"type": "boolean"},
+    "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
+}
+_DRAWN = _object(created={"type": "integer"}, data={"type": "array", "items": OBJECT})
+_MODEL = _object(id=_text(), object=_text(), created={"type": "integer"}, owned_by=_text())
+_GENERATE = _openai(
+    "Pictures from words, in OpenAI's shape",
+    _DRAWN,
+    body={"type": "object", "properties": _WISH, "required": ["prompt"]},
+    failures=("413", "429", "499", "504"),
+)
+_EDIT = _openai(
+    "A picture drawn anew, in OpenAI's shape",
+    _DRAWN,
+    body={"type": "object", "properties": {**_WISH, "image": BYTES}, "required": ["prompt", "image"]},
+    body_type="multipart/form-data",
+    failures=("413", "415", "429", "499", "504"),
+)
 
 _REQUEST = "/{endpoint}/requests/{request_id}"
 _STATUS = Operation(
@@ -241,12 +303,18 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ),
     (f"{_REQUEST}/status", "GET"): _STATUS,
     (f"{_REQUEST}/status/stream", "GET"): Operation(
-        "Status, told at every change", {"200": STREAM}, (*KEYED, *OWN), (REQUEST_ID, LOGS), each="app"
+        "Status, told at every change", {"200": STREAM}, (*KEYED, *OWN), (REQUEST_ID, LOGS, PREVIEWS), each="app"
     ),
     (_REQUEST, "GET"): _RESULT,
     (f"{_REQUEST}/response", "GET"): _RESULT,
     (f"{_REQUEST}/cancel", "PUT"): Operation(
         "Cancel a request", {"202": Answer("It will end soon.", OBJECT)}, (*KEYED, *OWN), (REQUEST_ID,), each="app"
+    ),
+    (f"{_REQUEST}/webhook", "GET"): Operation(
+        "What became of a request's webhook", {"200": DELIVERY}, (*KEYED, *OWN), (REQUEST_ID,), each="app"
+    ),
+    (f"{_REQUEST}/webhook/redeliver", "POST"): Operation(
+        "Send a request's webhook again", {"202": DELIVERY}, (*KEYED, *OWN), (REQUEST_ID,), each="app"
     ),
     # ---------------------------------------------------------------- tokens and files
     ("/tokens", "POST"): _TOKEN,
@@ -364,6 +432,27 @@ CONTRACT: dict[tuple[str, str], Operation] = {
         REQUEST_ID,
         failures=OWN,
     ),
+    ("/v1/requests", "GET"): _platform(
+        "All requests, newest first (ours, not fal's)",
+        _page("items", OBJECT),
+        ENDPOINT_IDS,
+        Parameter(name="request_id"),
+        Parameter(name="q", description="Words of the prompt, among the newest 2,000 requests."),
+        Parameter(name="status", schema=_text(enum=["success", "user_error", "error", "in_queue", "in_progress"])),
+        *PAGING,
+    ),
+    ("/v1/system", "GET"): _platform(
+        "What the server is doing now (ours, not fal's)",
+        _object(
+            version=_text(),
+            started_at=_text(),
+            ready={"type": "boolean"},
+            reason=_text(),
+            queue={"type": "array", "items": OBJECT},
+            running={"type": "array", "items": OBJECT},
+            runners={"type": "array", "items": OBJECT},
+        ),
+    ),
     ("/v1/keys", "GET"): _platform("The API keys", _page("keys", OBJECT), *PAGING),
     ("/v1/keys", "POST"): _platform(
         "A new API key",
@@ -385,6 +474,13 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ),
     ("/v1/account/billing", "GET"): _platform("The account", OBJECT, EXPAND),
     ("/v1/meta", "GET"): _platform("Facts about the platform", OBJECT, public=True),
+    # ---------------------------------------------------------------- OpenAI's clients
+    **{(f"{base}/images/generations", "POST"): _GENERATE for base in ("/openai/v1", "/v1")},
+    **{(f"{base}/images/edits", "POST"): _EDIT for base in ("/openai/v1", "/v1")},
+    ("/openai/v1/models", "GET"): _openai("The endpoints, in OpenAI's shape", _object(data={"type": "array"})),
+    ("/openai/v1/models/{model}", "GET"): _openai(
+        "One endpoint, in OpenAI's shape", _MODEL, parameters=(Parameter(name="model", where="path", required=True),)
+    ),
     # ---------------------------------------------------------------- people and machines around it
     ("/api/fal/proxy", "GET"): _PROXY,
     ("/api/fal/proxy", "POST"): _PROXY,
@@ -406,8 +502,16 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ("/models/{endpoint}/llms.txt", "GET"): Operation(
         "An endpoint in words", {"200": TEXT}, OWN, public=True, each="endpoint"
     ),
-    ("/.well-known/jwks.json", "GET"): Operation("Keys that sign webhooks", failures=OWN, public=True),
+    ("/.well-known/jwks.json", "GET"): Operation(
+        "Keys that sign webhooks",
+        {"200": Answer("A key set.", _object(keys={"type": "array", "items": OBJECT}))},
+        public=True,
+    ),
 }  # fmt: skip
 
-INTERNAL = {("/v1/{rest}", method) for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")}
+INTERNAL = {
+    (f"{base}/{{rest}}", method)
+    for base in ("/v1", "/openai/v1")
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+}
 """Rows that only say that there is nothing."""

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 EXPOSED = (
     "x-fal-request-id, x-fal-error-type, x-fal-retryable, x-fal-request-timeout-type, x-fal-billable-units, "
-    "x-fal-needs-retry, x-impasto-warnings, etag, content-range, accept-ranges"
+    "x-fal-needs-retry, x-request-id, x-impasto-warnings, etag, content-range, accept-ranges"
 )
 _ANSWER = [
     (b"access-control-allow-origin", b"*"),

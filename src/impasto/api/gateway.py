@@ -25,6 +25,7 @@ from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed
 from impasto.files.draft import Draft
 from impasto.files.parts import Parts
+from impasto.fleet.link import RunnerFacts
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
 from impasto.store.base import Store
@@ -39,6 +40,11 @@ class Fleet(Protocol):
     @property
     def reason(self) -> str:
         """Why it is not ready; "" when it is."""
+        ...
+
+    @property
+    def runners(self) -> list[RunnerFacts]:
+        """The runners that are ready."""
         ...
 
     def served_by(self, endpoint: Endpoint) -> str | None:

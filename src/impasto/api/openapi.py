@@ -18,6 +18,7 @@ from impasto.api.contract import (
     FAILURES,
     INPUT,
     JSON,
+    OPENAI_ERROR,
     OUTPUT,
     PLATFORM_ERROR,
     Operation,
@@ -143,7 +144,12 @@ def _places(template: str, operation: Operation, endpoints: Endpoints) -> Iterat
 
 def _components(endpoints: Endpoints) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
     """All schemas, and {endpoint id: {class name: name of its schema}} where two classes of one name differ."""
-    components: dict[str, Any] = {"QueueStatus": _STATUS, "Error": ERROR, "PlatformError": PLATFORM_ERROR}
+    components: dict[str, Any] = {
+        "QueueStatus": _STATUS,
+        "Error": ERROR,
+        "PlatformError": PLATFORM_ERROR,
+        "OpenAIError": OPENAI_ERROR,
+    }
     names: dict[str, dict[str, str]] = {}
     for endpoint in endpoints.values():
         own = schemas(endpoint)
@@ -172,7 +178,7 @@ def _operation(
         made["requestBody"] = {"required": False, "content": {"application/octet-stream": {"schema": BYTES}}}
     elif operation.body is not None:
         schema = _schema(endpoint.Input, names) if operation.body is INPUT and endpoint else operation.body
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+        made["requestBody"] = {"required": True, "content": {operation.body_type: {"schema": schema}}}
     made["responses"] = _responses(operation, endpoint, names)
     if operation.public:
         made["security"] = []

@@ -7,6 +7,7 @@ traceback and answered 500 in fal's shape. Never a bare 500, never a traceback o
 import asyncio
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Protocol
 from uuid import uuid4
 
@@ -55,11 +56,17 @@ class _Connection(Protocol):
 
 
 def _refuse_bytes(self: _Connection, msg: str) -> None:
-    response = answer(BadRequest(msg))
+    refuse(self.transport, BadRequest(msg))
+
+
+def refuse(transport: asyncio.Transport, error: WireError) -> None:
+    """Answer `error` to what never became a request, and close the connection."""
+    response = answer(error)
     headers = [*response.raw_headers, (b"x-fal-request-id", str(uuid4()).encode("ascii")), (b"connection", b"close")]
-    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers), b"", bytes(response.body)]
-    self.transport.write(b"\r\n".join(lines))
-    self.transport.close()
+    status = f"HTTP/1.1 {error.status} {PHRASES.get(error.status) or HTTPStatus(error.status).phrase}".encode("ascii")
+    lines = [status, *(name + b": " + value for name, value in headers), b"", bytes(response.body)]
+    transport.write(b"\r\n".join(lines))
+    transport.close()
 
 
 Shape = Callable[[WireError, str], Response]

@@ -18,8 +18,12 @@ from impasto.api.roles import app_of
 from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.base import split_id
 from impasto.errors import RequestTimeout, StillInProgress, UnknownRequest
+from impasto.files.images import data_uri
 from impasto.store.records import CancelResult, LogLine, Outcome, Request, Result, Status
+from impasto.webhooks.payload import gateway_request_id
 
+PREVIEWS = "x-impasto-previews"  # on a submit: somebody will watch; then `previews=1` on the status stream shows them
+LOOK_SECONDS = 0.2  # between looks at a watched request's steps, which are not in the store
 _ON = frozenset({"1", "true", "yes", "on"})
 _CANCEL_STATUS = {
     CancelResult.CANCELLATION_REQUESTED: 202,
@@ -32,12 +36,14 @@ async def submit(call: Call) -> Response:
     """200 at once, whatever the input says: validation happens when the request is run."""
     endpoint = resolve(call.address.path, call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
-    request = await admit(call, endpoint, input_)
+    previews = call.request.headers.get(PREVIEWS, "").lower() in _ON
+    request = await admit(call, endpoint, input_, waits=True, previews=previews)
     waiting = request.status is Status.IN_QUEUE
     return Json(
         {
             "status": Status.IN_QUEUE.value,
             "request_id": request.request_id,
+            **({} if request.webhook_url is None else {"gateway_request_id": gateway_request_id(request)}),
             **_urls(call, request),
             "logs": None,
             "metrics": {},
@@ -48,7 +54,7 @@ async def submit(call: Call) -> Response:
 
 async def status(call: Call) -> Response:
     """202 until the request is completed, then 200; one of fal's packages looks at nothing else."""
-    request = _own(call)
+    request = own(call)
     logs = None
     if _with_logs(call) and request.status is not Status.IN_QUEUE:
         logs = call.gateway.store.logs(request.request_id)
@@ -56,12 +62,16 @@ async def status(call: Call) -> Response:
 
 
 async def status_stream(call: Call) -> Response:
-    """The status as events: now, at every change, until it is COMPLETED. Logs are only those that no event told yet."""
-    return EventStream(_statuses(call, _own(call).request_id))
+    """The status as events: now, at every change, until it is COMPLETED. Logs are only those that no event told yet.
+
+    Ours, not fal's: with `previews=1` an event of a running request also tells `progress` (0 to 1) and `images`.
+    """
+    return EventStream(_statuses(call, own(call).request_id))
 
 
 async def _statuses(call: Call, request_id: str) -> AsyncIterator[bytes]:
-    store, told, last = call.gateway.store, 0, b""
+    store, told, last, quiet = call.gateway.store, 0, b"", 0.0
+    watched = call.request.query_params.get("previews", "").lower() in _ON
     while True:
         since = store.version(request_id)
         request = store.get(request_id)
@@ -71,14 +81,22 @@ async def _statuses(call: Call, request_id: str) -> AsyncIterator[bytes]:
         if _with_logs(call) and request.status is not Status.IN_QUEUE:
             logs = store.logs(request_id, after=told)
             told += len(logs)
-        now = event(_status(call, request, logs))
+        body = _status(call, request, logs)
+        if watched and request.status is Status.IN_PROGRESS:
+            body |= progress_of(call, request)
+        now = event(body)
         if now != last or logs:
             yield now
+            quiet = 0.0
         last = now
         if request.status is Status.COMPLETED:
             return
-        if await store.changed(request_id, since=since, timeout=PING_SECONDS) == since:
+        patience = LOOK_SECONDS if watched and request.status is Status.IN_PROGRESS else PING_SECONDS
+        if await store.changed(request_id, since=since, timeout=patience) == since:
+            quiet += patience
+        if quiet >= PING_SECONDS:
             yield PING
+            quiet = 0.0
 
 
 def _with_logs(call: Call) -> bool:
@@ -105,7 +123,7 @@ def _status(call: Call, request: Request, logs: Sequence[LogLine] | None) -> dic
 
 async def result(call: Call) -> Response:
     """The model's own status and body; 400 while there is none."""
-    request = _own(call)
+    request = own(call)
     if request.status is not Status.COMPLETED:
         raise StillInProgress
     stored = call.gateway.store.result(request.request_id)
@@ -116,20 +134,43 @@ async def result(call: Call) -> Response:
 
 async def cancel(call: Call) -> Response:
     """A queued request leaves the queue; a running one is told to stop and may still complete."""
-    request = _own(call)
+    request = own(call)
     word = await call.gateway.store.cancel(request.request_id)
     return Json({"status": word.value}, status_code=_CANCEL_STATUS[word])
 
 
+def progress_of(call: Call, request: Request) -> dict[str, Any]:
+    """How far a request is, 0 to 1, and previews of its pictures: small, never stored."""
+    fleet = call.gateway.dispatcher
+    step = fleet.progress(request.request_id)
+    return {
+        "progress": 0.0 if step is None else round(step.share, 4),
+        "images": [
+            {
+                "url": data_uri(preview.jpeg, "image/jpeg"),
+                "width": preview.width,
+                "height": preview.height,
+                "content_type": "image/jpeg",
+            }
+            for preview in fleet.previews(request.request_id)
+        ],
+    }
+
+
 def answer(request: Request, stored: Result) -> Response:
     """A stored result as the HTTP answer of the sync run and of the queue alike."""
+    return Json(stored.payload, status_code=stored.http_status, headers=headers_of(request, stored))
+
+
+def headers_of(request: Request, stored: Result) -> dict[str, str]:
+    """The headers of a stored result's answer."""
     headers = dict(stored.headers)
     if stored.http_status >= 400:
         present = {name.lower() for name in headers}
         for name, value in _error_headers(request, stored).items():
             if name.lower() not in present:
                 headers[name] = value
-    return Json(stored.payload, status_code=stored.http_status, headers=headers)
+    return headers
 
 
 def _error_headers(request: Request, stored: Result) -> dict[str, str]:
@@ -143,7 +184,7 @@ def _error_headers(request: Request, stored: Result) -> dict[str, str]:
     return headers
 
 
-def _own(call: Call) -> Request:
+def own(call: Call) -> Request:
     """The request that the path names. Raises `UnknownRequest` unless it is the caller's and of that app."""
     parameters = call.request.path_params
     request = call.gateway.store.get(parameters["request_id"])

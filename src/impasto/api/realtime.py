@@ -21,7 +21,7 @@ from impasto.api.bodies import MIB, whole_number
 from impasto.api.frames import as_content, parse
 from impasto.api.gateway import Gateway
 from impasto.api.roles import Role
-from impasto.api.sockets import POLICY_VIOLATION, Answer, call_run, caller_of, until_revoked
+from impasto.api.sockets import POLICY_VIOLATION, Answer, OpenTokens, call_run, caller_of, until_revoked
 from impasto.api.token_claims import PARAMETER
 from impasto.errors import BadRequest, NotFound, Unauthorized, WireError
 
@@ -36,13 +36,19 @@ class Sockets:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
+        self.tokens = OpenTokens()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = WebSocket(scope, receive, send)
         realtime = scope["impasto.address"].role is not Role.WS
-        path: str = scope["path"]
         try:
             caller = caller_of(socket, self.gateway)
+            path = _endpoint_path(scope["path"]) if realtime else scope["path"]
+            resolve(path, self.gateway.endpoints)
+            kind = _Realtime if realtime else _Calls
+            session = kind(self.gateway, socket, caller=caller, path=path)
+            async with self.tokens.held(caller):
+                await session.serve()
         except Unauthorized as error:
             if not realtime or PARAMETER not in socket.query_params or "authorization" in socket.headers:
                 raise
@@ -50,14 +56,12 @@ class Sockets:
             await socket.accept()
             await socket.send_text(_text({**UNAUTHORIZED, "reason": error.message}))
             await socket.close(POLICY_VIOLATION, "Unauthorized")
-            return
-        if realtime:
-            if not path.endswith(SUFFIX):
-                raise NotFound(f"WebSockets open at {path.rstrip('/')}{SUFFIX}, or at ws.fal.run{path}.")
-            path = path.removesuffix(SUFFIX)
-        resolve(path, self.gateway.endpoints)
-        kind = _Realtime if realtime else _Calls
-        await kind(self.gateway, socket, caller=caller, path=path).serve()
+
+
+def _endpoint_path(path: str) -> str:
+    if not path.endswith(SUFFIX):
+        raise NotFound(f"WebSockets open at {path.rstrip('/')}{SUFFIX}, or at ws.fal.run{path}.")
+    return path.removesuffix(SUFFIX)
 
 
 class _Session:

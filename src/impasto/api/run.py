@@ -28,14 +28,15 @@ async def run(call: Call) -> Response:
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
     validate(endpoint, input_)
     request = await admit(call, endpoint, input_)
-    completed = await _completed_or_gone(call, request)
+    completed = await completed_or_gone(call, request)
     stored = call.gateway.store.result(request.request_id)
     if stored is None:
         raise UnknownRequest
     return queue.answer(completed, stored)
 
 
-async def _completed_or_gone(call: Call, request: Request) -> Request:
+async def completed_or_gone(call: Call, request: Request) -> Request:
+    """Wait for `request`. When the client hangs up, it is cancelled: `ClientDisconnected`."""
     waiting = asyncio.create_task(_completed(call.gateway, request.request_id, _deadline(call, request)))
     listening = asyncio.create_task(_disconnected(call.request))
     try:

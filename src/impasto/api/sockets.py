@@ -5,6 +5,8 @@ the very answer that `POST /{endpoint}` gives: validated, durable, cancelled whe
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from starlette.requests import Request
@@ -18,9 +20,11 @@ from impasto.api.problems import Problems
 from impasto.api.roles import Role
 from impasto.api.run import run
 from impasto.api.token_claims import PARAMETER
+from impasto.errors import Unauthorized
 
 KEY_CHECK_SECONDS = 10.0
 POLICY_VIOLATION = 1008
+HANDOVER_SECONDS = 2.0  # that a second socket of a token waits for the first one to close
 
 # of the handshake, not of a call; an Idempotency-Key would make all messages the same request
 _OWN_HEADERS = (b"idempotency-key", b"content-length", b"content-type", b"connection", b"upgrade", b"transfer-encoding")
@@ -49,6 +53,34 @@ def caller_of(socket: WebSocket, gateway: Gateway) -> Caller:
         secret=gateway.secret,
     )
     return caller or EVERYBODY
+
+
+class OpenTokens:
+    """A short-lived token opens one socket at a time: one that leaked is no second line for somebody else.
+
+    Not one in all: JavaScript's client opens its next socket with the token it has.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, asyncio.Event] = {}  # token id → set when its socket has closed
+
+    @contextlib.asynccontextmanager
+    async def held(self, caller: Caller) -> AsyncGenerator[None]:
+        """For as long as a socket of `caller` is open. Raises `Unauthorized` while there is another one."""
+        if not caller.token_id:
+            yield
+            return
+        if other := self._open.get(caller.token_id):
+            with contextlib.suppress(TimeoutError):  # a client that reconnects may be faster than its own goodbye
+                await asyncio.wait_for(other.wait(), HANDOVER_SECONDS)
+        if caller.token_id in self._open:
+            raise Unauthorized(f"The token ({PARAMETER}) has a connection open; ask for another one at /tokens/.")
+        closed = self._open[caller.token_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._open[caller.token_id]
+            closed.set()
 
 
 async def until_revoked(gateway: Gateway, caller: Caller) -> None:

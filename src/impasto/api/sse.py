@@ -1,6 +1,6 @@
 """Server-sent events as fal's clients read them: `data:` lines of JSON and comments, nothing else (protocol 3.3, 6.1).
 
-No `event:`, no `id:`, no `[DONE]`: both clients parse every data line as JSON and take the last one as the outcome.
+No `event:`, no `id:`, no `[DONE]`: both of fal's clients parse every data line as JSON; the last is the outcome.
 """
 
 from collections.abc import AsyncIterator
@@ -25,3 +25,8 @@ class EventStream(StreamingResponse):
 def event(value: Any) -> bytes:
     """One event on one line: JSON has no raw line breaks."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def named_event(name: str, value: Any) -> bytes:
+    """One with a name, for clients that are not fal's."""
+    return b"event: " + name.encode("ascii") + b"\n" + event(value)

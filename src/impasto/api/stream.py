@@ -5,7 +5,8 @@ out. Progress events have the output's shape with previews as pictures; the last
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -14,10 +15,10 @@ from starlette.responses import Response
 from impasto.api.admission import admit, resolve, start_timeout
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call
+from impasto.api.queue import progress_of
 from impasto.api.run import OVERDUE
 from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.validation import validate
-from impasto.files.images import data_uri
 from impasto.store.records import Request, Status
 
 
@@ -31,25 +32,38 @@ async def stream(call: Call) -> Response:
 
 
 async def _events(call: Call, request: Request) -> AsyncIterator[bytes]:
+    told: dict[str, Any] | None = None
+    async with aclosing(follow(call, request)) as changes:
+        async for now in changes:
+            if now is None:
+                yield PING
+            elif now.status is Status.COMPLETED:
+                stored = call.gateway.store.result(now.request_id)
+                if stored is not None:
+                    yield event(stored.payload)
+            elif (progress := _progress(call, now)) != told:
+                told = progress
+                yield event(progress)
+
+
+async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]:
+    """`request` now and at every change, last when it is completed; None where nothing happened for `PING_SECONDS`.
+
+    Left before its end, because the client hung up, it cancels the request.
+    """
     store, request_id = call.gateway.store, request.request_id
     seconds = start_timeout(call.request.headers)
     deadline = None if seconds is None else request.created_at + seconds
-    told: dict[str, Any] | None = None
     ended = False
     try:
         while True:
             since = store.version(request_id)
             now = store.get(request_id)
-            if now is None or now.status is Status.COMPLETED:
-                ended = True
-                stored = store.result(request_id)
-                if stored is not None:
-                    yield event(stored.payload)
+            ended = now is None or now.status is Status.COMPLETED
+            if now is not None:
+                yield now
+            if now is None or ended:
                 return
-            progress = _progress(call, now)
-            if progress != told:
-                told = progress
-                yield event(progress)
             timeout = PING_SECONDS
             if deadline is not None and now.status is Status.IN_QUEUE:
                 timeout = min(timeout, deadline + OVERDUE - time.time())
@@ -57,30 +71,18 @@ async def _events(call: Call, request: Request) -> AsyncIterator[bytes]:
                     await store.sweep()
                     timeout = OVERDUE
             if await store.changed(request_id, since=since, timeout=timeout) == since and timeout == PING_SECONDS:
-                yield PING
+                yield None
     finally:
-        if not ended:  # the client hung up
+        if not ended:
             with anyio.CancelScope(shield=True):
                 await store.cancel(request_id)
 
 
 def _progress(call: Call, request: Request) -> dict[str, Any]:
-    """How far it is; `images` are previews, small and never stored."""
-    fleet = call.gateway.dispatcher
-    step = fleet.progress(request.request_id)
-    done = 0.0 if step is None else ((step.image - 1) * step.steps + step.step) / (step.images * step.steps)
+    """The output's shape, with previews as pictures."""
     return {
         "status": request.status.value,
         "request_id": request.request_id,
-        "progress": round(min(done, 1.0), 4),
-        "images": [
-            {
-                "url": data_uri(preview.jpeg, "image/jpeg"),
-                "width": preview.width,
-                "height": preview.height,
-                "content_type": "image/jpeg",
-            }
-            for preview in fleet.previews(request.request_id)
-        ],
+        **progress_of(call, request),
         "seed": request.seed,
     }

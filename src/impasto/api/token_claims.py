@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import uuid4
 
 import jwt
@@ -20,6 +21,14 @@ ISSUER = "impasto"
 PARAMETER = "fal_jwt_token"
 _PURPOSE = b"impasto short-lived token 1"
 _CLAIMS = ["iss", "sub", "aud", "iat", "exp", "jti"]
+
+
+@dataclass(frozen=True, slots=True)
+class Genuine:
+    """What a token says that was made here and is alive."""
+
+    key_id: str
+    token_id: str  # jti: one open socket each
 
 
 def issue(*, key_id: str, apps: Sequence[str], seconds: int, secret: bytes) -> str:
@@ -36,8 +45,8 @@ def issue(*, key_id: str, apps: Sequence[str], seconds: int, secret: bytes) -> s
     return jwt.encode(claims, _key(secret), algorithm=ALGORITHM)
 
 
-def read(token: str, *, path: str, secret: bytes) -> str:
-    """The key id of a genuine, living token for the app of `path`. Raises `Unauthorized` that says what is wrong."""
+def read(token: str, *, path: str, secret: bytes) -> Genuine:
+    """A genuine, living token for the app of `path`. Raises `Unauthorized` that says what is wrong."""
     app = app_of(path)
     try:
         claims = jwt.decode(
@@ -54,7 +63,7 @@ def read(token: str, *, path: str, secret: bytes) -> str:
         raise Unauthorized(f'The token ({PARAMETER}) was not made for application "{app}".') from None
     except jwt.InvalidTokenError:
         raise Unauthorized(f"The token ({PARAMETER}) is not one of this server.") from None
-    return str(claims["sub"])
+    return Genuine(str(claims["sub"]), str(claims["jti"]))
 
 
 def audience(app: str) -> str:

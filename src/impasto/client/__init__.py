@@ -6,6 +6,7 @@
     connect       method "connect": an HTTPS proxy for fal's hosts and the TLS side behind it; fal's real host names
     hosts         which hosts are fal's, which URL can be a server's
     ca            the certificate authority that the TLS side needs; it can vouch for fal's hosts only
+    watch         `impasto watch ID`: one request, followed to its pictures in a terminal
     __main__      `python -m impasto.client`: the listener by itself, the variables for a shell
 
 In: a command line and a server's URL. Out: a running program whose calls to fal end at that server.

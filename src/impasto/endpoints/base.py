@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
-from impasto.engine.job import Job, JobResult
+from impasto.engine.job import ImageRole, Job, JobResult
 
 if TYPE_CHECKING:  # the gateway does without numpy
     from impasto.engine.custom import Over, Post
@@ -40,7 +40,7 @@ class Wanted:
     """A picture that an input names: http(s) URL or data URI. Role and strength as in `engine.job.ImageInput`."""
 
     url: str
-    role: Literal["init", "prompt"]
+    role: ImageRole
     strength: float
     field: str = "image_url"
 
@@ -59,8 +59,8 @@ class Endpoint:
     to_output: ToOutput
     example: dict[str, Any]  # an input that validates; docs, schema and the playground show it
     category: str = "text-to-image"
-    picture: Callable[[Any], Wanted] | None = None  # what a validated input names, if the endpoint takes one
-    with_picture: Callable[[Job], Job] = lambda job: job  # what else the picture decides, say the size
+    pictures: Callable[[Any], tuple[Wanted, ...]] | None = None  # what a validated input names, if it may name any
+    with_pictures: Callable[[Job], Job] = lambda job: job  # what else they decide, say the size
     post: Post | None = None  # in the runner: the last hand on each picture
     pipeline: Over | None = None  # in the runner: draws over the loaded one
 

@@ -83,9 +83,9 @@ def derive(
         output = origin.to_output(asked(input_), result, urls)
         return output if answer is None else answer(input_, output)
 
-    def picture(input_: Any) -> Wanted:
-        assert origin.picture is not None
-        return origin.picture(asked(input_))
+    def pictures(input_: Any) -> tuple[Wanted, ...]:
+        assert origin.pictures is not None
+        return origin.pictures(asked(input_))
 
     return Endpoint(
         id=id_,
@@ -98,8 +98,8 @@ def derive(
         to_output=to_output,
         example=example,
         category=origin.category,
-        picture=None if origin.picture is None else picture,
-        with_picture=origin.with_picture,
+        pictures=None if origin.pictures is None else pictures,
+        with_pictures=origin.with_pictures,
         post=post,
         pipeline=pipeline,
     )

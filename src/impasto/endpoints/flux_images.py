@@ -33,10 +33,10 @@ from impasto.endpoints.flux_pro import (
 )
 from impasto.engine.job import Job
 
-# Chosen by eye on the embedded model (benchmarks/image_prompts.py measures it): without words a close variation; with
-# words the picture still leads.
-REDUX_STRENGTH = 0.3
-REDUX_STRENGTH_WITH_WORDS = 0.7
+# Of the embedded model, from `benchmarks/image_prompts.py --grid`: without words the lowest strength at which every
+# output resembles its picture; with words the one at which most outputs do so and follow the words as well.
+REDUX_STRENGTH = 0.2
+REDUX_STRENGTH_WITH_WORDS = 0.6
 PICTURE = "https://fal.media/files/kangaroo/acQvq-Kmo2lajkgvcEHdv.png"
 
 SeedImageUrl = Annotated[
@@ -114,14 +114,14 @@ def size_of_image(job: Job) -> Job:
     return replace(job, width=max(width, LIMITS.min_side), height=max(height, LIMITS.min_side))
 
 
-def takes_after(input_: Any) -> Wanted:
+def takes_after(input_: Any) -> tuple[Wanted, ...]:
     usual = REDUX_STRENGTH_WITH_WORDS if getattr(input_, "prompt", "") else REDUX_STRENGTH
     strength = getattr(input_, "image_prompt_strength", usual)
-    return Wanted(url=input_.image_url, role="prompt", strength=strength)
+    return (Wanted(url=input_.image_url, role="prompt", strength=strength),)
 
 
-def starts_from(input_: Any) -> Wanted:
-    return Wanted(url=input_.image_url, role="init", strength=input_.strength)
+def starts_from(input_: Any) -> tuple[Wanted, ...]:
+    return (Wanted(url=input_.image_url, role="init", strength=input_.strength),)
 
 
 PRO_EXAMPLE: dict[str, Any] = EXAMPLE | {"image_url": PICTURE}
@@ -135,7 +135,7 @@ PRO_REDUX = replace(
     Input=FluxProRedux,
     example=PRO_EXAMPLE,
     category="image-to-image",
-    picture=takes_after,
+    pictures=takes_after,
 )
 ULTRA_REDUX = replace(
     FLUX_PRO_V1_1_ULTRA,
@@ -145,7 +145,7 @@ ULTRA_REDUX = replace(
     Input=FluxProUltraTextToImageInputRedux,
     example=FLUX_PRO_V1_1_ULTRA.example | {"image_url": PICTURE, "image_prompt_strength": 0.1},
     category="image-to-image",
-    picture=takes_after,
+    pictures=takes_after,
 )
 IMAGE_TO_IMAGE = replace(
     DEV,
@@ -156,8 +156,8 @@ IMAGE_TO_IMAGE = replace(
     example={k: v for k, v in DEV_EXAMPLE.items() if k != "image_size"}
     | {"image_url": PICTURE, "strength": 0.95, "num_inference_steps": 40},
     category="image-to-image",
-    picture=starts_from,
-    with_picture=size_of_image,
+    pictures=starts_from,
+    with_pictures=size_of_image,
 )
 DEV_REDUX = replace(
     DEV,
@@ -167,7 +167,7 @@ DEV_REDUX = replace(
     Input=BaseReduxInput,
     example=REDUX_EXAMPLE,
     category="image-to-image",
-    picture=takes_after,
+    pictures=takes_after,
 )
 SCHNELL_REDUX = replace(
     SCHNELL,
@@ -177,7 +177,7 @@ SCHNELL_REDUX = replace(
     Input=SchnellReduxInput,
     example={k: v for k, v in REDUX_EXAMPLE.items() if k != "guidance_scale"} | {"num_inference_steps": 4},
     category="image-to-image",
-    picture=takes_after,
+    pictures=takes_after,
 )
 FLUX_IMAGES: tuple[Endpoint, ...] = (
     PRO_REDUX,

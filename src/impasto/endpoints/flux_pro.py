@@ -139,7 +139,7 @@ def to_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
 def _size(input_: Any) -> tuple[int, int]:
     if hasattr(input_, "image_size"):
         return pixels(input_.image_size)
-    # Neither: the picture that the input names decides (`Endpoint.with_picture`).
+    # Neither: the picture that the input names decides (`Endpoint.with_pictures`).
     return ultra_pixels(input_.aspect_ratio) if hasattr(input_, "aspect_ratio") else PRESETS["landscape_4_3"]
 
 

@@ -9,6 +9,7 @@ from impasto.endpoints.base import Endpoint
 from impasto.endpoints.flux_images import FLUX_IMAGES
 from impasto.endpoints.flux_open import FLUX_OPEN
 from impasto.endpoints.flux_pro import FLUX_PRO, FLUX_PRO_NEW, FLUX_PRO_V1_1, FLUX_PRO_V1_1_ULTRA
+from impasto.endpoints.flux_tools import FLUX_TOOLS
 from impasto.errors import ConfigError
 
 SHIPPED: tuple[Endpoint, ...] = (
@@ -18,6 +19,7 @@ SHIPPED: tuple[Endpoint, ...] = (
     FLUX_PRO_V1_1_ULTRA,
     *FLUX_OPEN,
     *FLUX_IMAGES,
+    *FLUX_TOOLS,
 )
 
 

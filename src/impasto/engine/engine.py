@@ -260,6 +260,8 @@ class Engine:
             return False
         result = drawing.blacken(self._finisher.black(job, verdict), verdict)
         self._forget(lease)
+        for notice in job.notices:
+            self._sink.log(job, lease, notice.message, level="WARN")
         self._sink.log(job, lease, f"Nothing is drawn, the pictures are black: {_reason(verdict)}", level="WARN")
         self._sink.done(job, lease, result)
         return True

@@ -1,25 +1,26 @@
 """The real pipeline behind the engine's protocol. The only file of the engine that imports torch."""
 
-import io
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from impasto.engine.job import Job, Notice
-from impasto.engine.memory import HEADROOM, available_memory, check_memory
+from impasto.engine import pictures
+from impasto.engine.job import ImageInput, Job, Notice
+from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
 from impasto.engine.pipeline import Conditioning, Pixels, Step
-from impasto.errors import ModelError
 from impasto.flux import pipeline as flux
-from impasto.flux import precision, weights
+from impasto.flux import precision
+from impasto.flux.checkpoint import locate
+from impasto.flux.checks import dry_load
+from impasto.flux.memory import is_out_of_memory
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
 WORDS_NAMED = 6
+WORKING = 2 * 2**30  # bytes for the largest picture that is served, beside a FLUX.1's weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,7 @@ class Prompt:
     """What a job's words and pictures became."""
 
     text: flux.Conditioning
-    init: flux.Init | None
-    reference: flux.Reference | None
+    given: pictures.Given
 
 
 class FluxPipeline:
@@ -45,21 +45,30 @@ class FluxPipeline:
 
     @classmethod
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
-        """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing."""
+        """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing or does not fit."""
         device = precision.choose_device(settings.device)
-        spec = weights.locate(settings.name).spec
-        if device.type == "cpu":
-            check_memory(spec.memory + HEADROOM, available_memory(), name=spec.name)
+        arrangement = plan_for(settings)
         dtype = precision.choose_dtype(device)
-        pipeline = flux.Pipeline.load(settings.name, device=str(device), dtype=dtype, threads=settings.threads)
+        pipeline = flux.Pipeline.load(
+            settings.name,
+            models=settings.folder,
+            device=str(device),
+            dtype=dtype,
+            threads=settings.threads,
+            text_on_host=arrangement.text_on_host,
+        )
         return cls(pipeline, device=device, dtype=dtype)
+
+    @property
+    def warm_up_images(self) -> tuple[ImageInput, ...]:
+        return tuple(pictures.blank(role) for role in pictures.NEEDS[self._pipeline.spec.sight])
 
     def encode(self, job: Job) -> Conditioning:
         # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
         torch.set_num_threads(self._threads)
         text = self._text(job.prompt)
-        init, reference = self._images(job)
-        return Conditioning(Prompt(text, init, reference), self._notices(job, text))
+        given = pictures.read(job, self._pipeline)
+        return Conditioning(Prompt(text.seeing(given.seen), given), self._notices(job, text))
 
     def _text(self, prompt: str) -> flux.Conditioning:
         if prompt not in self._read:
@@ -68,30 +77,6 @@ class FluxPipeline:
                 self._read.popitem(last=False)
         self._read.move_to_end(prompt)
         return self._read[prompt]
-
-    def _images(self, job: Job) -> tuple[flux.Init | None, flux.Reference | None]:
-        """Raises ModelError(feature_not_supported) for an image prompt that the model has no eyes for."""
-        init: flux.Init | None = None
-        reference: flux.Reference | None = None
-        for image in job.images:
-            if image.role == "prompt":
-                if not self._pipeline.spec.image_prompts:
-                    raise ModelError.at(
-                        image.field,
-                        f"{self.models[0]} cannot take after a picture: that needs the image encoder of "
-                        "FLUX.1-Redux-dev, which this version of impasto does not support. "
-                        "Leave the image out, or use the embedded model, impasto-mini.",
-                        "feature_not_supported",
-                    )
-                if image.strength == 0:
-                    continue
-            pixels = np.array(Image.open(io.BytesIO(image.data)).convert("RGB"))
-            latents = self._pipeline.encode_image(pixels, height=job.height, width=job.width)
-            if image.role == "init":
-                init = flux.Init(latents, image.strength)
-            else:
-                reference = flux.Reference(latents, image.strength)
-        return init, reference
 
     def _notices(self, job: Job, text: flux.Conditioning) -> tuple[Notice, ...]:
         name, limit = self.models[0], self._pipeline.spec.max_text_tokens
@@ -116,8 +101,10 @@ class FluxPipeline:
             width=job.width,
             steps=job.steps,
             guidance=job.guidance,
-            init=prompt.init,
-            reference=prompt.reference,
+            init=prompt.given.init,
+            reference=prompt.given.reference,
+            beside=prompt.given.beside,
+            context=prompt.given.context,
         )
         launched: torch.cuda.Event | None = None
         for step in steps:
@@ -135,9 +122,7 @@ class FluxPipeline:
         return self._pipeline.decode(latents, height=job.height, width=job.width)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        # On the CPU torch says so in words only.
-        on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-        return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+        return is_out_of_memory(error)
 
     def free_memory(self) -> None:
         self._read.clear()
@@ -151,3 +136,30 @@ def _unknown(name: str, text: flux.Conditioning) -> str:
     if text.instead is None:
         return f"{name} does not know these words, and may not draw what they say: {words}."
     return f"{name} knows nothing of this ({words}) and drew what is nearest to it: {text.instead}."
+
+
+def plan_for(settings: ModelSettings) -> Plan:
+    """Where the model of `settings` would go on this machine. Reads headers only. Raises WeightsError when it is not
+    whole or does not fit.
+    """
+    device = precision.choose_device(settings.device)
+    checkpoint = locate(settings.name, models=settings.folder)
+    spec, width = checkpoint.spec, precision.choose_dtype(device).itemsize
+    if spec.embedded:
+        parts, working = {"transformer": spec.memory}, 0
+    else:
+        parts = {part.role: part.parameters * width for part in dry_load(checkpoint)}
+        working = WORKING
+    if device.type == "cpu":
+        needed = sum(parts.values()) + working + HEADROOM
+        check_memory(needed, available_memory(), name=spec.name)
+        return Plan(0, needed, text_on_host=False)
+    free, _ = torch.cuda.mem_get_info(device)
+    return plan(
+        parts,
+        working=working,
+        device_free=free,
+        host_free=available_memory(),
+        name=spec.name,
+        asked=settings.residency,
+    )

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Format = Literal["jpeg", "png"]
+ImageRole = Literal["init", "prompt", "fill", "mask", "canny", "depth", "context"]
+"""What a caller's picture is for: image-to-image starts from it; redux and ultra take after it; Fill draws into it,
+where the mask is white; Canny and Depth draw along it; Kontext changes it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +28,10 @@ class ImageInput:
     data: bytes  # PNG
     width: int
     height: int
-    role: Literal["init", "prompt"]  # image-to-image starts from it; redux and ultra take after it
+    role: ImageRole
     strength: float  # init: 0 (unchanged) to 1 (only the prompt); prompt: 0 (text only) to 1 (picture only)
     field: str = "image_url"  # where errors about it belong
+    sent: tuple[int, int] = (0, 0)  # width and height as they came, upright
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

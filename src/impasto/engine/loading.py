@@ -7,10 +7,10 @@ from impasto.engine.pipeline import Pipeline
 from impasto.settings import ModelSettings
 
 
-def load_pipeline(settings: ModelSettings, *, fake_step_seconds: float = 0.0) -> Pipeline:
+def load_pipeline(settings: ModelSettings) -> Pipeline:
     """The pipeline that `settings` name. Raises WeightsError: unknown, missing or broken weights, too little memory."""
     if settings.pipeline == "fake":
-        return FakePipeline(settings.name, step_seconds=fake_step_seconds)
+        return FakePipeline(settings.name, step_seconds=settings.fake_step_seconds)
     # Read when torch is loaded. Threads that spin while they wait drew twenty times slower beside other work
     # (benchmarks/LOG.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from impasto.engine.job import Job, Notice
+from impasto.engine.job import ImageInput, Job, Notice
 
 Pixels = NDArray[np.uint8]
 """[H, W, 3], RGB."""
@@ -47,6 +47,11 @@ class Pipeline(Protocol):
 
     @property
     def dtype(self) -> str: ...
+
+    @property
+    def warm_up_images(self) -> tuple[ImageInput, ...]:
+        """Pictures without which the model cannot draw, for a first step that nobody sees."""
+        ...
 
     def encode(self, job: Job) -> Conditioning:
         """Read the prompt, once a job."""

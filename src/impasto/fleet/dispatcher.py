@@ -108,6 +108,7 @@ class Dispatcher:
             runner.writer.close()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._outcomes.close()
+        await self._inputs.close()
         await self._cleanup.aclose()
         with contextlib.suppress(OSError):
             self.socket_path.unlink()
@@ -265,30 +266,30 @@ class Dispatcher:
             every = max(1, work.job.steps // (PREVIEWS + 1))
             work.job = replace(work.job, preview_every=every)
         runner.works[request.request_id] = work
-        wanted = None if endpoint is None or endpoint.picture is None else endpoint.picture(work.input)
-        if wanted is None:
-            self._hand_over(runner, work)
+        wanted = () if endpoint is None or endpoint.pictures is None else endpoint.pictures(work.input)
+        if wanted:
+            self._spawn(self._read_pictures(runner, work, wanted))
         else:
-            self._spawn(self._read_picture(runner, work, wanted))
+            self._hand_over(runner, work)
 
     def _hand_over(self, runner: Link, work: w.Work) -> None:
         runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
         log.info("%s: %s draws it (attempt %d)", work.request.endpoint, runner.runner_id, work.request.attempt)
 
-    async def _read_picture(self, runner: Link, work: w.Work, wanted: Wanted) -> None:
-        """The caller's picture, while others are claimed for and assigned; then the runner gets the work."""
+    async def _read_pictures(self, runner: Link, work: w.Work, wanted: tuple[Wanted, ...]) -> None:
+        """The caller's pictures, while others are claimed for and assigned; then the runner gets the work."""
         request_id = work.request.request_id
         try:
             try:
                 request = work.request
-                image, notices = await self._inputs.read(wanted, base_url=request.base_url, reader=request.key_id)
-                job = replace(work.job, images=(image,), notices=(*work.job.notices, *notices))
-                work.job = work.endpoint.with_picture(job)
+                images, notices = await self._inputs.read_all(wanted, base_url=request.base_url, reader=request.key_id)
+                job = replace(work.job, images=images, notices=(*work.job.notices, *notices))
+                work.job = work.endpoint.with_pictures(job)
             except WireError as error:
                 log.info("Refused: %s", error.message)
                 ending = w.refused(error)
             except Exception:
-                log.exception("The picture could not be read")
+                log.exception("The pictures could not be read")
                 ending = w.refused(InternalError())
             else:
                 if runner.held(request_id, work.lease) is None:

@@ -1,14 +1,13 @@
 """The pictures that an input names: a URL, one of our own files or a data URI → `ImageInput`, checked, made plain.
 
 In: what the endpoint says of its image field. Out: RGB, upright, at most 2 MP, as PNG. Everything that can be wrong
-with a caller's picture ends here as fal's own 422 at its field. The header is read before the pixels, so that a small
-file cannot unfold into a large picture; two are decoded at a time.
+with a caller's picture ends here as fal's own 422 at its field. Pictures are decoded in processes of their own
+(`decoders`, `decoder`), which hold the limits.
 """
 
 import asyncio
-import io
-import math
 import time
+from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from impasto.endpoints.base import Wanted
@@ -17,17 +16,15 @@ from impasto.errors import ModelError
 from impasto.files import links
 from impasto.files.blobs import BlobStore
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
-from impasto.files.images import INLINE, parse_data_uri, sniff
+from impasto.files.images import parse_data_uri
+from impasto.fleet.decoders import SECONDS, Decoders, Undecodable
 from impasto.settings import Settings
 from impasto.store.base import Store
 from impasto.store.records import Decision
 
 MIB = 1024 * 1024
-MAX_PIXELS = 64_000_000  # of a caller's picture (reliability 6, row 2)
-MIN_SIDE = 16  # pixels: one token
-KEPT_PIXELS = 2 * 1024 * 1024  # larger ones are made smaller: no model reads more
 LEASE_SHARE = 0.6  # of a lease that reading may take: nobody renews it before the runner has it
-AT_A_TIME = 2  # 64 MP are 192 MB
+DECODING_SHARE = 0.35  # and decoding
 
 
 class Inputs:
@@ -47,7 +44,7 @@ class Inputs:
         self._blobs = blobs
         self._secret = secret
         self._policy = policy or FetchPolicy.of(settings)
-        self._decoding = asyncio.Semaphore(AT_A_TIME)
+        self._decoders = Decoders(seconds=min(SECONDS, DECODING_SHARE * settings.queue.lease_seconds))
         self._max_bytes = settings.fetch.max_mb * MIB
 
     async def read(self, wanted: Wanted, *, base_url: str, reader: str) -> tuple[ImageInput, tuple[Notice, ...]]:
@@ -57,8 +54,44 @@ class Inputs:
         data = await self._bytes(wanted, base_url, reader)
         if len(data) > self._max_bytes:
             raise self._too_large(wanted.field)
-        async with self._decoding:
-            return await asyncio.to_thread(plain, data, wanted)
+        try:
+            picture = await self._decoders.decode(data)
+        except Undecodable as error:
+            raise ModelError.at(wanted.field, error.message, error.type, **error.ctx) from None
+        image = ImageInput(
+            data=picture.png,
+            width=picture.width,
+            height=picture.height,
+            role=wanted.role,
+            strength=wanted.strength,
+            field=wanted.field,
+            sent=picture.before,
+        )
+        before, now = (f"{width}x{height}" for width, height in (picture.before, (picture.width, picture.height)))
+        if before == now:
+            return image, ()
+        message = f"The image of {before} pixels was made smaller, {now}, before it was used."
+        return image, (Notice(code="image_downscaled", message=message, field=wanted.field),)
+
+    async def read_all(
+        self, wanted: Sequence[Wanted], *, base_url: str, reader: str
+    ) -> tuple[tuple[ImageInput, ...], tuple[Notice, ...]]:
+        """Several at once, in their order; the first that is wrong is the one that is told. Raises as `read` does, and
+        for a mask of another size than its picture.
+        """
+        reads = (self.read(each, base_url=base_url, reader=reader) for each in wanted)
+        found = await asyncio.gather(*reads, return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        read = [one for one in found if not isinstance(one, BaseException)]
+        images = tuple(image for image, _ in read)
+        agree(images)
+        return images, tuple(notice for _, notices in read for notice in notices)
+
+    async def close(self) -> None:
+        """End the decoding processes."""
+        await self._decoders.close()
 
     async def _bytes(self, wanted: Wanted, base_url: str, reader: str) -> bytes:
         if wanted.url[:5].lower() == "data:":
@@ -112,54 +145,11 @@ class Inputs:
         return ModelError.at(field, message, "file_too_large", max_size=self._max_bytes)
 
 
-def plain(data: bytes, wanted: Wanted) -> tuple[ImageInput, tuple[Notice, ...]]:
-    """Image bytes → PNG of an upright RGB picture. The first frame of several; what is transparent becomes white."""
-    from PIL import Image, ImageOps
-
-    field, media_type = wanted.field, sniff(data)
-    if media_type not in INLINE:
-        raise ModelError.at(
-            field, "The file is not an image that can be read: send JPEG, PNG, WebP, GIF or AVIF.", "image_load_error"
-        )
-    try:
-        with Image.open(io.BytesIO(data), formats=[media_type.partition("/")[2].upper()]) as image:
-            _check_size(image.width, image.height, field)
-            image.seek(0)
-            picture = ImageOps.exif_transpose(image).convert("RGBA")
-    except ModelError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        message = f"The image could not be read: it is damaged or incomplete ({type(error).__name__})."
-        raise ModelError.at(field, message, "image_load_error") from None
-    white = Image.new("RGBA", picture.size, "white")
-    picture = Image.alpha_composite(white, picture).convert("RGB")
-    notices: tuple[Notice, ...] = ()
-    if picture.width * picture.height > KEPT_PIXELS:
-        before = f"{picture.width}x{picture.height}"
-        scale = math.sqrt(KEPT_PIXELS / (picture.width * picture.height))
-        size = (max(round(picture.width * scale), MIN_SIDE), max(round(picture.height * scale), MIN_SIDE))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-        message = f"The image of {before} pixels was made smaller, {size[0]}x{size[1]}, before it was used."
-        notices = (Notice(code="image_downscaled", message=message, field=field),)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return (
-        ImageInput(
-            data=buffer.getvalue(),
-            width=picture.width,
-            height=picture.height,
-            role=wanted.role,
-            strength=wanted.strength,
-            field=field,
-        ),
-        notices,
-    )
-
-
-def _check_size(width: int, height: int, field: str) -> None:
-    if min(width, height) < MIN_SIDE:
-        message = f"The image has {width}x{height} pixels; it needs at least {MIN_SIDE}x{MIN_SIDE}."
-        raise ModelError.at(field, message, "image_too_small", min_height=MIN_SIDE, min_width=MIN_SIDE)
-    if width * height > MAX_PIXELS:
-        message = f"The image has {width}x{height} pixels; it may have {MAX_PIXELS} in all."
-        raise ModelError.at(field, message, "image_too_large", max_resolution=MAX_PIXELS)
+def agree(images: Sequence[ImageInput]) -> None:
+    """Raises ModelError (422) at a mask that has another size than the picture it belongs to."""
+    sizes = {image.role: image.sent for image in images}
+    for mask in images:
+        if mask.role == "mask" and "fill" in sizes and mask.sent != sizes["fill"]:
+            (width, height), (across, down) = mask.sent, sizes["fill"]
+            message = f"The mask has {width}x{height} pixels, its image {across}x{down}: they must be of the same size."
+            raise ModelError.at(mask.field, message, "value_error")

@@ -33,7 +33,7 @@ LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
 class LocalFleet:
     """`async with LocalFleet(...)`: `runners` children from then on, until the block ends. A step that takes longer
-    than `stall_seconds` hangs: its runner ends, the work is drawn again. `fake_step_seconds`: the fake pipeline's pace.
+    than `stall_seconds` hangs: its runner ends, the work is drawn again.
     """
 
     def __init__(
@@ -43,13 +43,11 @@ class LocalFleet:
         *,
         runners: int = 1,
         stall_seconds: float = 900.0,
-        fake_step_seconds: float = 0.0,
     ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
         self._count = runners
         self._stall_seconds = stall_seconds
-        self._fake_step_seconds = fake_step_seconds
         self._stopping = asyncio.Event()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -157,12 +155,11 @@ class LocalFleet:
             runner_id=runner_id,
             parent_pid=os.getpid(),
             slots=settings.queue.slots,
-            model=settings.model.model_dump(mode="json"),
+            model=settings.loading.model_dump(mode="json"),
             safety=settings.safety.model_dump(mode="json"),
             drain_seconds=settings.server.drain_seconds,
             stall_seconds=self._stall_seconds,
             log_level=settings.server.log_level,
-            fake_step_seconds=self._fake_step_seconds,
             endpoints=settings.server.endpoints,
         )
 

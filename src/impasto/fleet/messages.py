@@ -62,6 +62,11 @@ class Progress(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     image: int
     images: int
 
+    @property
+    def share(self) -> float:
+        """How far the request is, 0 to 1."""
+        return min(((self.image - 1) * self.steps + self.step) / (self.images * self.steps), 1.0)
+
 
 class Preview(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """What picture `image` (1-based) looks like after `step` of `steps`: a small JPEG. Never stored."""
@@ -158,7 +163,6 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float  # after SIGTERM
     stall_seconds: float = 900.0  # a step that takes longer hangs: the runner ends, its work is drawn again
     log_level: str = "info"
-    fake_step_seconds: float = 0.0  # of the fake pipeline, for tests
     endpoints: tuple[str, ...] = ()  # settings.ServerSettings.endpoints: whose code jobs may name
 
 

@@ -250,7 +250,7 @@ class Runner:
 def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]]:
     """Model and classifier, tried out on a small picture, so that the first request meets no surprise; users' code."""
     endpoints = load_endpoints(config.endpoints, without_torch=False)
-    pipeline = load_pipeline(ModelSettings(**config.model), fake_step_seconds=config.fake_step_seconds)
+    pipeline = load_pipeline(ModelSettings(**config.model))
     finisher = Finisher(Safety.load(SafetySettings(**config.safety)), images.encode)
     warm_up = Job(
         request_id="warm-up",
@@ -261,6 +261,7 @@ def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]
         steps=1,
         guidance=3.5,
         seed=0,
+        images=pipeline.warm_up_images,
     )
     draw(warm_up, pipeline=pipeline, finisher=finisher)
     custom = wrap(pipeline, {id_: (endpoint.pipeline, endpoint.post) for id_, endpoint in endpoints.items()})

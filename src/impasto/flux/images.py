@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from impasto.flux.box import Box
 
@@ -22,3 +23,10 @@ def fit(pixels: NDArray[np.uint8], *, native: tuple[int, int], asked: tuple[int,
     inner = part.resample(pixels, height=bottom - top, width=right - left)
     around = ((top, native[0] - bottom), (left, native[1] - right), (0, 0))
     return np.ascontiguousarray(np.pad(inner, around, mode="edge"))
+
+
+def resize(pixels: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:
+    """[H, W, 3] → [height, width, 3], by Lanczos, stretched where the ratios differ."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from impasto.flux.models import AutoencoderParams, TransformerParams
+from impasto.flux.stored import InMemory, Shape, Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,46 @@ class Row:
         return list(whole.split(self.sizes)) if self.sizes else [whole]
 
 
-def from_diffusers(tensors: Mapping[str, Tensor], rows: Iterable[Row]) -> dict[str, Tensor]:
-    """Renames and fuses a diffusers state dict into BFL's dialect. Keys that the table does not know pass unchanged,
-    so that the strict check names them.
+class Converted(Tensors):
+    """Tensors in BFL's dialect, whichever they are stored in; renamed and fused when they are asked for.
+
+    Keys that the table does not know pass unchanged, so that the strict check names them.
     """
-    rest, out = dict(tensors), dict[str, Tensor]()
-    for row in rows:
-        if all(key in rest for key in row.diffusers):
-            out[row.bfl] = row.join([rest.pop(key) for key in row.diffusers])
-    return out | rest
+
+    def __init__(self, tensors: Tensors, rows: Iterable[Row]) -> None:
+        self._tensors = tensors
+        self._rows = {row.bfl: row for row in rows if all(key in tensors for key in row.diffusers)}
+        taken = {key for row in self._rows.values() for key in row.diffusers}
+        rest = {key: (key,) for key in tensors if key not in taken}
+        self._stored = {bfl: row.diffusers for bfl, row in self._rows.items()} | rest
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self._rows:
+            return self._tensors[key]
+        row = self._rows[key]
+        return row.join([self._tensors[part] for part in row.diffusers])
+
+    def _names(self) -> Mapping[str, object]:
+        return self._stored
+
+    def shape(self, key: str) -> Shape:
+        if key not in self._rows:
+            return self._tensors.shape(key)
+        row = self._rows[key]
+        parts = [torch.empty(self._tensors.shape(part), device="meta") for part in row.diffusers]
+        return tuple(row.join(parts).shape)
+
+    def size(self, key: str) -> int:
+        return sum(self._tensors.size(part) for part in self._stored[key])
+
+    def done(self, key: str) -> None:
+        for part in self._stored[key]:
+            self._tensors.done(part)
+
+
+def from_diffusers(tensors: Mapping[str, Tensor], rows: Iterable[Row]) -> dict[str, Tensor]:
+    """A diffusers state dict in BFL's dialect, all at once."""
+    return dict(Converted(InMemory(tensors), rows))
 
 
 def to_diffusers(tensors: Mapping[str, Tensor], rows: Iterable[Row]) -> dict[str, Tensor]:

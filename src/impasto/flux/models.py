@@ -8,14 +8,21 @@ Numbers of FLUX.1 are those of black-forest-labs/flux, `src/flux/util.py`, and o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 Guidance: TypeAlias = Literal["distilled", "cfg", "none"]
 """How a model follows `guidance_scale`: by an embedded scale, by two passes (with the prompt and without), or not."""
 
-Role: TypeAlias = Literal["transformer", "autoencoder", "text_encoder", "tokenizer", "upscaler"]
+Role: TypeAlias = Literal[
+    "transformer", "autoencoder", "text_encoder", "tokenizer", "upscaler", "clip", "t5", "image_encoder", "redux"
+]
 """What a file of a checkpoint is for."""
+
+Sight: TypeAlias = Literal["none", "mask", "canny", "depth", "reference"]
+"""Which picture a model was trained to draw after, beside the words: a masked one (Fill), a map of edges (Canny) or of
+distances (Depth), one to be changed (Kontext), or none.
+"""
 
 TextEncoderKind: TypeAlias = Literal["minilm", "t5+clip"]
 
@@ -84,6 +91,48 @@ class AutoencoderParams:
 
 
 @dataclass(frozen=True, slots=True)
+class T5Params:
+    """Shape of a T5 v1.1 encoder; the defaults are T5-XXL's."""
+
+    d_model: int = 4096
+    d_ff: int = 10240
+    d_kv: int = 64
+    num_heads: int = 64
+    num_layers: int = 24
+    vocab_size: int = 32128
+
+
+@dataclass(frozen=True, slots=True)
+class ClipParams:
+    """Shape of a CLIP text encoder; the defaults are those of CLIP-L."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_heads: int = 12
+    num_layers: int = 12
+    vocab_size: int = 49408
+    max_tokens: int = 77
+
+
+@dataclass(frozen=True, slots=True)
+class ReduxParams:
+    """Shape of the image encoder (SigLIP so400m, patch 14, 384 pixels) and of Redux behind it."""
+
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_heads: int = 16
+    num_layers: int = 27
+    image_size: int = 384
+    patch_size: int = 14
+    out_features: int = 4096
+
+    @property
+    def tokens(self) -> int:
+        """729 at full size."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, slots=True)
 class Shift:
     """How far a schedule leans towards noise: mu rises linearly from `base` at 256 tokens to `maximum` at 4096."""
 
@@ -142,7 +191,8 @@ class ModelSpec:
 
     `memory` is an estimate in bytes of weights plus working set at the dtype the model is usually run in. `threads` of
     the CPU suit it best; 0: all cores. `embedded` models come with the package; the others are looked for in the user's
-    folder. `image_prompts`: whether the model can take after a picture (FLUX.1 needs its Redux encoder for that).
+    folders, or fetched from `source`, a repository of the hub; `gated`: its licence must be accepted there first.
+    `image_prompts`: whether the model can take after a picture by itself (FLUX.1 needs Redux beside it for that).
     """
 
     name: str
@@ -162,6 +212,22 @@ class ModelSpec:
     threads: int = 0
     embedded: bool = False
     image_prompts: bool = False
+    sight: Sight = "none"
+    source: str = ""
+    gated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddOn:
+    """Weights that give a model another sense: Redux, which lets every FLUX.1 take after pictures."""
+
+    name: str
+    params: ReduxParams
+    files: tuple[ModelFile, ...]
+    licence: str
+    memory: int
+    source: str
+    gated: bool = True
 
 
 _FLUX1_AUTOENCODER = AutoencoderParams(
@@ -180,9 +246,14 @@ _FLUX1_AE = ModelFile(
 )
 
 
-def _flux1_transformer(*, guidance_embed: bool) -> TransformerParams:
+_CLIP = ModelFile("clip", "text_encoder/model.safetensors")
+_T5 = ModelFile("t5", "text_encoder_2")
+_DEV_LICENCE = "FLUX.1 [dev] Non-Commercial License"
+
+
+def _flux1_transformer(*, in_channels: int = 64, guidance_embed: bool = True) -> TransformerParams:
     return TransformerParams(
-        in_channels=64,
+        in_channels=in_channels,
         out_channels=64,
         vec_in_dim=768,
         context_in_dim=4096,
@@ -255,7 +326,7 @@ IMPASTO_MINI = ModelSpec(
 FLUX1_DEV = ModelSpec(
     name="flux.1-dev",
     version="1",
-    transformer=_flux1_transformer(guidance_embed=True),
+    transformer=_flux1_transformer(),
     autoencoder=_FLUX1_AUTOENCODER,
     text_encoder="t5+clip",
     max_text_tokens=512,
@@ -269,33 +340,81 @@ FLUX1_DEV = ModelSpec(
             "transformer", "flux1-dev.safetensors", "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7"
         ),
         _FLUX1_AE,
+        _CLIP,
+        _T5,
     ),
-    licence="FLUX.1 [dev] Non-Commercial License",
+    licence=_DEV_LICENCE,
     memory=36 * 2**30,
+    source="black-forest-labs/FLUX.1-dev",
+    gated=True,
 )
 
-FLUX1_SCHNELL = ModelSpec(
+FLUX1_SCHNELL = replace(
+    FLUX1_DEV,
     name="flux.1-schnell",
-    version="1",
     transformer=_flux1_transformer(guidance_embed=False),
-    autoencoder=_FLUX1_AUTOENCODER,
-    text_encoder="t5+clip",
     max_text_tokens=256,
     default_steps=4,
     default_guidance=0.0,
     guidance="none",
     shift=None,
-    native_size=NativeSize(),
     files=(
         ModelFile(
             "transformer",
             "flux1-schnell.safetensors",
             "9403429e0052277ac2a87ad800adece5481eecefd9ed334e1f348723621d2a0a",
         ),
-        _FLUX1_AE,
+        *FLUX1_DEV.files[1:],
     ),
     licence="Apache-2.0",
-    memory=36 * 2**30,
+    source="black-forest-labs/FLUX.1-schnell",
 )
 
-MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (IMPASTO_MINI, FLUX1_DEV, FLUX1_SCHNELL)}
+
+def _dev(name: str, *, in_channels: int = 64, steps: int = 28, guidance: float, sight: Sight = "none") -> ModelSpec:
+    """A sibling of [dev]: the same network but for the channels that go in, trained on."""
+    return replace(
+        FLUX1_DEV,
+        name=f"flux.1-{name.lower()}-dev",
+        transformer=_flux1_transformer(in_channels=in_channels),
+        default_steps=steps,
+        default_guidance=guidance,
+        files=(ModelFile("transformer", f"flux1-{name.lower()}-dev.safetensors"), *FLUX1_DEV.files[1:]),
+        source=f"black-forest-labs/FLUX.1-{name}-dev",
+        sight=sight,
+    )
+
+
+# Steps and guidance: BFL's own defaults for Fill, Canny and Depth; those of the model cards for Kontext and Krea.
+FLUX1_FILL = _dev("Fill", in_channels=384, steps=50, guidance=30.0, sight="mask")
+FLUX1_CANNY = _dev("Canny", in_channels=128, steps=50, guidance=30.0, sight="canny")
+FLUX1_DEPTH = _dev("Depth", in_channels=128, steps=50, guidance=10.0, sight="depth")
+FLUX1_KONTEXT = _dev("Kontext", guidance=2.5, sight="reference")
+FLUX1_KREA = _dev("Krea", guidance=4.5)
+
+FLUX1_REDUX = AddOn(
+    name="flux.1-redux-dev",
+    params=ReduxParams(),
+    files=(
+        ModelFile("redux", "flux1-redux-dev.safetensors"),
+        ModelFile("image_encoder", "image_encoder/model.safetensors"),
+    ),
+    licence=_DEV_LICENCE,
+    memory=2 * 2**30,
+    source="black-forest-labs/FLUX.1-Redux-dev",
+)
+
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        IMPASTO_MINI,
+        FLUX1_DEV,
+        FLUX1_SCHNELL,
+        FLUX1_KREA,
+        FLUX1_KONTEXT,
+        FLUX1_FILL,
+        FLUX1_CANNY,
+        FLUX1_DEPTH,
+    )
+}
+ADD_ONS: dict[str, AddOn] = {FLUX1_REDUX.name: FLUX1_REDUX}

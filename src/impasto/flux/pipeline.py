@@ -6,7 +6,7 @@
         ...                        # progress, step.preview(), or stop iterating: that is all a cancel takes
     pixels = pipeline.decode(step.latents, height=768, width=1024)    # uint8 [768, 1024, 3]
 
-A caller's picture (`encode_image`) may be where the drawing starts (`Init`) or what it takes after (`Reference`).
+Pictures that a caller gives are encoded once, each in the form that the model reads (see `conditioning`).
 Determinism is a promise: one (model, prompt, seed, index, size, steps, guidance) gives the same bytes on one machine
 with one number of threads, however many pictures were asked for and whatever else runs. So every forward pass holds
 one sample (and its twin without the prompt, for guidance by two passes), and samples share nothing but constants.
@@ -14,7 +14,7 @@ one sample (and its twin without the prompt, for guidance by two passes), and sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -26,12 +26,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from impasto.errors import ModelUnavailable
 from impasto.flux import images, precision, schedule, weights
 from impasto.flux import latents as lat
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.box import Box
+from impasto.flux.checkpoint import Checkpoint, locate
+from impasto.flux.checkpoint import redux as redux_of
+from impasto.flux.checks import dry_load
+from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens
 from impasto.flux.models import ModelSpec
+from impasto.flux.redux import Redux
+from impasto.flux.run import Run
+from impasto.flux.sizes import kontext_size
+from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.text import MiniLMTextEncoder, TextStates
 from impasto.flux.transformer import Flux
 from impasto.flux.upscale import Upscaler
@@ -45,45 +52,6 @@ class TextEncoder(Protocol):
     """What the pipeline asks of a text encoder."""
 
     def encode(self, prompts: list[str]) -> TextStates: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """A prompt as the transformer reads it. May be kept and used for any number of samples.
-
-    `txt` [B, T, C] and `vec` [B, V], where B is 1, or 2 for models guided through two passes: the prompt, then the
-    empty prompt. `tokens` counts the prompt's tokens; `truncated` says that the model did not read it to its end.
-    `unknown`: words that say nothing to a model with a vocabulary; `instead`: what it draws, when it knows no thing of
-    the prompt.
-    """
-
-    txt: Tensor
-    vec: Tensor
-    tokens: int
-    truncated: bool
-    unknown: tuple[str, ...] = ()
-    instead: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Init:
-    """Where a drawing starts: a picture's latents [1, C, h, w] at the native size, noised as far as `strength` says.
-
-    0 keeps the picture but for one step, 1 leaves nothing of it.
-    """
-
-    latents: Tensor
-    strength: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What a drawing takes after: a picture's latents [1, C, h, w] at the native size. `strength` 0: not at all; 1: it
-    becomes the picture.
-    """
-
-    latents: Tensor
-    strength: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +81,7 @@ class Pipeline:
         text: TextEncoder,
         upscaler: Upscaler | None = None,
         vocabulary: Vocabulary | None = None,
+        redux: Redux | None = None,
     ) -> None:
         self.spec = spec
         self._vocabulary = vocabulary
@@ -121,6 +90,7 @@ class Pipeline:
         self._autoencoder = autoencoder
         self._text = text
         self._upscaler = upscaler
+        self._redux = redux
         self._device = next(transformer.parameters()).device
         self._empty = text.encode([""]) if spec.guidance == "cfg" else None
 
@@ -129,55 +99,92 @@ class Pipeline:
         cls,
         model: str | Path = "impasto-mini",
         *,
+        models: Path | None = None,
         device: str = "auto",
         dtype: torch.dtype | None = None,
         threads: int = 0,
+        text_on_host: bool = False,
     ) -> Pipeline:
-        """Reads a model: a name of the table, when it is embedded, or the folder of a checkpoint.
+        """Reads a model: a name of the table or of the folder `models`, or the path of a checkpoint.
 
         `device` auto, cpu, cuda…; `dtype` None: what `precision` finds best there; `threads` of the CPU, 0: what
-        suits the model, which may be all cores (set for the whole process, since PyTorch has one pool). Raises
-        ModelUnavailable or WeightsError.
+        suits the model, which may be all cores (set for the whole process, since PyTorch has one pool); `text_on_host`:
+        prompts are read on the CPU, and only their states go to the device. Raises ModelUnavailable or WeightsError.
         """
-        checkpoint = weights.locate(model)
+        checkpoint = locate(model, models=models)
         spec, place = checkpoint.spec, precision.choose_device(device)
-        if spec.text_encoder != "minilm":
-            raise ModelUnavailable(
-                f"{spec.name} ({checkpoint.folder}): its prompts need the text encoders T5-XXL and CLIP-L, which this "
-                "version of impasto cannot run. impasto-mini works."
-            )
         if spec.embedded:
             checkpoint.verify()
+        else:
+            dry_load(checkpoint)  # the last part that is missing is named before the first is loaded
         torch.set_num_threads(threads or spec.threads or precision.cores())
         target = weights.Target(place, dtype or precision.choose_dtype(place))
+        host = weights.Target(torch.device("cpu"), precision.choose_dtype("cpu"))
         return cls(
             spec,
             transformer=weights.load_transformer(checkpoint, target),
             autoencoder=weights.load_autoencoder(checkpoint, target),
-            text=MiniLMTextEncoder.load(checkpoint.folder, device=place),
+            text=load_text(checkpoint, host if text_on_host else target),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
+            redux=None if (found := redux_of(checkpoint)) is None else Redux.load(found, target),
             vocabulary=checkpoint.vocabulary,
         )
 
-    def encode(self, prompt: str) -> Conditioning:
-        """The prompt as the transformer reads it. Depends on nothing but the prompt.
+    @property
+    def has_redux(self) -> bool:
+        return self._redux is not None
+
+    def encode(self, prompt: str, *, negative: str | None = None) -> Conditioning:
+        """The prompt as the transformer reads it. Depends on nothing but the words.
 
         A model with a vocabulary that finds none of its things in the prompt reads the nearest one before it.
+        `negative`: what the second pass of a guidance by two passes is told; None: nothing, and no second pass for
+        models that follow an embedded scale.
         """
         reading = Reading((), ()) if self._vocabulary is None else self._vocabulary.read(prompt)
         instead: str | None = None
         if self._nearest is not None and reading.unknown and not reading.things:
             instead = self._nearest(" ".join(reading.unknown))
         states = self._text.encode([prompt if instead is None else f"{instead}, {prompt}"])
-        pair = (states,) if self._empty is None else (states, self._empty)
+        other = self._empty if negative is None else self._text.encode([negative])
+        pair = (states,) if other is None else (states, other)
         return Conditioning(
-            txt=torch.cat([part.txt for part in pair]),
-            vec=torch.cat([part.vec for part in pair]),
+            txt=torch.cat([part.txt for part in pair]).to(self._device),
+            vec=torch.cat([part.vec for part in pair]).to(self._device),
             tokens=states.counts[0],
             truncated=states.truncated[0],
             unknown=reading.unknown,
             instead=instead,
         )
+
+    def see(self, pixels: Pixels, *, picture: float = 1.0, text: float = 1.0) -> Seen:
+        """A picture as words, for `Conditioning.seeing`. Only with Redux (`has_redux`)."""
+        if self._redux is None:
+            raise ValueError(f"{self.spec.name} was loaded without Redux")
+        return Seen(self._redux.encode(pixels), picture=picture, text=text)
+
+    @torch.inference_mode()
+    def encode_fill(self, pixels: Pixels, mask: NDArray[np.uint8], *, height: int, width: int) -> Tensor:
+        """What Fill reads beside the noise: picture and mask, both [H, W, 3]; bright in the mask is what to fill."""
+        native = self.spec.native_size.native(height, width)
+        fitted = torch.from_numpy(images.fit(mask, native=native, asked=(height, width)))
+        hole = fitted.to(self._device)[..., 0].ge(128).float()[None, None]
+        x = self._input(pixels, height, width) * (1 - hole)
+        return fill_tokens(self._autoencoder.encode(x).float(), hole)
+
+    def encode_control(self, pixels: Pixels, *, height: int, width: int) -> Tensor:
+        """What Canny and Depth read beside the noise: the map [H, W, 3] as packed latents."""
+        return lat.pack(self.encode_image(pixels, height=height, width=width))
+
+    @torch.inference_mode()
+    def encode_context(self, pictures: Sequence[Pixels]) -> Context:
+        """What Kontext changes: each picture at the size of its training that is nearest in ratio."""
+        encoded: list[Tensor] = []
+        for pixels in pictures:
+            height, width = kontext_size(*pixels.shape[:2])
+            x = self._tensor(images.resize(pixels, height=height, width=width))
+            encoded.append(self._autoencoder.encode(x).float())
+        return Context.of(encoded)
 
     @torch.inference_mode()
     def encode_image(self, pixels: Pixels, *, height: int, width: int) -> Tensor:
@@ -186,10 +193,15 @@ class Pipeline:
         The part that `decode` would cut away is filled with the picture's edge, so that what comes out lies where
         it lay. The posterior's mean, not a sample of it: the same picture gives the same latents.
         """
+        return self._autoencoder.encode(self._input(pixels, height, width)).float()
+
+    def _input(self, pixels: Pixels, height: int, width: int) -> Tensor:
         native = self.spec.native_size.native(height, width)
-        fitted = torch.from_numpy(images.fit(pixels, native=native, asked=(height, width)))
-        x = fitted.to(self._device).permute(2, 0, 1)[None].float().div(255).mul(2).sub(1)
-        return self._autoencoder.encode(x).float()
+        return self._tensor(images.fit(pixels, native=native, asked=(height, width)))
+
+    def _tensor(self, pixels: Pixels) -> Tensor:
+        """[H, W, 3] → [1, 3, H, W] in -1..1."""
+        return torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)[None].float().div(255).mul(2).sub(1)
 
     @torch.inference_mode()
     def denoise(
@@ -204,50 +216,45 @@ class Pipeline:
         guidance: float | None = None,
         init: Init | None = None,
         reference: Reference | None = None,
+        beside: Tensor | None = None,
+        context: Context | None = None,
+        cfg: float = 1.0,
     ) -> Iterator[Step]:
         """Draws sample `index` of a request, one `Step` at a time: exactly `steps` of them, or the last ones of the
         schedule when it starts from `init`. Stop iterating to cancel.
 
         `height` and `width` are the asked size in pixels; the latents have the model's native size for it. `steps` and
-        `guidance` None: the model's defaults. Models without guidance ignore it.
+        `guidance` None: the model's defaults. Models without guidance ignore it. `beside` [1, L, C]: further channels
+        of every image token; `context`: further image tokens; `cfg`: scale of a guidance by two passes on top of an
+        embedded scale, for a conditioning with a negative prompt.
         """
-        spec, model = self.spec, self._transformer
-        steps = spec.default_steps if steps is None else steps
-        guidance = spec.default_guidance if guidance is None else guidance
+        spec = self.spec
         native = spec.native_size.native(height, width)
-        sigmas = schedule.sigmas(steps, lat.token_count(*native), spec.shift)
+        run = Run(
+            self._transformer,
+            spec,
+            conditioning,
+            native=native,
+            steps=spec.default_steps if steps is None else steps,
+            guidance=spec.default_guidance if guidance is None else guidance,
+            cfg=cfg,
+            strength=1.0 if init is None else init.strength,
+            beside=beside,
+            context=context,
+        )
+        img = lat.pack(lat.noise(seed, index, *native, spec.autoencoder.z_channels)).to(self._device)
         if init is not None:
-            sigmas = schedule.remaining(sigmas, init.strength)
-            steps = len(sigmas) - 1
-
-        # At scale 1 the empty prompt has no weight, so its half of the work is left out.
-        batch = 2 if spec.guidance == "cfg" and guidance != 1.0 else 1
-        txt, vec = conditioning.txt[:batch], conditioning.vec[:batch]
-
-        # Nothing here depends on the latents: computed once for all steps, and no step waits for the host.
-        times = torch.tensor(sigmas[:-1], device=self._device)[:, None].expand(steps, batch)
-        scale = torch.full_like(times, guidance) if spec.guidance == "distilled" else None
-        mods = model.modulate(model.vector(times, vec, scale))
-        context = model.context(txt)
-        pe = model.positions(lat.text_ids(txt.shape[1]), lat.image_ids(*native)).to(self._device)
-
-        channels = spec.autoencoder.z_channels
-        img = lat.pack(lat.noise(seed, index, *native, channels)).to(self._device)
-        if init is not None:
-            img = schedule.noised(lat.pack(init.latents), img, sigma=sigmas[0])
+            img = schedule.noised(lat.pack(init.latents), img, sigma=run.sigmas[0])
         target = lat.pack(reference.latents) if reference is not None and reference.strength > 0 else None
-        for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-            velocity = model.velocity(img.expand(batch, -1, -1), context, pe, mods.at(i)).float()
-            if batch == 2:
-                prompt, empty = velocity.chunk(2)
-                velocity = empty + guidance * (prompt - empty)
+        for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
+            velocity = run.velocity(i, img)
             if reference is not None and target is not None:
                 weight = schedule.pull(reference.strength, sigma)
                 velocity = schedule.towards(target, img, velocity, sigma=sigma, weight=weight)
             img = schedule.euler(img, velocity, sigma=sigma, sigma_next=sigma_next)
             clean = partial(schedule.clean, img, velocity, sigma=sigma_next)
             preview = partial(self._preview, clean, native, height, width)
-            yield Step(i, steps, sigma_next, lat.unpack(img, *native), preview)
+            yield Step(i, run.steps, sigma_next, lat.unpack(img, *native), preview)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, *, height: int, width: int) -> Pixels:
@@ -274,6 +281,13 @@ class Pipeline:
     def _pixels(self, latents: Tensor) -> Tensor:
         """Latents [1, C, h, w] → pixels [1, 3, 8 h, 8 w] in 0..1, float32."""
         return self._autoencoder.decode(latents).float().add(1).div(2).clamp(0, 1)
+
+
+def load_text(checkpoint: Checkpoint, target: weights.Target) -> TextEncoder:
+    """The text encoder that the checkpoint's model reads prompts with. Raises WeightsError."""
+    if checkpoint.spec.text_encoder == "minilm":
+        return MiniLMTextEncoder.load(checkpoint.folder, device=target.device)
+    return T5ClipTextEncoder.load(checkpoint, target)
 
 
 def _to_bytes(pixels: Tensor) -> Pixels:

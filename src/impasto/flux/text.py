@@ -1,4 +1,5 @@
-"""Prompts → text states. The embedded model's encoder is all-MiniLM-L6-v2 (Apache-2.0), through `transformers`.
+"""Prompts → text states. The embedded model's encoder is all-MiniLM-L6-v2 (Apache-2.0), through `transformers`; those
+of FLUX.1 are in `t5clip`.
 
 What comes in: prompts. What goes out: `TextStates`: `txt`, a state for every token, which the transformer's text
 stream reads (T5's place in FLUX.1), and `vec`, their mean, which steers the modulation (CLIP's place).
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from impasto.errors import WeightsError
 from impasto.flux import weights
+from impasto.flux.stored import open_stored
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,8 +33,8 @@ MAX_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class TextStates:
-    """`txt` [B, 32, 384] token states, zeros at the padding; `vec` [B, 384] their mean; `counts`: tokens of each
-    prompt with its start and end marks; `truncated`: whether the prompt was longer than the model reads.
+    """`txt` [B, T, C] token states and `vec` [B, V] one state for all; `counts`: tokens of each prompt with its marks;
+    `truncated`: whether the prompt was longer than the model reads. MiniLM: T is 32, C and V 384, zeros at the padding.
     """
 
     txt: Tensor
@@ -73,7 +75,7 @@ class MiniLMTextEncoder:
         target = weights.Target(torch.device(device), torch.float32)
         source = folder / "text_encoder.safetensors"
         model = weights.build(
-            lambda: BertModel(config, add_pooling_layer=False), weights.read(source), name=str(source), target=target
+            lambda: BertModel(config, add_pooling_layer=False), open_stored(source), name=str(source), target=target
         )
         # The meta device left these two without values; they are counters, not weights, so no file holds them.
         for name, values in (

@@ -166,6 +166,14 @@ class Modulations:
             final=self.final[step],
         )
 
+    def row(self, b: int) -> Modulations:
+        """One step's modulation of one row of the batch."""
+        return Modulations(
+            double=tuple((img[b : b + 1], txt[b : b + 1]) for img, txt in self.double),
+            single=tuple(mod[b : b + 1] for mod in self.single),
+            final=self.final[b : b + 1],
+        )
+
 
 class Flux(nn.Module):
     """A rectified-flow transformer on sequences of packed latents."""

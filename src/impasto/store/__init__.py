@@ -4,7 +4,8 @@
     sqlite      the protocol over one SQLite file: reads here, moves handed to the writer
     moves       every transition (T1 to T11), each one function over an open transaction
     writer      the one thread that writes: group commit, then the awaiting tasks hear of it
-    watch       who waits for which request; the doorbell of the dispatcher
+    outbox      the moves of webhook deliveries      keyring   the keys that sign them
+    watch       who waits for which request; the bells of dispatcher and deliverer
     queries     the loader of queries.sql, where every statement has a name and a sentence
     migrate     migrations/NNNN_*.sql, in order, with checksums         secret   pepper and hashes of API keys
     history     what was sent and what ended: lists and counts

@@ -6,12 +6,15 @@ records, notifies and schedules; nobody else touches the tables. Returning means
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from impasto.store.records import (
     Acl,
     CancelResult,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryState,
     DurationRow,
     FileRecord,
     Key,
@@ -20,6 +23,7 @@ from impasto.store.records import (
     Outcome,
     Request,
     Result,
+    SigningKey,
     Status,
     UsageRow,
 )
@@ -30,14 +34,19 @@ class Store(Protocol):
     async def submit(self, new: NewRequest) -> Request:
         """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request.
 
-        Raises `ModelError` (422) when that key came with another endpoint or input. It is known for 24 hours.
+        Raises `ModelError` (422) when that key came with another endpoint or input (it is known for 24 hours),
+        `QueueFull` (429) past the request's own `max_queued` or `max_open`.
         """
         ...
 
     async def claim(
         self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
     ) -> list[Request]:
-        """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1; normal before low, then FIFO."""
+        """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1.
+
+        Normal before low, keys in turn, first come first served within a key. No key gets more than the store's
+        `max_running` at a time.
+        """
         ...
 
     async def renew(self, leases: dict[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
@@ -88,7 +97,9 @@ class Store(Protocol):
         ...
 
     async def recover(self) -> int:
-        """At start of an embedded server: requeue what the former process left IN_PROGRESS (no attempt counted)."""
+        """At start of an embedded server: requeue what the former process left IN_PROGRESS (no attempt counted); the
+        deliveries that it had claimed are due.
+        """
         ...
 
     # ------------------------------------------------------------ requests: reads (cheap, synchronous)
@@ -105,10 +116,62 @@ class Store(Protocol):
     def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]: ...
 
     def position(self, request: Request) -> int:
-        """How many requests wait before this one, in claim order of its endpoint. 0 = next."""
+        """How many requests wait before this one, in order of arrival at its endpoint. 0 = next.
+
+        With several keys waiting this is an estimate: they take turns.
+        """
         ...
 
     def queued(self, endpoint: str | None = None) -> int: ...
+
+    # ------------------------------------------------------------ webhook deliveries (made when their request ends)
+    def deliveries_due(self) -> dict[str, float]:
+        """Each host (host:port) that something is to be delivered to → when the first of it is due."""
+        ...
+
+    async def claim_deliveries(self, wanted: Mapping[str, int], *, seconds: float) -> list[Delivery]:
+        """Due deliveries, at most so many a host: attempt+1, theirs for `seconds`; a claim that lapses is due again."""
+        ...
+
+    async def record_delivery(
+        self,
+        delivery: Delivery,
+        attempt: DeliveryAttempt,
+        *,
+        state: DeliveryState,
+        next_at: float | None = None,
+        note: str | None = None,
+    ) -> bool:
+        """Append to the delivery's log; move it (DELIVERED, DEAD, DUE again at `next_at`) if its claim still holds.
+
+        `note` goes to the request's log with the move. False: the claim lapsed, somebody else decides.
+        """
+        ...
+
+    def delivery(self, request_id: str) -> tuple[Delivery, list[DeliveryAttempt]] | None:
+        """The delivery of an ended request and its last 100 attempts; None: not ended, or without webhook."""
+        ...
+
+    async def redeliver(self, request_id: str) -> bool:
+        """Make the request's delivery due now, whatever its state; False: it has none."""
+        ...
+
+    async def delivery_due(self, *, timeout: float) -> None:
+        """Wait until a delivery may be due: a request with a webhook ended here, or `timeout` seconds are over."""
+        ...
+
+    # ------------------------------------------------------------ keys that sign webhooks
+    async def ensure_signing_key(self) -> None:
+        """Make the first key, if there is none."""
+        ...
+
+    async def rotate_signing_key(self, *, overlap: float) -> SigningKey:
+        """A new key, which signs in `overlap` seconds; old ones stay published as long again. 0: a key leaked."""
+        ...
+
+    def signing_keys(self) -> list[SigningKey]:
+        """The published keys, in the order in which they sign."""
+        ...
 
     # ------------------------------------------------------------ looking back
     def requests(

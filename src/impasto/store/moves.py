@@ -6,24 +6,26 @@ A transition owns its side rows: log lines, result, files, webhook outbox, and t
 is the only one inside a transaction, so a row read here is still true when it is changed below.
 """
 
-import heapq
 import random
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from impasto.errors import (
     ClientCancelled,
     ModelError,
+    QueueFull,
     QuotaExceeded,
     RequestError,
     RequestTimeout,
     RunnerDisconnected,
     StoreError,
 )
+from impasto.store import outbox
+from impasto.store.fairness import Turns, fair_order
 from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
 from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
 from impasto.store.writer import Transaction
@@ -52,6 +54,8 @@ class Moves:
     max_attempts: int
     max_crashes: int
     retention_seconds: float
+    max_running: int = 0  # of one key; 0: no limit
+    turns: Turns = field(default_factory=Turns)
 
     def submit(self, tx: Transaction, new: NewRequest, input_: str, idempotency_hash: bytes | None) -> Request:
         now = self.clock()
@@ -61,6 +65,7 @@ class Moves:
                 return _same_request(known, idempotency_hash)
             if known is not None:
                 tx.run("request_forget_idempotency", request_id=known["request_id"])
+        _check_room(tx, new)
         row = tx.row(
             "request_insert",
             request_id=new.request_id,
@@ -89,24 +94,23 @@ class Moves:
         self, tx: Transaction, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
     ) -> list[Request]:
         now, monotonic = self.clock(), self.monotonic()
-        heads = [
-            [(row["priority"], row["seq"], row["request_id"]) for row in rows]
-            for endpoint in dict.fromkeys(endpoints)
-            if (rows := tx.rows("queue_head", endpoint=endpoint, monotonic=monotonic, now=now, limit=limit))
-        ]
         claimed: list[Request] = []
-        for _, _, request_id in list(heapq.merge(*heads))[: max(limit, 0)]:
+        for seq in fair_order(
+            tx, self.turns, endpoints=endpoints, max_running=self.max_running, now=now, monotonic=monotonic
+        ):
+            if len(claimed) >= limit:
+                break
             row = tx.row(
                 "request_claim",
-                request_id=request_id,
+                seq=seq,
                 lease=uuid.uuid4().hex,
                 lease_until=monotonic + lease_seconds,
                 boot=self.boot,
                 runner_id=runner_id,
                 now=now,
             )
-            tx.changed.append(request_id)
             claimed.append(request_of(_there(row)))
+            tx.changed.append(claimed[-1].request_id)
         return claimed
 
     def renew(self, tx: Transaction, leases: Mapping[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
@@ -219,6 +223,7 @@ class Moves:
 
     def recover(self, tx: Transaction) -> int:
         tx.run("sweep_adopt_backoff", boot=self.boot)
+        outbox.release(tx, self.clock())
         rows = tx.rows("requests_running")
         for row in rows:
             # A request whose caller forbade retries has had its one attempt.
@@ -231,6 +236,12 @@ class Moves:
             if used + file.size > quota:
                 raise QuotaExceeded.of(used=used, more=file.size, quota=quota)
         return self._insert_file(tx, file)
+
+    def note(self, tx: Transaction, request_id: str, message: str, level: str) -> None:
+        """A line of our own in a request's log, whatever its status."""
+        row = tx.row("request_whole", request_id=request_id)
+        if row is not None:
+            self._note(tx, row, message, level)
 
     # ------------------------------------------------------------ the pieces
 
@@ -352,8 +363,7 @@ class Moves:
             payload=payload,
         )
         if row["webhook_url"] is not None:
-            delivery_id = str(uuid.uuid4())
-            tx.run("delivery_insert", delivery_id=delivery_id, request_id=request_id, url=row["webhook_url"], now=now)
+            outbox.post(tx, request_id, row["webhook_url"], now)
         tx.changed.append(request_id)
         tx.erased |= not row["store_io"]
         return request_of(_there(done))
@@ -389,6 +399,16 @@ class Moves:
                 break
         tx.run("request_count_logs", request_id=row["request_id"], log_lines=count, log_bytes=size, log_full=full)
         tx.changed.append(row["request_id"])
+
+
+def _check_room(tx: Transaction, new: NewRequest) -> None:
+    """Raises `QueueFull` (429): the key has as much waiting, or open, as it may."""
+    for query, most, words in (
+        ("queued_of_key", new.max_queued, "may wait (setting queue.max_queued)"),
+        ("open_of_key", new.max_open, "may run at a time (setting queue.max_running)"),
+    ):
+        if most is not None and _there(tx.row(query, key_id=new.key_id, limit=most))["count"] >= most:
+            raise QueueFull(f"At most {most} requests of one key {words}; try again soon.")
 
 
 def _same_request(known: sqlite3.Row, idempotency_hash: bytes | None) -> Request:

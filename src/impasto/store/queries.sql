@@ -86,18 +86,48 @@ SELECT * FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency
 -- Free an idempotency key whose day is over.
 UPDATE requests SET idempotency_key = NULL WHERE request_id = :request_id;
 
--- name: queue_head
--- The next requests of one endpoint in claim order: normal before low, then first come first served; back-off is skipped.
-SELECT request_id, priority, seq FROM requests
-WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND not_before <= :monotonic
-  AND (start_deadline IS NULL OR start_deadline > :now)
-ORDER BY priority, seq LIMIT :limit;
+-- name: queue_heads
+-- The oldest request that each key has waiting at one endpoint and priority; back-off and missed deadlines are skipped.
+-- The keys are found one by one along the index: a deep queue costs as much as a short one.
+WITH RECURSIVE waiting(key_id) AS (
+  SELECT min(key_id) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority
+  UNION ALL
+  SELECT (
+    SELECT min(key_id) FROM requests
+    WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id > waiting.key_id
+  ) FROM waiting WHERE key_id IS NOT NULL
+)
+SELECT key_id, (
+  SELECT min(seq) FROM requests
+  WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = waiting.key_id
+    AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now)
+) AS seq FROM waiting WHERE key_id IS NOT NULL;
+
+-- name: queue_next
+-- The request of one key, endpoint and priority that follows a place.
+SELECT min(seq) AS seq FROM requests
+WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = :key_id AND seq > :seq
+  AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now);
+
+-- name: running_by_key
+-- How many requests of each key run.
+SELECT key_id, count(*) AS running FROM requests WHERE status = 'IN_PROGRESS' GROUP BY key_id;
+
+-- name: queued_of_key
+-- How many requests of a key wait, counted up to a limit.
+SELECT count(*) AS count FROM (
+  SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND status = 'IN_QUEUE' AND key_id = :key_id LIMIT :limit
+);
+
+-- name: open_of_key
+-- How many requests of a key wait or run, counted up to a limit.
+SELECT count(*) AS count FROM (SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND key_id = :key_id LIMIT :limit);
 
 -- name: request_claim
 -- T2: a queued request goes to a runner under a fresh lease.
 UPDATE requests SET status = 'IN_PROGRESS', lease = :lease, lease_until = :lease_until, boot = :boot, not_before = 0,
   runner_id = :runner_id, attempt = attempt + 1, started_at = :now
-WHERE request_id = :request_id AND status = 'IN_QUEUE' RETURNING *;
+WHERE seq = :seq AND status = 'IN_QUEUE' RETURNING *;
 
 -- name: request_renew
 -- T3: the holder of the lease is alive. The status is left out of the WHERE, so that only the id's index fits.
@@ -125,11 +155,6 @@ VALUES (:request_id, :lease, :http_status, :headers, :payload);
 -- name: result_by_lease
 -- Whether the stored result is the one that this lease wrote (T4': a runner that asks again hears yes).
 SELECT 1 FROM results WHERE request_id = :request_id AND lease = :lease;
-
--- name: delivery_insert
--- The outbox row of a webhook; due at once.
-INSERT INTO webhook_deliveries (delivery_id, request_id, url, next_at, created_at)
-VALUES (:delivery_id, :request_id, :url, :now, :now);
 
 -- name: request_requeue
 -- T5, T10: back to the queue, at its old place, not before its back-off is over.
@@ -229,6 +254,95 @@ SELECT count(*) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint
 -- name: queue_count_all
 -- How many requests wait.
 SELECT count(*) FROM requests WHERE status = 'IN_QUEUE';
+
+-- name: request_whole
+-- One request with all its columns.
+SELECT * FROM requests WHERE request_id = :request_id;
+
+-- ------------------------------------------------------------------------------------------------ webhooks
+
+-- name: delivery_insert
+-- The outbox row of a webhook; due at once.
+INSERT INTO webhook_deliveries (delivery_id, request_id, url, host, next_at, created_at)
+VALUES (:delivery_id, :request_id, :url, :host, :now, :now);
+
+-- name: delivery_hosts
+-- When each host's next delivery is due: two looks into the index a host, however many deliveries wait for it.
+WITH RECURSIVE hosts (host) AS (
+  SELECT min(host) FROM webhook_deliveries WHERE state = 'DUE'
+  UNION ALL
+  SELECT (SELECT min(host) FROM webhook_deliveries WHERE state = 'DUE' AND host > hosts.host)
+  FROM hosts WHERE hosts.host IS NOT NULL
+)
+SELECT hosts.host, (
+  SELECT min(due.next_at) FROM webhook_deliveries AS due WHERE due.state = 'DUE' AND due.host = hosts.host
+) AS next_at
+FROM hosts WHERE hosts.host IS NOT NULL;
+
+-- name: delivery_due
+-- What is due for one host, the longest waiting first.
+SELECT delivery_id, claim, attempt FROM webhook_deliveries
+WHERE state = 'DUE' AND host = :host AND next_at <= :now ORDER BY next_at LIMIT :limit;
+
+-- name: delivery_claim
+-- A due delivery goes to a deliverer; when the claim lapses it is due again.
+UPDATE webhook_deliveries SET claim = :claim, claimed_until = :until, next_at = :until, attempt = attempt + 1,
+  tries = tries + 1
+WHERE delivery_id = :delivery_id AND state = 'DUE' RETURNING *;
+
+-- name: delivery_settle
+-- What an attempt came to, if its claim still holds.
+UPDATE webhook_deliveries SET state = :state, next_at = :next_at, claim = NULL, claimed_until = NULL
+WHERE delivery_id = :delivery_id AND claim = :claim;
+
+-- name: delivery_again
+-- A new series of tries, from now on; the attempt under way, if there is one, no longer decides.
+UPDATE webhook_deliveries SET state = 'DUE', next_at = :now, tries = 0, claim = NULL, claimed_until = NULL
+WHERE request_id = :request_id;
+
+-- name: delivery_release
+-- What a former process had claimed is due now.
+UPDATE webhook_deliveries SET next_at = :now, claimed_until = NULL WHERE claimed_until IS NOT NULL;
+
+-- name: delivery_get
+-- The delivery of a request.
+SELECT * FROM webhook_deliveries WHERE request_id = :request_id;
+
+-- name: attempt_insert
+-- One line of a delivery's log; who was there knows better than who only found the claim lapsed.
+INSERT INTO webhook_attempts (delivery_id, number, at, http_status, error, seconds)
+SELECT delivery_id, :number, :at, :http_status, :error, :seconds FROM webhook_deliveries WHERE delivery_id = :delivery_id
+ON CONFLICT (delivery_id, number) DO UPDATE SET at = excluded.at, http_status = excluded.http_status,
+  error = excluded.error, seconds = excluded.seconds;
+
+-- name: attempts_trim
+-- Forget the oldest lines of a long log.
+DELETE FROM webhook_attempts WHERE delivery_id = :delivery_id AND number <= :number;
+
+-- name: attempt_list
+-- The log of a delivery.
+SELECT * FROM webhook_attempts WHERE delivery_id = :delivery_id ORDER BY number;
+
+-- name: signing_key_insert
+-- A new key of the webhooks, its private part sealed.
+INSERT INTO signing_keys (kid, sealed, public, created_at, active_from)
+VALUES (:kid, :sealed, :public, :created_at, :active_from);
+
+-- name: signing_key_list
+-- The published keys, in the order in which they sign.
+SELECT * FROM signing_keys WHERE retire_at IS NULL OR retire_at > :now ORDER BY active_from, created_at;
+
+-- name: signing_key_count
+-- How many signing keys there are.
+SELECT count(*) FROM signing_keys;
+
+-- name: signing_keys_retire
+-- A younger key comes: the others are published no longer than needed.
+UPDATE signing_keys SET retire_at = :retire_at WHERE retire_at IS NULL OR retire_at > :retire_at;
+
+-- name: signing_keys_forget
+-- Forget the keys that are published no more.
+DELETE FROM signing_keys WHERE retire_at <= :now;
 
 -- ------------------------------------------------------------------------------------------------ looking back
 
@@ -368,6 +482,10 @@ SELECT * FROM keys WHERE key_id = :key_id;
 -- name: key_list
 -- All keys, oldest first.
 SELECT * FROM keys ORDER BY created_at, key_id;
+
+-- name: key_count
+-- How many keys there ever were.
+SELECT count(*) FROM keys;
 
 -- name: key_revoke
 -- End a key's life.

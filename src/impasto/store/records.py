@@ -85,6 +85,8 @@ class NewRequest:
     idempotency_key: str | None = None
     max_attempts: int | None = None  # None: the server's setting
     lifecycle: Lifecycle | None = None  # of the files that it will make
+    max_queued: int | None = None  # refused when so many of its key wait
+    max_open: int | None = None  # refused when so many of its key wait or run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,52 @@ class Key:
     created_at: float
     last_used_at: float | None = None
     revoked_at: float | None = None
+
+
+class DeliveryState(StrEnum):
+    DUE = "DUE"
+    DELIVERED = "DELIVERED"
+    DEAD = "DEAD"  # given up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One webhook and its series of attempts (reliability 5.7). `claim` fences it, as a lease fences a request."""
+
+    delivery_id: str
+    request_id: str
+    url: str
+    host: str  # host:port
+    state: DeliveryState
+    attempt: int  # number of the last attempt, the one under way included; over all series
+    tries: int  # the same, since the webhook was last asked for
+    next_at: float  # when it is due; while it is claimed: when the claim lapses
+    created_at: float
+    claim: str | None
+    claimed_until: float | None  # None: nobody is at it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryAttempt:
+    """One line of the delivery log that the caller can read."""
+
+    number: int  # 1 for the first
+    at: float
+    http_status: int | None  # None: no answer
+    error: str | None  # why there was none, or why it did not count; None: delivered
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """An Ed25519 key of the webhooks."""
+
+    kid: str
+    private: bytes = field(repr=False)  # 32 bytes, the seed
+    public: bytes  # 32 bytes
+    created_at: float
+    active_from: float  # it signs from then on, until a younger one does
+    retire_at: float | None  # it is published until then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

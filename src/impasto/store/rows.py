@@ -5,7 +5,21 @@ import sqlite3
 from typing import Any
 
 from impasto.errors import StoreError
-from impasto.store.records import Acl, Decision, FileRecord, Key, Lifecycle, LogLine, Outcome, Request, Result, Status
+from impasto.store.records import (
+    Acl,
+    Decision,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryState,
+    FileRecord,
+    Key,
+    Lifecycle,
+    LogLine,
+    Outcome,
+    Request,
+    Result,
+    Status,
+)
 
 
 def dump(value: Any, what: str) -> str:
@@ -105,4 +119,30 @@ def key_of(row: sqlite3.Row) -> Key:
         created_at=row["created_at"],
         last_used_at=row["last_used_at"],
         revoked_at=row["revoked_at"],
+    )
+
+
+def delivery_of(row: sqlite3.Row) -> Delivery:
+    return Delivery(
+        delivery_id=row["delivery_id"],
+        request_id=row["request_id"],
+        url=row["url"],
+        host=row["host"],
+        state=DeliveryState(row["state"]),
+        attempt=row["attempt"],
+        tries=row["tries"],
+        next_at=row["next_at"],
+        created_at=row["created_at"],
+        claim=row["claim"],
+        claimed_until=row["claimed_until"],
+    )
+
+
+def attempt_of(row: sqlite3.Row) -> DeliveryAttempt:
+    return DeliveryAttempt(
+        number=row["number"],
+        at=row["at"],
+        http_status=row["http_status"],
+        error=row["error"],
+        seconds=row["seconds"],
     )

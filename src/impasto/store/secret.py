@@ -1,4 +1,6 @@
-"""The pepper, a secret file beside the database, and what is hashed with it: API keys and idempotent bodies."""
+"""The pepper, a secret file beside the database, and what depends on it: hashes of API keys and idempotent bodies; the
+encryption of the webhook signing keys (`keyring`).
+"""
 
 import contextlib
 import hashlib
@@ -24,8 +26,9 @@ def load_pepper(database: Path, *, needed: bool) -> bytes:
     if not path.exists():
         if needed:
             raise StoreError(
-                f"{path} is missing, and without it no API key can be checked. Restore it from the backup of the data "
-                "folder, or delete the rows of the table `keys` and create new keys."
+                f"{path} is missing, and without it no API key can be checked and no webhook signed. Restore it from "
+                "the backup of the data folder, or delete the rows of the tables `keys` and `signing_keys` and make "
+                "new keys."
             )
         _create(path)
     pepper = path.read_bytes()

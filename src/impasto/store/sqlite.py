@@ -12,13 +12,13 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Self
 
 from impasto.errors import StoreError
-from impasto.store import history
+from impasto.store import history, keyring, outbox
 from impasto.store.migrate import migrate
 from impasto.store.moves import Moves
 from impasto.store.positions import EXACT, Positions
@@ -26,6 +26,9 @@ from impasto.store.queries import Query, load
 from impasto.store.records import (
     Acl,
     CancelResult,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryState,
     DurationRow,
     FileRecord,
     Key,
@@ -34,10 +37,22 @@ from impasto.store.records import (
     Outcome,
     Request,
     Result,
+    SigningKey,
     Status,
     UsageRow,
 )
-from impasto.store.rows import clean, dump, dump_acl, file_of, key_of, log_of, request_of, result_of
+from impasto.store.rows import (
+    attempt_of,
+    clean,
+    delivery_of,
+    dump,
+    dump_acl,
+    file_of,
+    key_of,
+    log_of,
+    request_of,
+    result_of,
+)
 from impasto.store.secret import keyed_hash, load_pepper
 from impasto.store.watch import Watch
 from impasto.store.writer import Transaction, Writer
@@ -80,6 +95,7 @@ class SqliteStore:
         lease_seconds: float = 15.0,
         max_attempts: int = 10,
         max_crashes: int = 3,
+        max_running: int = 0,
         retention_seconds: float = 168 * 3600.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] | None = None,
@@ -101,6 +117,7 @@ class SqliteStore:
             lease_seconds=lease_seconds,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
+            max_running=max_running,
             retention_seconds=retention_seconds,
         )
         writer = Writer(connection, queries, watch)
@@ -226,6 +243,57 @@ class SqliteStore:
     def queued(self, endpoint: str | None = None) -> int:
         return self._count("queue_count_all") if endpoint is None else self._count("queue_count", endpoint=endpoint)
 
+    # ------------------------------------------------------------ webhook deliveries
+
+    def deliveries_due(self) -> dict[str, float]:
+        return {row["host"]: row["next_at"] for row in self._rows("delivery_hosts")}
+
+    async def claim_deliveries(self, wanted: Mapping[str, int], *, seconds: float) -> list[Delivery]:
+        wanted, now = dict(wanted), self._moves.clock()
+        return await self._writer.run(lambda tx: outbox.claim(tx, wanted, seconds=seconds, now=now))
+
+    async def record_delivery(
+        self,
+        delivery: Delivery,
+        attempt: DeliveryAttempt,
+        *,
+        state: DeliveryState,
+        next_at: float | None = None,
+        note: str | None = None,
+    ) -> bool:
+        at = attempt.at if next_at is None else next_at
+
+        def move(tx: Transaction) -> bool:
+            moved = outbox.record(tx, delivery, attempt, state=state, next_at=at)
+            if moved and note is not None:
+                self._moves.note(tx, delivery.request_id, note, "WARN")
+            return moved
+
+        return await self._writer.run(move)
+
+    def delivery(self, request_id: str) -> tuple[Delivery, list[DeliveryAttempt]] | None:
+        row = self._row("delivery_get", request_id=request_id)
+        if row is None:
+            return None
+        attempts = self._rows("attempt_list", delivery_id=row["delivery_id"])
+        return delivery_of(row), [attempt_of(attempt) for attempt in attempts]
+
+    async def redeliver(self, request_id: str) -> bool:
+        now = self._moves.clock()
+        return await self._writer.run(lambda tx: outbox.redeliver(tx, request_id, now))
+
+    async def ensure_signing_key(self) -> None:
+        now = self._moves.clock()
+        await self._writer.run(lambda tx: keyring.ensure(tx, self._pepper, now))
+
+    async def rotate_signing_key(self, *, overlap: float) -> SigningKey:
+        now = self._moves.clock()
+        return await self._writer.run(lambda tx: keyring.rotate(tx, self._pepper, overlap=overlap, now=now))
+
+    def signing_keys(self) -> list[SigningKey]:
+        rows = self._rows("signing_key_list", now=self._moves.clock())
+        return [keyring.opened(row, self._pepper) for row in rows]
+
     # ------------------------------------------------------------ looking back
 
     def requests(
@@ -266,6 +334,9 @@ class SqliteStore:
         return await self._writer.run(lambda tx: self._moves.erase_payloads(tx, request_id))
 
     # ------------------------------------------------------------ waking up
+
+    async def delivery_due(self, *, timeout: float) -> None:
+        await self._watch.delivery_due(timeout=timeout)
 
     async def changed(self, request_id: str, *, since: int, timeout: float) -> int:
         return await self._watch.changed(request_id, since=since, timeout=timeout)
@@ -389,7 +460,7 @@ def _connect(path: Path, queries: dict[str, Query]) -> tuple[sqlite3.Connection,
             if settings == "writer_settings":
                 migrate(connection, queries)
         writer, reader = connections
-        has_keys = bool(writer.execute(queries["key_list"].sql).fetchall())
+        has_keys = any(writer.execute(queries[name].sql).fetchone()[0] for name in ("key_count", "signing_key_count"))
         return writer, reader, load_pepper(path, needed=has_keys)
     except BaseException as error:
         for connection in connections:

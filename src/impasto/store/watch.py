@@ -1,4 +1,4 @@
-"""Waking up: who waits for a change of which request, and the doorbell that tells the dispatcher of work.
+"""Waking up: who waits for a change of which request, and the bells that tell the dispatcher and the deliverer of work.
 
 In: `notify` from the writer's thread, after the commit. Out: waiting tasks resumed, each on its own event loop.
 """
@@ -22,8 +22,8 @@ class Watch:
         self._floor = 0  # the highest counter that was forgotten
         self._versions: OrderedDict[str, int] = OrderedDict()
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
-        self._bell = False
-        self._listeners: set[asyncio.Future[None]] = set()
+        self._work = _Bell()
+        self._post = _Bell()
 
     def version(self, request_id: str) -> int:
         with self._lock:
@@ -49,20 +49,29 @@ class Watch:
 
     async def work_available(self, *, timeout: float) -> None:
         """Wait for the doorbell. A ring that nobody heard is kept for the next caller."""
+        await self._listen(self._work, timeout)
+
+    async def delivery_due(self, *, timeout: float) -> None:
+        """The same for the deliverer's bell."""
+        await self._listen(self._post, timeout)
+
+    async def _listen(self, bell: "_Bell", timeout: float) -> None:
         future = asyncio.get_running_loop().create_future()
         with self._lock:
-            if self._bell:
-                self._bell = False
+            if bell.rung:
+                bell.rung = False
                 return
-            self._listeners.add(future)
+            bell.listeners.add(future)
         try:
             await asyncio.wait((future,), timeout=timeout)
         finally:
             with self._lock:
-                self._listeners.discard(future)
+                bell.listeners.discard(future)
 
-    def notify(self, request_ids: Iterable[str], *, ring: bool) -> None:
-        """Count a change of each request, wake who waits for it and, with `ring`, who waits for work. Thread-safe."""
+    def notify(self, request_ids: Iterable[str], *, ring: bool, posted: bool = False) -> None:
+        """Count a change of each request and wake who waits for it; with `ring`, who waits for work; with `posted`, who
+        waits for deliveries. Thread-safe.
+        """
         with self._lock:
             woken: list[asyncio.Future[None]] = []
             for request_id in request_ids:
@@ -73,10 +82,24 @@ class Watch:
             while len(self._versions) > self._max:
                 _, self._floor = self._versions.popitem(last=False)
             if ring:
-                woken += self._listeners
-                self._bell = not self._listeners
-                self._listeners = set()
+                woken += self._work.ring()
+            if posted:
+                woken += self._post.ring()
         wake(woken)
+
+
+class _Bell:
+    """Held under the watch's lock."""
+
+    def __init__(self) -> None:
+        self.rung = False  # and nobody heard it
+        self.listeners: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> set[asyncio.Future[None]]:
+        """→ whom to wake."""
+        woken, self.listeners = self.listeners, set()
+        self.rung = not woken
+        return woken
 
 
 def wake(futures: Iterable[asyncio.Future[None]]) -> None:

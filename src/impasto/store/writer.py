@@ -37,6 +37,7 @@ class Transaction:
         self._queries = queries
         self.changed: list[str] = []  # request ids
         self.rings: list[float] = []  # seconds from now at which there is work to claim
+        self.posted = False  # whether a webhook became due
         self.erased = False  # something went that nobody may find in the log, either
 
     def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
@@ -115,7 +116,7 @@ class Writer:
     def _work(self) -> None:
         while batch := self._take():
             told = self._commit(batch)
-            self._watch.notify(told.changed, ring=any(after <= 0 for after in told.rings))
+            self._watch.notify(told.changed, ring=any(after <= 0 for after in told.rings), posted=told.posted)
             for after in told.rings:
                 if after > 0:
                     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody claims any more
@@ -179,6 +180,7 @@ class Writer:
             self._execute("release")
             told.changed += transaction.changed
             told.rings += transaction.rings
+            told.posted |= transaction.posted
             told.erased |= transaction.erased
 
     def _fail(self, batch: list[_Item], error: sqlite3.Error) -> None:

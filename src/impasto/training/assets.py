@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from impasto.errors import WeightsError
-from impasto.flux import weights
+from impasto.flux import checkpoint, weights
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.text import LAYERS
 from impasto.flux.upscale import Upscaler
@@ -92,7 +92,7 @@ def write_config(
         "version": version,
         "license": IMPASTO_MINI.licence,
         "autoencoder": {"scale_factor": scale_factor, "shift_factor": shift_factor},
-        "sha256": {name: weights.sha256(folder / name) for name in names},
+        "sha256": {name: checkpoint.sha256(folder / name) for name in names},
         **({} if vocabulary is None else {"vocabulary": vocabulary}),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -129,7 +129,7 @@ def main(minilm: Path, realesrgan: Path, out: Path) -> None:
     shutil.copyfile(minilm / "tokenizer.json", out / "tokenizer.json")
     for file in sorted(out.iterdir()):
         file.chmod(0o644)  # safetensors writes for its owner alone; a package is read by others
-        click.echo(f"{weights.sha256(file)}  {file.stat().st_size:>10}  {file.name}")
+        click.echo(f"{checkpoint.sha256(file)}  {file.stat().st_size:>10}  {file.name}")
 
 
 if __name__ == "__main__":

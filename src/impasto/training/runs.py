@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from impasto.errors import ConfigError
-from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.checkpoint import EMBEDDED, locate
 from impasto.flux.models import Role
 from impasto.flux.precision import cores
 from impasto.flux.text import MiniLMTextEncoder
 from impasto.flux.transformer import Flux
-from impasto.flux.weights import EMBEDDED
 from impasto.training import autoencoder as autoencoder_loop
 from impasto.training import captions, dataset, metrics, sampling, sources, sprites
 from impasto.training import export as exporting
@@ -138,7 +137,7 @@ def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *,
 
 def _start(recipe: Recipe, part: Role) -> Path | None:
     """The file that a part's training begins from."""
-    return None if recipe.start is None else weights.locate(recipe.start).path(part)
+    return None if recipe.start is None else locate(recipe.start).path(part)
 
 
 def _transform(work: Path, recipe: Recipe, table: sprites.Sprites) -> BlockPCA:

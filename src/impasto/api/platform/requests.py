@@ -28,7 +28,7 @@ async def by_endpoint(call: Call) -> Response:
     payloads = "payloads" in q.expands(query, ("payloads",))
     size = q.limit(query)
     if wanted := query.get("request_id"):
-        request = _own(call, wanted)
+        request = own(call, wanted)
         found = [] if request is None or request.endpoint != ids[0] else [request]
     else:
         start, end = q.moment(query, "start", UTC), q.moment(query, "end", UTC)
@@ -43,7 +43,7 @@ async def by_endpoint(call: Call) -> Response:
             limit=size + 1,
         )
     next_ = found[size - 1].request_id if len(found) > size else None
-    return Json(q.page("items", [_item(call, request, payloads) for request in found[:size]], next_=next_))
+    return Json(q.page("items", [item(call, request, payloads) for request in found[:size]], next_=next_))
 
 
 async def erase(call: Call) -> Response:
@@ -57,7 +57,7 @@ async def erase_io(call: Call) -> Response:
 
 
 async def _erase(call: Call) -> list[dict[str, Any]]:
-    request = _own(call, call.request.path_params["request_id"])
+    request = own(call, call.request.path_params["request_id"])
     if request is None:
         raise NotFound("No request of this caller has that id.")
     store, blobs = call.gateway.store, call.gateway.blobs
@@ -77,14 +77,16 @@ async def _erase(call: Call) -> list[dict[str, Any]]:
     return results
 
 
-def _own(call: Call, request_id: str) -> Request | None:
+def own(call: Call, request_id: str) -> Request | None:
+    """The request, if the caller may see it."""
     request = call.gateway.store.get(request_id)
     return request if request is not None and whose(call) in (None, request.key_id) else None
 
 
-def _item(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
+def item(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
+    """A request as fal lists it."""
     store, started, ended = call.gateway.store, request.started_at, request.finished_at
-    item: dict[str, Any] = {
+    row: dict[str, Any] = {
         "request_id": request.request_id,
         "endpoint_id": request.endpoint,
         "sent_at": q.shown(request.created_at),
@@ -95,6 +97,6 @@ def _item(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
     }
     if payloads:
         result = store.result(request.request_id)
-        item["json_input"] = store.input(request.request_id)
-        item["json_output"] = None if result is None else result.payload
-    return item
+        row["json_input"] = store.input(request.request_id)
+        row["json_output"] = None if result is None else result.payload
+    return row

@@ -6,6 +6,7 @@ from impasto.engine.job import Job
 from impasto.engine.pipeline import Pixels
 from impasto.engine.safety.base import SEXUAL_MINORS, PictureCheck, PromptCheck, Verdict, find
 from impasto.engine.safety.pictures import OpenNsfw, ScoredPictures
+from impasto.engine.safety.prototypes import RulesAndPrototypes
 from impasto.engine.safety.rules import Rules
 from impasto.errors import ModelError
 from impasto.settings import SafetySettings
@@ -26,7 +27,8 @@ class Safety:
         self._settings = settings
         self._pictures = pictures
         self._prompts = prompts
-        self._rules = prompts if isinstance(prompts, Rules) else Rules.load(settings.prompt_thresholds)
+        shipped = isinstance(prompts, Rules | RulesAndPrototypes)
+        self._minors = prompts if shipped else Rules.load(settings.prompt_thresholds)
 
     @classmethod
     def load(cls, settings: SafetySettings) -> "Safety":
@@ -55,7 +57,7 @@ class Safety:
         Sexual content with minors is looked for always: with the checks disabled, at every tolerance, and beside a
         third party's check.
         """
-        worst = self._rules.sexual_minors(job.prompt)
+        worst = self._minors.sexual_minors(job.prompt)
         if worst.flagged or self._prompts is None or not job.safety_checker:
             return worst if worst.flagged else PASSED
         return self._prompts.judge(job.prompt, tolerance=job.safety_tolerance)
@@ -82,6 +84,8 @@ def _prompt_check(settings: SafetySettings) -> PromptCheck | None:
     match settings.prompt_check:
         case "none":
             return None
+        case "rules+prototypes":
+            return RulesAndPrototypes.load(settings.prompt_thresholds)
         case "rules":
             return Rules.load(settings.prompt_thresholds)
         case name:

@@ -1,0 +1,90 @@
+"""`/v1/requests`, ours and not fal's: the whole history in one list, of every endpoint and in every state, by words.
+
+fal lists the ended requests of one endpoint (`requests.by_endpoint`); who looks through pictures wants all of them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from starlette.responses import Response
+
+from impasto.api.bodies import Json
+from impasto.api.gateway import Call
+from impasto.api.platform import query as q
+from impasto.api.platform.door import whose
+from impasto.api.platform.requests import HTTP, WAITING, item, own
+from impasto.store.records import Request, Status
+
+SEARCHED = 2_000  # newest requests that a search for words looks at
+BATCH = 200
+MAX_WORDS = 200  # characters
+
+
+async def requests(call: Call) -> Response:
+    """Newest first. `endpoint_id`, `status`, `request_id` as with fal but optional; `q`: words of the prompt."""
+    query = call.request.query_params
+    payloads = "payloads" in q.expands(query, ("payloads",))
+    size = q.limit(query)
+    if wanted := query.get("request_id"):
+        request = own(call, wanted)
+        found = [] if request is None else [request]
+    else:
+        found = await asyncio.to_thread(_search, call, _listing(call), size + 1)
+    next_ = found[size - 1].request_id if len(found) > size else None
+    rows = [_row(call, request, payloads) for request in found[:size]]
+    return Json(q.page("items", rows, next_=next_))
+
+
+Listing = Callable[[str | None, int], list[Request]]
+
+
+def _listing(call: Call) -> Listing:
+    """(before, limit) → requests that the filters of the query let through."""
+    query, store = call.request.query_params, call.gateway.store
+    status = q.choice(query, "status", (*HTTP, *WAITING))
+    ids = q.endpoint_ids(query)
+    key_id = whose(call)
+    state = None if status is None else WAITING.get(status, Status.COMPLETED)
+    http = None if status is None else HTTP.get(status)
+
+    def listed(before: str | None, limit: int) -> list[Request]:
+        endpoint = ids[0] if len(ids) == 1 else None
+        found = store.requests(
+            key_id=key_id, endpoint=endpoint, status=state, http_status=http, before=before, limit=limit
+        )
+        return [request for request in found if not ids or request.endpoint in ids]
+
+    return listed
+
+
+def _search(call: Call, listed: Listing, size: int) -> list[Request]:
+    """`size` requests whose prompt has all words of `q`, among the newest `SEARCHED`."""
+    query = call.request.query_params
+    words = query.get("q", "")[:MAX_WORDS].lower().split()
+    before = q.cursor(query)
+    if not words:
+        return listed(before, size)
+    found: list[Request] = []
+    for _ in range(0, SEARCHED, BATCH):
+        batch = listed(before, BATCH)
+        found += [request for request in batch if all(word in _prompt(call, request) for word in words)]
+        if len(found) >= size or len(batch) < BATCH:
+            break
+        before = batch[-1].request_id
+    return found[:size]
+
+
+def _prompt(call: Call, request: Request) -> str:
+    prompt = (call.gateway.store.input(request.request_id) or {}).get("prompt")
+    return prompt.lower() if isinstance(prompt, str) else ""
+
+
+def _row(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
+    return item(call, request, payloads) | {
+        "status": request.status.value,
+        "attempts": request.attempt,
+        "error": request.error,
+        "error_type": request.error_type,
+        "webhook_url": request.webhook_url,
+    }

@@ -1,0 +1,198 @@
+"""The caller's pictures of a job → what the model reads of them, or a 422 that says which model can.
+
+In: `Job.images`, each with its role. Out: `Given`, the arguments of `flux.pipeline.Pipeline.denoise`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from impasto.engine.job import ImageInput, ImageRole, Job
+from impasto.engine.pipeline import Pixels
+from impasto.errors import ModelError
+from impasto.flux import canny
+from impasto.flux.models import (
+    FLUX1_CANNY,
+    FLUX1_DEPTH,
+    FLUX1_FILL,
+    FLUX1_KONTEXT,
+    FLUX1_REDUX,
+    ModelSpec,
+    Sight,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from impasto.flux import pipeline as flux
+    from impasto.flux.conditioning import Context, Init, Reference, Seen
+
+NEEDS: dict[Sight, tuple[ImageRole, ...]] = {
+    "none": (),
+    "reference": (),
+    "mask": ("fill", "mask"),
+    "canny": ("canny",),
+    "depth": ("depth",),
+}
+"""Pictures without which a model cannot draw."""
+
+_TEACHER: dict[ImageRole, tuple[str, str, str]] = {
+    "fill": ("fill the masked part of a picture", FLUX1_FILL.name, "FLUX.1-Fill-dev"),
+    "mask": ("fill the masked part of a picture", FLUX1_FILL.name, "FLUX.1-Fill-dev"),
+    "canny": ("draw along edges", FLUX1_CANNY.name, "FLUX.1-Canny-dev"),
+    "depth": ("draw after a depth map", FLUX1_DEPTH.name, "FLUX.1-Depth-dev"),
+    "context": ("change a picture as the prompt says", FLUX1_KONTEXT.name, "FLUX.1-Kontext-dev"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a job's pictures became."""
+
+    init: Init | None = None
+    reference: Reference | None = None
+    beside: Tensor | None = None
+    context: Context | None = None
+    seen: tuple[Seen, ...] = ()
+
+
+def read(job: Job, model: flux.Pipeline) -> Given:
+    """Raises ModelError(feature_not_supported) for a picture that the model cannot use, or one it lacks."""
+    _judge(job, model)
+    return Given(
+        init=_init(job, model),
+        reference=_reference(job, model),
+        beside=_beside(job, model),
+        context=_context(job, model),
+        seen=tuple(_seen(job, model)),
+    )
+
+
+def _judge(job: Job, model: flux.Pipeline) -> None:
+    spec = model.spec
+    for image in job.images:
+        if image.role == "prompt" and not (spec.image_prompts or model.has_redux):
+            raise _unsupported(
+                image.field,
+                f"{spec.name} cannot take after a picture: that needs the image encoder of FLUX.1-Redux-dev.",
+                f"On the server: `impasto models pull {FLUX1_REDUX.name}`, then a restart; or leave the image out.",
+            )
+        if image.role in _TEACHER and image.role not in _able(spec):
+            deed, name, title = _TEACHER[image.role]
+            raise _unsupported(
+                image.field,
+                f"{spec.name} cannot {deed}: that needs {title}.",
+                f"On the server: `impasto models pull {name}`, then `impasto serve --model {name}`.",
+            )
+    given = {image.role for image in job.images}
+    for role in NEEDS[spec.sight]:
+        if role in given:
+            continue
+        deed, _, _ = _TEACHER[role]
+        raise _unsupported(
+            "prompt",
+            f"The model that is loaded, {spec.name}, can only {deed}; this endpoint gives it none.",
+            "Ask the endpoint that belongs to it, or have another model served.",
+        )
+
+
+def _able(spec: ModelSpec) -> tuple[ImageRole, ...]:
+    return ("context",) if spec.sight == "reference" else NEEDS[spec.sight]
+
+
+def _unsupported(field: str, *sentences: str) -> ModelError:
+    return ModelError.at(field, " ".join(sentences), "feature_not_supported")
+
+
+def _init(job: Job, model: flux.Pipeline) -> Init | None:
+    from impasto.flux.conditioning import Init
+
+    for image in _of(job, "init"):
+        latents = model.encode_image(pixels(image), height=job.height, width=job.width)
+        return Init(latents, image.strength)
+    return None
+
+
+def _reference(job: Job, model: flux.Pipeline) -> Reference | None:
+    """The embedded model's way of taking after a picture."""
+    from impasto.flux.conditioning import Reference
+
+    for image in _of(job, "prompt"):
+        if image.strength > 0 and not model.has_redux:
+            latents = model.encode_image(pixels(image), height=job.height, width=job.width)
+            return Reference(latents, image.strength)
+    return None
+
+
+def _seen(job: Job, model: flux.Pipeline) -> Iterator[Seen]:
+    """Redux: every picture's tokens, scaled by its strength; the words count once, however many pictures there are."""
+    if not model.has_redux:
+        return
+    images = [image for image in _of(job, "prompt") if image.strength > 0]
+    for image in images:
+        yield model.see(pixels(image), picture=image.strength, text=1 / len(images))
+
+
+def _beside(job: Job, model: flux.Pipeline) -> Tensor | None:
+    size = {"height": job.height, "width": job.width}
+    for image in _of(job, "fill"):
+        (mask,) = _of(job, "mask")
+        return model.encode_fill(pixels(image), pixels(mask), **size)
+    for image in _of(job, "canny"):
+        return model.encode_control(_edges(image), **size)
+    for image in _of(job, "depth"):
+        return model.encode_control(_depth(image), **size)
+    return None
+
+
+def _context(job: Job, model: flux.Pipeline) -> Context | None:
+    images = [pixels(image) for image in _of(job, "context")]
+    return model.encode_context(images) if images else None
+
+
+def _edges(image: ImageInput) -> Pixels:
+    given = pixels(image)
+    if canny.is_map(given):
+        return given
+    if not canny.available():
+        raise _unsupported(
+            image.field,
+            "This server cannot find edges: OpenCV is not installed.",
+            "On the server: `pip install impasto[control]`; or send a map of edges, white on black.",
+        )
+    return canny.edges(given)
+
+
+def _depth(image: ImageInput) -> Pixels:
+    given = pixels(image)
+    spread = given.max(axis=2).astype(int) - given.min(axis=2)
+    if (spread > 24).mean() > 0.02:
+        raise _unsupported(
+            image.field,
+            "The picture is in colour, and this server has no model that finds depth in a photograph "
+            "(Depth Anything would be one).",
+            "Send a depth map: grey, near is bright.",
+        )
+    return given
+
+
+def pixels(image: ImageInput) -> Pixels:
+    """[H, W, 3]."""
+    return np.array(Image.open(io.BytesIO(image.data)).convert("RGB"))
+
+
+def blank(role: ImageRole) -> ImageInput:
+    """A black picture, for the warm-up of a model that needs one."""
+    file = io.BytesIO()
+    Image.new("RGB", (512, 384)).save(file, "PNG")
+    return ImageInput(data=file.getvalue(), width=512, height=384, role=role, strength=1.0)
+
+
+def _of(job: Job, role: ImageRole) -> list[ImageInput]:
+    return [image for image in job.images if image.role == role]

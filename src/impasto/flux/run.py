@@ -1,0 +1,84 @@
+"""One sample's way through the transformer: all that stays the same over its steps, computed once, and each step's
+velocity.
+
+In: the model, a conditioning, the pictures beside it, steps and guidance. Out: `sigmas`, and `velocity(i, latents)`. It
+keeps no latents, so the same step may be asked for any: the parity tests hand it those of another implementation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from impasto.flux import latents as lat
+from impasto.flux import schedule
+from impasto.flux.conditioning import Conditioning, Context
+from impasto.flux.memory import is_out_of_memory, release
+from impasto.flux.models import ModelSpec
+from impasto.flux.transformer import Flux, Modulations
+
+
+class Run:
+    """`native` is (height, width); `strength`, `beside`, `context`, `cfg` as in `pipeline.Pipeline.denoise`."""
+
+    def __init__(
+        self,
+        model: Flux,
+        spec: ModelSpec,
+        conditioning: Conditioning,
+        *,
+        native: tuple[int, int],
+        steps: int,
+        guidance: float,
+        cfg: float = 1.0,
+        strength: float = 1.0,
+        beside: Tensor | None = None,
+        context: Context | None = None,
+    ) -> None:
+        sigmas = schedule.sigmas(steps, lat.token_count(*native), spec.shift)
+        self.sigmas = sigmas if strength >= 1.0 else schedule.remaining(sigmas, strength)
+        self.steps = len(self.sigmas) - 1
+        self._model = model
+        self._beside = beside
+        self._context = context
+        # At scale 1 the other prompt has no weight, so its half of the work is left out.
+        self._scale = guidance if spec.guidance == "cfg" else cfg
+        self._batch = min(2 if self._scale != 1.0 else 1, len(conditioning.txt))
+        self._halved = False
+
+        # Nothing here depends on the latents: computed once for all steps, and no step waits for the host.
+        device = next(model.parameters()).device
+        txt, vec = conditioning.txt[: self._batch], conditioning.vec[: self._batch]
+        times = torch.tensor(self.sigmas[:-1], device=device)[:, None].expand(self.steps, self._batch)
+        scale = torch.full_like(times, guidance) if model.params.guidance_embed else None
+        self._mods = model.modulate(model.vector(times, vec, scale))
+        self._words = model.context(txt)
+        ids = lat.image_ids(*native) if context is None else torch.cat((lat.image_ids(*native), context.ids))
+        self._pe = model.positions(lat.text_ids(txt.shape[1]), ids).to(device)
+
+    def velocity(self, i: int, img: Tensor) -> Tensor:
+        """Where step `i` leads from the latents [1, L, C]: [1, L, C], float32."""
+        tokens = img if self._beside is None else torch.cat((img, self._beside), dim=-1)
+        if self._context is not None:
+            tokens = torch.cat((tokens, self._context.tokens), dim=1)
+        velocity = self._forward(tokens, self._mods.at(i))[:, : img.shape[1]]
+        if self._batch == 1:
+            return velocity
+        prompt, other = velocity.chunk(2)
+        return other + self._scale * (prompt - other)
+
+    def _forward(self, tokens: Tensor, mods: Modulations) -> Tensor:
+        """Both passes at once; when memory runs out over that, one after the other from then on."""
+        if not self._halved:
+            try:
+                return self._pass(tokens, self._words, mods)
+            except (RuntimeError, MemoryError) as error:
+                if self._batch == 1 or not is_out_of_memory(error):
+                    raise
+            # Outside of the except block, whose traceback holds the tensors.
+            self._halved = True
+            release(tokens.device)
+        return torch.cat([self._pass(tokens, self._words[b : b + 1], mods.row(b)) for b in range(self._batch)])
+
+    def _pass(self, tokens: Tensor, words: Tensor, mods: Modulations) -> Tensor:
+        return self._model.velocity(tokens.expand(len(words), -1, -1), words, self._pe, mods).float()

@@ -1,0 +1,258 @@
+"""What lies in safetensors files: names and shapes at once, tensors only when they are asked for.
+
+In: a file, or a folder of shards. Out: `Tensors`, a mapping whose values are views of the mapped file. Who has copied a
+tensor calls `done`, and its pages are let go: loading a model takes the model's memory and one tensor, never twice the
+model. fp8 files keep a scale beside a weight; here the two are one.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from impasto.errors import WeightsError
+
+Shape = tuple[int, ...]
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+FP8 = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
+MAX_HEADER = 100 * 2**20  # bytes, the format's own bound
+PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
+
+SCALES = (".scale_weight", ".weight_scale")  # of X.weight; two programs write fp8 files, each with its own word
+UNUSED = (".scale_input", ".input_scale", "scaled_fp8")  # activations stay as they are here
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Tensors by name. Views may be read until `done`, and must not be written to."""
+
+    def __contains__(self, key: object) -> bool:
+        # Mapping's own would fetch the tensor to see whether it is there.
+        return key in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def _names(self) -> Mapping[str, object]:
+        raise NotImplementedError
+
+    def shape(self, key: str) -> Shape:
+        """Without reading the tensor, where that can be had."""
+        return tuple(self[key].shape)
+
+    def size(self, key: str) -> int:
+        """Bytes as they lie in the file."""
+        return self[key].nbytes
+
+    def done(self, key: str) -> None:
+        """The tensor has been copied."""
+
+
+class InMemory(Tensors):
+    """A plain mapping in that form."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._tensors[key]
+
+    def _names(self) -> Mapping[str, object]:
+        return self._tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file: bytes `start` to `end` of it."""
+
+    file: StoredFile
+    dtype: torch.dtype
+    shape: Shape
+    start: int
+    end: int
+
+    def view(self) -> Tensor:
+        return self.file.view(self)
+
+
+class StoredFile:
+    """One safetensors file, its header read and judged. The data are mapped at the first view."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._map: mmap.mmap | None = None
+        self.entries: dict[str, Entry] = self._read_header()
+
+    def _read_header(self) -> dict[str, Entry]:
+        try:
+            size = self.path.stat().st_size
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if size < 8 or length > min(MAX_HEADER, size - 8):
+                    raise WeightsError(f"{self.path}: not a complete safetensors file ({size} bytes). Fetch it again.")
+                header = json.loads(file.read(length))
+        except OSError as error:
+            raise WeightsError(f"{self.path}: cannot be read ({error.strerror}).") from None
+        except ValueError as error:
+            raise WeightsError(f"{self.path}: not a safetensors file: its header is no JSON ({error}).") from None
+        if not isinstance(header, dict):
+            raise WeightsError(f"{self.path}: not a safetensors file: its header is no JSON object.")
+        items = cast("dict[str, Any]", header).items()
+        return {key: self._entry(key, info, 8 + length, size) for key, info in items if key != "__metadata__"}
+
+    def _entry(self, key: str, info: Any, base: int, size: int) -> Entry:
+        try:
+            dtype, shape = DTYPES.get(info["dtype"]), tuple(int(side) for side in info["shape"])
+            start, end = (base + int(offset) for offset in info["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{self.path}: the header's entry for {key} is damaged ({error!r}).") from None
+        if dtype is None:
+            raise WeightsError(f"{self.path}: {key} has dtype {info['dtype']}; known are {', '.join(DTYPES)}.")
+        if min(shape, default=0) < 0 or start < base or end - start != prod(shape) * dtype.itemsize:
+            raise WeightsError(f"{self.path}: {key} {list(shape)} does not have the bytes that its header states.")
+        if end > size:
+            raise WeightsError(
+                f"{self.path}: not a complete safetensors file: it ends inside {key} ({size} bytes, {end} needed). "
+                "Fetch it again."
+            )
+        return Entry(self, dtype, shape, start, end)
+
+    def view(self, entry: Entry) -> Tensor:
+        count = prod(entry.shape)
+        if count == 0:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        if self._map is None:
+            with self.path.open("rb") as file:
+                # Private: torch wants writable memory, and nothing that is written here reaches the file.
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if entry.start % entry.dtype.itemsize:
+            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=entry.end - entry.start, offset=entry.start)
+            return raw.clone().view(entry.dtype).reshape(entry.shape)
+        return torch.frombuffer(self._map, dtype=entry.dtype, count=count, offset=entry.start).reshape(entry.shape)
+
+    def done(self, entry: Entry) -> None:
+        """Let the entry's whole pages go. A later view reads them again."""
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        first = -(-entry.start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = entry.end // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0:
+            self._map.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+class Stored(Tensors):
+    """Files as one mapping. A weight with a scale beside it comes scaled, in float32."""
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._scales: dict[str, Entry] = {}
+        self._entries: dict[str, Entry] = {}
+        for key, entry in entries.items():
+            suffix = next((suffix for suffix in SCALES if key.endswith(suffix)), None)
+            if suffix is not None and f"{key.removesuffix(suffix)}.weight" in entries:
+                self._scales[f"{key.removesuffix(suffix)}.weight"] = entry
+            elif not key.endswith(UNUSED):
+                self._entries[key] = entry
+
+    def __getitem__(self, key: str) -> Tensor:
+        tensor = self._entries[key].view()
+        if key not in self._scales:
+            return tensor
+        scale = self._scales[key].view().float()
+        return tensor.float() * (scale.reshape(-1, *[1] * (tensor.ndim - 1)) if scale.numel() > 1 else scale)
+
+    def _names(self) -> Mapping[str, object]:
+        return self._entries
+
+    def shape(self, key: str) -> Shape:
+        return self._entries[key].shape
+
+    def size(self, key: str) -> int:
+        return self._entries[key].end - self._entries[key].start
+
+    def done(self, key: str) -> None:
+        entry = self._entries[key]
+        entry.file.done(entry)
+
+    def below(self, *prefixes: str) -> Stored:
+        """The part of an all-in-one file under the first of `prefixes` that it has, without it; "" is the whole."""
+        for prefix in prefixes:
+            entries = self._entries | {f"{k.removesuffix('.weight')}{SCALES[0]}": v for k, v in self._scales.items()}
+            found = {key.removeprefix(prefix): entry for key, entry in entries.items() if key.startswith(prefix)}
+            if found:
+                return Stored(found)
+        return Stored({})
+
+
+def open_stored(path: Path) -> Stored:
+    """A safetensors file, or a folder of shards with its `*.safetensors.index.json` or without.
+
+    Raises WeightsError when the path is missing, is no safetensors file or incomplete, or lacks a shard that its index
+    names.
+    """
+    entries: dict[str, Entry] = {}
+    for file in files_of(path):
+        entries.update(StoredFile(file).entries)
+    return Stored(entries)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A checkpoint's JSON file. Raises WeightsError when it is missing or is not a JSON object."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}). A checkpoint folder needs it.") from None
+    except ValueError as error:
+        raise WeightsError(f"{path}: is not valid JSON ({error}).") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path}: must hold a JSON object.")
+    return cast("dict[str, Any]", config)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The safetensors files of a part: itself, the shards that its index names, or all of the folder."""
+    if path.is_file() and path.suffix == ".safetensors":
+        return [path]
+    if path.is_file():
+        raise WeightsError(f"{path}: only .safetensors files are read; pickles (.pt, .bin, .ckpt) can run code.")
+    if not path.is_dir():
+        raise WeightsError(f"{path}: no such file or folder.")
+    for index in sorted(path.glob("*.safetensors.index.json")):
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        lost = [shard for shard in shards if not (path / shard).is_file()]
+        if lost:
+            named = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+            raise WeightsError(f"{path}: {index.name} names shards that are not there: {named}.")
+        return [path / shard for shard in shards]
+    files = sorted(path.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise WeightsError(
+            f"{path}: {pickles[0]} is a pickle, which can run code, so it is not read; a .safetensors file is needed."
+        )
+    raise WeightsError(f"{path}: holds no .safetensors file.")

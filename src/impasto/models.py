@@ -1,0 +1,167 @@
+"""`impasto models`: the table of models, what of it is on this machine, and the way from one to the other.
+
+In: settings and a name. Out: sentences. Notes lie in the models folder (`flux.library`); weights come from the hub
+through `huggingface_hub`, an optional package, which draws the progress bars and resumes what was cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from impasto.errors import ConfigError, ModelUnavailable, WeightsError
+from impasto.flux import library
+from impasto.flux.models import ADD_ONS, MODELS, AddOn, ModelSpec
+from impasto.settings import Settings
+
+PARTS = ("text_encoder/*", "text_encoder_2/*", "ae.safetensors", "vae/config.json")
+REDUX_PARTS = ("image_encoder/*",)
+NEVER = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.onnx*")
+
+
+def lines(settings: Settings) -> Iterator[str]:
+    """The table, then what is on this machine under other names."""
+    kept = {item.name: item for item in library.kept(settings.models_folder)}
+    for spec in (*MODELS.values(), *ADD_ONS.values()):
+        if isinstance(spec, ModelSpec) and spec.embedded:
+            where = "comes with impasto"
+        elif spec.name in kept:
+            where = str(kept[spec.name].path)
+        else:
+            where = f"impasto models pull {spec.name}"
+        yield f"{spec.name:<20} {spec.memory / 2**30:>4.0f} GiB  {spec.licence:<36} {where}"
+    for name, item in kept.items():
+        if name not in MODELS and name not in ADD_ONS:
+            yield f"{name:<20} {'':>8}  {item.model:<36} {item.path}"
+
+
+def add(settings: Settings, path: Path, *, name: str | None = None, model: str | None = None) -> str:
+    """Raises ModelUnavailable or WeightsError when the files are not a whole model; nothing is written then."""
+    from impasto.flux.checkpoint import like, locate
+    from impasto.flux.checks import dry_load
+
+    found = locate(path.resolve(), models=settings.models_folder)
+    if model is not None:
+        if model not in MODELS or MODELS[model].embedded:
+            raise ConfigError(f"--as {model}: not a model of `impasto models list`.")
+        like(MODELS[model], found.spec)
+    kind = model or found.spec.name
+    name = name or kind
+    if name in MODELS and MODELS[name].embedded:
+        raise ConfigError(f"{name} comes with impasto. Choose another with --name.")
+    parts = dry_load(found)
+    library.keep(settings.models_folder, library.Kept(name=name, model=kind, path=path))
+    size = sum(part.size for part in parts) / 1e9
+    return f"{name}: {kind}, {size:.1f} GB in {path.resolve()}. Serve it with `impasto serve --model {name}`."
+
+
+def pull(settings: Settings, name: str) -> str:
+    """Raises ConfigError for a name that cannot be fetched, ModelUnavailable when the hub does not give it."""
+    spec = _known(name)
+    hub = _hub()
+    target = settings.models_folder / name
+    patterns = [file.name for file in spec.files if file.role in {"transformer", "redux"}]
+    patterns += REDUX_PARTS if isinstance(spec, AddOn) else () if _has_parts(settings, name) else PARTS
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        info = hub.HfApi().model_info(spec.source, files_metadata=True)
+        revision = info.sha or "main"
+        hub.snapshot_download(
+            spec.source, revision=revision, local_dir=target, allow_patterns=patterns, ignore_patterns=list(NEVER)
+        )
+    except hub.errors.GatedRepoError:
+        raise ModelUnavailable(_gated(spec)) from None
+    except hub.errors.RepositoryNotFoundError:
+        raise ModelUnavailable(f"{spec.source} is not on the hub, or not for you. {_gated(spec)}") from None
+    except (OSError, hub.errors.HfHubHTTPError) as error:
+        raise ModelUnavailable(
+            f"{spec.source} could not be fetched ({type(error).__name__}: {_first_line(error)}). "
+            "Try again: what is there already is kept. Without a connection, copy the files and use "
+            "`impasto models add PATH`."
+        ) from None
+    sums = {each.rfilename: each.lfs.sha256 for each in info.siblings or () if each.lfs is not None}
+    sums = {file: value for file, value in sums.items() if (target / file).is_file()}
+    item = library.Kept(name=name, model=name, path=target, source=spec.source, revision=revision, sums=sums)
+    library.keep(settings.models_folder, item)
+    return f"{name}: in {target}, licence {spec.licence}. Check it with `impasto models check {name}`."
+
+
+def check(settings: Settings, name: str, *, sums: bool = True) -> Iterator[str]:
+    """What was found, part by part. Raises WeightsError at the first thing that is not right."""
+    from impasto.flux.checkpoint import locate, sha256
+    from impasto.flux.checks import dry_load
+
+    if name in ADD_ONS:
+        item = _kept(settings, name)
+    else:
+        checkpoint = locate(name, models=settings.models_folder)
+        if checkpoint.spec.embedded:
+            yield f"{name}: {checkpoint.verify() / 1e6:.0f} MB, checked by SHA-256"
+            return
+        for part in dry_load(checkpoint):
+            yield f"{part.role:<14} {part.parameters / 1e6:>8.1f} M parameters, {part.size / 1e9:.2f} GB  {part.path}"
+        item = library.find(settings.models_folder, name)
+    known = dict(item.sums) if item is not None else {}
+    if not sums:
+        return
+    if item is None or not known:
+        yield "no checksums are known for these files"
+        return
+    for file, expected in known.items():
+        found = sha256(item.folder / file) if (item.folder / file).is_file() else "missing"
+        if found != expected:
+            raise WeightsError(f"{item.folder / file}: SHA-256 is {found}, must be {expected}. Pull it again.")
+        yield f"{file}: SHA-256 matches"
+
+
+def remove(settings: Settings, name: str) -> str:
+    item = _kept(settings, name)
+    deleted = library.forget(settings.models_folder, item)
+    return f"{name}: deleted" if deleted else f"{name}: forgotten; its files stay in {item.path}"
+
+
+def _known(name: str) -> ModelSpec | AddOn:
+    spec = MODELS.get(name) or ADD_ONS.get(name)
+    if spec is None:
+        raise ConfigError(f"{name}: not in `impasto models list`. Weights that you have: `impasto models add PATH`.")
+    if isinstance(spec, ModelSpec) and spec.embedded:
+        raise ConfigError(f"{name} comes with impasto: there is nothing to fetch.")
+    return spec
+
+
+def _kept(settings: Settings, name: str) -> library.Kept:
+    item = library.find(settings.models_folder, name)
+    if item is None:
+        raise ConfigError(f"{name}: not kept in {settings.models_folder}; `impasto models list` shows what is.")
+    return item
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ConfigError(
+            "fetching needs the package huggingface_hub: pip install impasto[hub]. Weights that you have already: "
+            "`impasto models add PATH`."
+        ) from None
+    return huggingface_hub
+
+
+def _gated(spec: ModelSpec | AddOn) -> str:
+    page = f"https://huggingface.co/{spec.source}"
+    return (
+        f"{spec.name} is given out under the {spec.licence}: read and accept it at {page} with your account, make a "
+        "token with read access at https://huggingface.co/settings/tokens, and set HF_TOKEN to it."
+    )
+
+
+def _has_parts(settings: Settings, name: str) -> bool:
+    """Whether another kept model has the text encoders and the autoencoder that all of them share."""
+    folders = [item.folder for item in library.kept(settings.models_folder) if item.name != name]
+    return any(all((folder / part).exists() for part in ("text_encoder", "text_encoder_2", "ae.safetensors"))
+               for folder in folders)  # fmt: skip
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")[:300]

@@ -1,0 +1,110 @@
+"""The pages: playground, model pages, history, dashboard. A client of the public wire and nothing else.
+
+In: GET of a page's path or of a file below /static/. Out: one HTML shell for every page (`static/app.js` reads the path
+and draws it in the browser), and the files, gzipped where the browser takes that, checked by ETag. Nothing of the pages
+asks another host: the Content-Security-Policy forbids it.
+"""
+
+import base64
+import gzip
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+
+MEDIA_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
+PAGES = ("/", "/models", "/models/{page:path}", "/history", "/history/{page:path}", "/compare", "/dashboard")
+_NAME = re.compile(r"(vendor/)?[a-z-]+\.(css|html|js|svg|txt)")
+_IMPORT_MAP = re.compile(rb'<script type="importmap">(.*?)</script>', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    plain: bytes
+    zipped: bytes
+    media_type: str
+    etag: str
+
+
+class _Page(Route):
+    """Matches what a browser asks for to show it, and nothing that a program may mean: `GET /` is JSON to curl."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        shown = scope["type"] == "http" and "text/html" in Headers(scope=scope).get("accept", "")
+        if not shown or scope["method"] not in {"GET", "HEAD"} or scope["path"].endswith(".txt"):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def routes() -> list[BaseRoute]:
+    """For the route table: the shell's paths and the files."""
+    return [*(_Page(path, page) for path in PAGES), Route("/static/{name:path}", static)]
+
+
+async def page(request: Request) -> Response:
+    """The shell: the same for every page, an unknown one says so itself."""
+    return _answer(request, _asset("index.html"), {"Content-Security-Policy": _policy()})
+
+
+async def static(request: Request) -> Response:
+    name = request.path_params["name"]
+    asset = _asset(name) if _NAME.fullmatch(name) else None
+    if asset is None:
+        return Response("There is no such file.", status_code=404, media_type="text/plain")
+    return _answer(request, asset, {})
+
+
+def _answer(request: Request, asset: Asset | None, more: Mapping[str, str]) -> Response:
+    assert asset is not None, "the shell is part of the package"
+    zipped = "gzip" in request.headers.get("accept-encoding", "")
+    headers = {
+        "Content-Type": asset.media_type,
+        "ETag": asset.etag,
+        "Cache-Control": "no-cache",  # kept, but asked about: a new version is seen at once
+        "Vary": "Accept-Encoding",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        **more,
+    }
+    if request.headers.get("if-none-match", "").removeprefix("W/") == asset.etag:
+        return Response(status_code=304, headers=headers)
+    if zipped:
+        headers["Content-Encoding"] = "gzip"
+    return Response(asset.zipped if zipped else asset.plain, headers=headers)
+
+
+@cache
+def _asset(name: str) -> Asset | None:
+    file = resources.files("impasto.web").joinpath("static", *name.split("/"))
+    if not file.is_file():
+        return None
+    plain = file.read_bytes()
+    etag = f'"{hashlib.sha256(plain).hexdigest()[:32]}"'
+    return Asset(plain, gzip.compress(plain, mtime=0), MEDIA_TYPES[name.rpartition(".")[2]], etag)
+
+
+@cache
+def _policy() -> str:
+    """Only this server, and of inline scripts only the import map of the shell."""
+    shell = _asset("index.html")
+    found = None if shell is None else _IMPORT_MAP.search(shell.plain)
+    assert found is not None, "the shell has an import map"
+    digest = base64.b64encode(hashlib.sha256(found[1]).digest()).decode("ascii")
+    return (
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,95 @@
+// The frame of every page: header, the page of the path, the key dialog, what is said aside. START READING THE PAGES HERE.
+//
+//   api      the wire            schema   an OpenAPI document → fields      run      one request → signals
+//   form(s)  the input           result   the picture in the making         code     the same as a program
+//   playground · apipage · models · history · compare · dashboard            one page each
+import { render } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { asksForKey, key, keepKey } from "./api.js";
+import { go, html, Link, nextTheme, notice, path, theme } from "./ui.js";
+import { Playground } from "./playground.js";
+
+const FIRST = "fal-ai/flux-pro"; // what a new visitor draws with
+
+/** Pages that are not the first one are fetched when they are asked for. */
+function Later({ file, name, ...more }) {
+  const [page, setPage] = useState(null);
+  useEffect(() => void import(file).then((module) => setPage(() => module[name])), [file, name]);
+  return page && html`<${page} ...${more} />`;
+}
+
+const ROUTES = [
+  [/^\/$/, () => html`<${Playground} id=${FIRST} />`],
+  [/^\/models$/, () => html`<${Later} file="./models.js" name="Models" />`],
+  [/^\/models\/(.+)\/api$/, (id) => html`<${Later} file="./apipage.js" name="ApiPage" id=${id} key=${id} />`],
+  [/^\/models\/(.+)$/, (id) => html`<${Playground} id=${id} key=${id} />`],
+  [/^\/history$/, () => html`<${Later} file="./history.js" name="History" />`],
+  [/^\/history\/(.+)$/, (id) => html`<${Later} file="./history.js" name="PastRequest" requestId=${id} key=${id} />`],
+  [/^\/compare$/, () => html`<${Later} file="./compare.js" name="Compare" />`],
+  [/^\/dashboard$/, () => html`<${Later} file="./dashboard.js" name="Dashboard" />`],
+];
+
+function Page() {
+  const now = path.value.replace(/(.)\/$/, "$1");
+  for (const [pattern, page] of ROUTES) {
+    const found = pattern.exec(now);
+    if (found) return page(...found.slice(1).map(decodeURIComponent));
+  }
+  return html`<h1>There is no such page</h1><p><${Link} to="/">To the playground<//></p>`;
+}
+
+const NAVIGATION = [
+  ["/", "Playground"],
+  ["/models", "Models"],
+  ["/compare", "Compare"],
+  ["/history", "History"],
+  ["/dashboard", "Dashboard"],
+];
+
+function Header() {
+  const [asked, setAsked] = useState(false);
+  return html`<header>
+      <a class="skip" href="#main">Skip to the page</a>
+      <${Link} to="/" class="brand"><img src="/static/icon.svg" alt="" width="28" height="28" />impasto<//>
+      <nav aria-label="Pages">
+        ${NAVIGATION.map(([to, title]) => html`<${Link} to=${to} aria-current=${path.value === to ? "page" : undefined}>${title}<//>`)}
+      </nav>
+      <div class="row">
+        <button type="button" class="quiet" onClick=${nextTheme} aria-label=${`Colours: ${theme.value}. Change`} title=${`Colours: ${theme.value}`}>
+          ${{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}</button>
+        <button type="button" class="quiet" onClick=${() => setAsked(true)}>${key.value ? "Key set" : "API key"}</button>
+      </div>
+    </header>
+    ${(asked || asksForKey.value) && html`<${KeyDialog} onClose=${() => (setAsked(false), (asksForKey.value = false))} />`}`;
+}
+
+function KeyDialog({ onClose }) {
+  const show = (dialog) => dialog && !dialog.open && dialog.showModal();
+  const [text, setText] = useState(key.value);
+  const save = (event) => {
+    event.preventDefault();
+    keepKey(text);
+    onClose();
+    go(location.pathname + location.search, { replace: true });
+    location.reload();
+  };
+  return html`<dialog ref=${show} class="key" aria-labelledby="key-title" onClose=${onClose}>
+    <form onSubmit=${save}>
+      <h2 id="key-title">API key</h2>
+      <p>${asksForKey.value ? "This server asks for a key." : "Needed where the server asks for one; on your own machine it does not."} It stays in this
+      browser. <code>impasto keys create NAME</code> makes one.</p>
+      <label>Key <input type="password" autocomplete="off" spellcheck="false" value=${text} placeholder="key_id:key_secret"
+        onInput=${(event) => setText(event.target.value)} /></label>
+      <div class="actions"><button type="submit" class="primary">Save</button>
+        <button type="button" onClick=${onClose}>Close</button></div>
+    </form>
+  </dialog>`;
+}
+
+function App() {
+  return html`<${Header} />
+    <main id="main" tabindex="-1"><${Page} /></main>
+    <div class="notice" role="status" aria-live="polite">${notice.value}</div>`;
+}
+
+render(html`<${App} />`, document.getElementById("app"));

@@ -1,0 +1,76 @@
+// Two to four settings side by side on one seed: what a change of steps, guidance, model or words does to a picture.
+import { signal } from "@preact/signals-core";
+import { useMemo, useState } from "preact/hooks";
+import * as api from "./api.js";
+import { Result } from "./result.js";
+import { Run } from "./run.js";
+import { sentInput, types } from "./schema.js";
+import { html, Trouble, useAnswer, Waiting } from "./ui.js";
+
+const VARIED = ["num_inference_steps", "guidance_scale", "acceleration", "strength", "image_prompt_strength", "safety_tolerance"];
+const columns = signal([{}, {}]);
+const prompt = signal("a red apple on a blue background");
+const seed = signal(1);
+
+export function Compare() {
+  const [models, error, again] = useAnswer(api.models, []);
+  if (error) return html`<${Trouble} error=${error} retry=${again} />`;
+  if (!models) return html`<${Waiting} />`;
+  return html`<${Ready} models=${models} />`;
+}
+
+function Ready({ models }) {
+  const drawing = models.filter((model) => model.metadata.category === "text-to-image").map((model) => model.endpoint_id);
+  const starts = useMemo(() => new Map(), []);
+  const set = (at, changes) => (columns.value = columns.value.map((column, n) => (n === at ? { ...column, ...changes } : column)));
+  const runAll = (event) => {
+    event.preventDefault();
+    for (const [at] of columns.value.entries()) starts.get(at)?.();
+  };
+  return html`<h1>Compare</h1>
+    <p>One prompt, one seed; each column has settings of its own.</p>
+    <form class="filters" onSubmit=${runAll}>
+      <label class="grow">Prompt <input type="text" value=${prompt.value} onInput=${(event) => (prompt.value = event.target.value)} /></label>
+      <label>Seed <input type="number" min="0" value=${seed.value} onInput=${(event) => (seed.value = event.target.valueAsNumber || 0)} /></label>
+      <button type="submit" class="primary">Run all</button>
+      ${columns.value.length < 4 && html`<button type="button" onClick=${() => (columns.value = [...columns.value, { ...columns.value.at(-1) }])}>Add a column</button>`}
+    </form>
+    <div class="columns" style=${`--columns:${columns.value.length}`}>
+      ${columns.value.map((column, at) => html`<${Column} key=${at} at=${at} column=${column} ids=${drawing} onChange=${(changes) => set(at, changes)}
+        onReady=${(start) => starts.set(at, start)} onRemove=${columns.value.length > 2 ? () => (columns.value = columns.value.filter((_, n) => n !== at)) : null} />`)}
+    </div>`;
+}
+
+function Column({ at, column, ids, onChange, onReady, onRemove }) {
+  const id = column.id ?? ids[0];
+  const [document, error] = useAnswer(() => api.openapi(id), [id]);
+  const [run, setRun] = useState(null);
+  if (error) return html`<${Trouble} error=${error} />`;
+  if (!document) return html`<${Waiting} />`;
+  const { input } = types(document, id);
+  const values = column.values ?? {};
+  const varied = input.fields.filter((field) => VARIED.includes(field.name));
+  const start = () => {
+    const next = new Run(id, sentInput(input, { ...values, prompt: prompt.value, seed: seed.value }));
+    setRun(next);
+    next.start();
+  };
+  onReady(start);
+  const change = (name) => (event) => {
+    const value = event.target.type === "number" ? (event.target.value === "" ? undefined : event.target.valueAsNumber) : event.target.value;
+    onChange({ values: { ...values, [name]: value } });
+  };
+  return html`<section class="column" aria-label=${`Column ${at + 1}`}>
+    <label>Model <select value=${id} onChange=${(event) => onChange({ id: event.target.value, values: {} })}>
+      ${ids.map((each) => html`<option value=${each} selected=${each === id}>${each}</option>`)}
+    </select></label>
+    ${varied.map((field) => html`<label key=${field.name}>${field.title}
+      ${field.words.length
+        ? html`<select value=${values[field.name] ?? field.default} onChange=${change(field.name)}>${field.words.map((word) => html`<option value=${word}>${word}</option>`)}</select>`
+        : html`<input type="number" min=${field.minimum} max=${field.maximum} step=${field.type === "integer" ? 1 : "any"}
+            value=${values[field.name] ?? ""} placeholder=${field.default} onInput=${change(field.name)} />`}</label>`)}
+    <div class="row"><button type="button" onClick=${start}>Run</button>
+      ${onRemove && html`<button type="button" onClick=${onRemove}>Remove</button>`}</div>
+    <${Result} run=${run} fields=${[]} onAgain=${() => {}} models=${null} />
+  </section>`;
+}

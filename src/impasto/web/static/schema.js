@@ -1,0 +1,140 @@
+// A queue's OpenAPI document → what the form, the code and the API page show. Pure.
+
+const ENUM_FROM = 6; // as many words become a menu; fewer are shown at once
+
+/** {input, output, others}: the types of an endpoint's document, each {name, fields, required, example}. */
+export function types(document, id) {
+  const schemas = document.components.schemas;
+  const operation = document.paths[`/${id}`].post;
+  const input = refName(operation.requestBody.content["application/json"].schema);
+  const result = Object.entries(document.paths).find(([path, item]) => path.endsWith("/requests/{request_id}") && item.get);
+  const output = refName(result[1].get.responses["200"].content["application/json"].schema);
+  const others = Object.keys(schemas).filter((name) => ![input, output, "QueueStatus"].includes(name));
+  const of = (name) => type(name, schemas);
+  return { input: of(input), output: of(output), others: others.map(of) };
+}
+
+function refName(schema) {
+  return schema?.$ref?.split("/").pop();
+}
+
+function type(name, schemas) {
+  const schema = schemas[name];
+  const order = schema["x-fal-order-properties"] ?? Object.keys(schema.properties ?? {});
+  const required = schema.required ?? [];
+  return {
+    name,
+    description: schema.description ?? "",
+    example: schema.examples?.[0] ?? schema.example,
+    fields: order.map((key) => field(key, schema.properties[key], required.includes(key), schemas)),
+  };
+}
+
+/** One property as the pages need it. `kind` chooses the control of the form, `shown` is the type in words. */
+function field(name, property, required, schemas) {
+  const choices = property.anyOf ?? property.allOf ?? property.oneOf ?? [property];
+  const words = choices.flatMap((choice) => choice.enum ?? []);
+  const reference = choices.map(refName).find(Boolean);
+  const plain = choices.find((choice) => choice.type) ?? {};
+  const base = {
+    name,
+    required,
+    title: property.title ?? name,
+    description: property.description ?? "",
+    default: property.default,
+    example: property.examples?.[0],
+    minimum: plain.minimum ?? plain.exclusiveMinimum,
+    maximum: plain.maximum ?? plain.exclusiveMaximum,
+    maxLength: plain.maxLength,
+    words,
+    reference,
+    apiOnly: API_ONLY.has(name),
+    type: plain.type,
+    items: plain.items && (refName(plain.items) ?? plain.items.type),
+    properties: reference && schemas[reference]?.properties ? type(reference, schemas).fields : undefined,
+  };
+  return { ...base, kind: kindOf(base), shown: shownType(base) };
+}
+
+const API_ONLY = new Set(["safety_tolerance", "sync_mode"]);
+
+function kindOf(field) {
+  if (field.name === "seed") return "seed";
+  if (/(^|_)prompt$/.test(field.name) && field.type === "string") return "prompt";
+  if (field.properties && field.words.length) return "size";
+  if (/image_url$|mask_url$/.test(field.name)) return "image";
+  if (/image_urls$/.test(field.name)) return "images";
+  if (field.words.length) return field.words.length >= ENUM_FROM ? "menu" : "choice";
+  if (field.type === "integer" || field.type === "number") {
+    const span = field.maximum - field.minimum;
+    return Number.isFinite(span) && span <= 1000 ? "slider" : "number";
+  }
+  if (field.type === "boolean") return "boolean";
+  if (field.type === "string") return "text";
+  return "json";
+}
+
+/** The type as fal's pages write it: `ImageSize | Enum`, `list<Image>`, `integer`. */
+function shownType(field) {
+  if (field.reference && field.words.length) return `${field.reference} | Enum`;
+  if (field.reference) return field.reference;
+  if (field.words.length) return `${pascal(field.name)}Enum`;
+  if (field.type === "array") return `list<${field.items ?? "any"}>`;
+  if (field.type === "object") return pascal(field.name);
+  return { number: "float" }[field.type] ?? field.type ?? "any";
+}
+
+function pascal(name) {
+  return name.replace(/(^|_)([a-z])/g, (_, __, letter) => letter.toUpperCase());
+}
+
+/** What the form starts with: examples for what is required, defaults for the rest. */
+export function initialInput(input) {
+  const values = {};
+  for (const field of input.fields) {
+    if (field.kind === "image" || field.kind === "images") continue;
+    if (field.kind === "prompt" && field.name === "prompt") values[field.name] = "";
+    else if (field.default !== undefined) values[field.name] = field.default;
+  }
+  return values;
+}
+
+/** The input as it is sent: what is empty is left out, so that the server's defaults hold. */
+export function sentInput(input, values) {
+  const sent = {};
+  for (const field of input.fields) {
+    const value = values[field.name];
+    if (value === undefined || value === null || Number.isNaN(value)) continue;
+    if (value === "" && !(field.required || field.name === "prompt")) continue;
+    if (Array.isArray(value) && !value.length) continue;
+    sent[field.name] = value;
+  }
+  return sent;
+}
+
+/** Only what differs from the defaults: what a person would write in a program. */
+export function briefInput(input, values) {
+  const sent = sentInput(input, values);
+  return Object.fromEntries(
+    Object.entries(sent).filter(([name, value]) => {
+      const field = input.fields.find((each) => each.name === name);
+      return field.required || JSON.stringify(value) !== JSON.stringify(field.default);
+    }),
+  );
+}
+
+export const PRESETS = {
+  square_hd: [1024, 1024],
+  square: [512, 512],
+  portrait_4_3: [768, 1024],
+  portrait_16_9: [576, 1024],
+  landscape_4_3: [1024, 768],
+  landscape_16_9: [1024, 576],
+};
+
+/** "landscape_4_3" → "Landscape 4:3" */
+export function presetTitle(word) {
+  const [first, ...rest] = word.split("_");
+  const ratio = rest.length === 2 ? `${rest[0]}:${rest[1]}` : rest.join(" ").toUpperCase();
+  return [first[0].toUpperCase() + first.slice(1), ratio].filter(Boolean).join(" ");
+}

@@ -1,0 +1,161 @@
+// What several pages share: html`…`, links, buttons, small signals of the page itself.
+import { h } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { signal } from "@preact/signals";
+import htm from "htm";
+
+export const html = htm.bind(h);
+
+// ---------------------------------------------------------------- where we are
+
+export const path = signal(location.pathname);
+
+/** Go to a page of ours without loading it anew. */
+export function go(to, { replace = false } = {}) {
+  history[replace ? "replaceState" : "pushState"](null, "", to);
+  path.value = location.pathname;
+  document.documentElement.scrollTop = 0;
+}
+
+addEventListener("popstate", () => (path.value = location.pathname));
+
+export function Link({ to, children, ...more }) {
+  const click = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    go(to);
+  };
+  return html`<a href=${to} onClick=${click} ...${more}>${children}</a>`;
+}
+
+// ---------------------------------------------------------------- light and dark
+
+const THEME = "impasto.theme";
+export const theme = signal(localStorage.getItem(THEME) ?? "auto");
+
+document.documentElement.dataset.theme = theme.value;
+
+export function nextTheme() {
+  theme.value = { auto: "light", light: "dark", dark: "auto" }[theme.value];
+  localStorage.setItem(THEME, theme.value);
+  document.documentElement.dataset.theme = theme.value;
+}
+
+// ---------------------------------------------------------------- what is said aside
+
+export const notice = signal("");
+let silence;
+
+/** A short sentence at the foot of the page, read out by screen readers, gone after some seconds. */
+export function say(text) {
+  notice.value = text;
+  clearTimeout(silence);
+  silence = setTimeout(() => (notice.value = ""), 4000);
+}
+
+// ---------------------------------------------------------------- small parts
+
+export async function copy(text, what = "Copied") {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(what);
+  } catch {
+    say("The browser does not allow copying here; select the text instead.");
+  }
+}
+
+export function CopyButton({ text, label = "Copy", of = "the code" }) {
+  return html`<button type="button" class="quiet" aria-label=${`${label}: ${of}`} onClick=${() => copy(text())}>${label}</button>`;
+}
+
+/** Text in a frame with a copy button. */
+export function Code({ children, label, wrap = false }) {
+  return html`<div class="code">
+    <pre tabindex="0" role="region" aria-label=${label} class=${wrap ? "wrap" : ""}><code>${children}</code></pre>
+    <${CopyButton} text=${() => String(children)} of=${label} />
+  </div>`;
+}
+
+/** Tabs after the WAI-ARIA pattern: arrows move, one tab stop. `tabs`: [id, title, body()]. */
+export function Tabs({ tabs, label, chosen, onChoose }) {
+  const [own, setOwn] = useState(tabs[0][0]);
+  const now = chosen ?? own;
+  const choose = onChoose ?? setOwn;
+  const move = (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by) return;
+    const at = tabs.findIndex(([id]) => id === now);
+    const [next] = tabs[(at + by + tabs.length) % tabs.length];
+    choose(next);
+    event.currentTarget.querySelector(`[data-tab="${next}"]`)?.focus();
+    event.preventDefault();
+  };
+  const [, title, body] = tabs.find(([id]) => id === now) ?? tabs[0];
+  return html`<div class="tabs">
+    <div role="tablist" aria-label=${label} onKeyDown=${move}>
+      ${tabs.map(
+        ([id, name]) =>
+          html`<button type="button" role="tab" data-tab=${id} aria-selected=${id === now ? "true" : "false"}
+            tabindex=${id === now ? 0 : -1} onClick=${() => choose(id)}>${name}</button>`,
+      )}
+    </div>
+    <div role="tabpanel" aria-label=${title}>${body()}</div>
+  </div>`;
+}
+
+export function Waiting({ children = "Loading…" }) {
+  return html`<p class="waiting" role="status">${children}</p>`;
+}
+
+/** Why a page cannot be shown, and what to do. */
+export function Trouble({ error, retry }) {
+  return html`<div class="trouble" role="alert">
+    <p>${error.message}</p>
+    ${error.requestId && html`<p class="faint">Request ${error.requestId}</p>`}
+    ${retry && html`<button type="button" onClick=${retry}>Try again</button>`}
+  </div>`;
+}
+
+/** `[value, error, again]` of a promise that `ask` gives; asked anew when `on` changes. */
+
+export function useAnswer(ask, on) {
+  const [turn, setTurn] = useState(0);
+  const [state, setState] = useState([undefined, undefined]);
+  useEffect(() => {
+    let wanted = true;
+    setState([undefined, undefined]);
+    ask().then(
+      (value) => wanted && setState([value, undefined]),
+      (error) => wanted && setState([undefined, error]),
+    );
+    return () => (wanted = false);
+  }, [...on, turn]);
+  return [...state, () => setTurn(turn + 1)];
+}
+
+// ---------------------------------------------------------------- numbers for people
+
+export function seconds(value) {
+  if (value === null || value === undefined) return "–";
+  return value < 10 ? `${value.toFixed(2)} s` : value < 120 ? `${value.toFixed(1)} s` : `${Math.round(value / 60)} min`;
+}
+
+export function when(time) {
+  const date = typeof time === "number" ? new Date(time * 1000) : new Date(time);
+  return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
+export function count(number, one, many = `${one}s`) {
+  return `${number} ${number === 1 ? one : many}`;
+}
+
+/** Where the page may show the picture of `url` from: this server under the name that the page has; else "". */
+export function shownUrl(url) {
+  if (/^(data:|blob:)/.test(url)) return url;
+  try {
+    const { origin, pathname, search } = new URL(url, location.origin);
+    return origin === location.origin || pathname.startsWith("/files/b/") ? pathname + search : "";
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,170 @@
+"""Each kind of FLUX.1 and a job's pictures: what it draws after, and what it sends back with the name of who can."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from impasto.engine import pictures
+from impasto.engine.flux import FluxPipeline
+from impasto.engine.job import ImageInput, ImageRole, Job
+from impasto.engine.pipeline import Pixels
+from impasto.errors import ModelError
+from impasto.flux import canny, weights
+from impasto.flux import pipeline as flux
+from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.models import (
+    FLUX1_CANNY,
+    FLUX1_DEPTH,
+    FLUX1_DEV,
+    FLUX1_FILL,
+    FLUX1_KONTEXT,
+    FLUX1_SCHNELL,
+    ModelSpec,
+)
+from impasto.flux.t5clip import T5ClipTextEncoder
+from impasto.flux.transformer import Flux
+
+from ..checkpoints import AUTOENCODER, made, redux_parts, write_redux, write_single
+from .conftest import make_job
+
+
+@cache
+def pipeline(spec: ModelSpec) -> FluxPipeline:
+    parts = made(spec)
+    small = parts.small
+    loaded = flux.Pipeline(
+        small,
+        transformer=weights.build(lambda: Flux(small.transformer), parts.bfl(), name="transformer"),
+        autoencoder=weights.build(lambda: Autoencoder(AUTOENCODER), parts.bfl_autoencoder(), name="vae"),
+        text=T5ClipTextEncoder(parts.t5, parts.clip, max_tokens=32),
+    )
+    return FluxPipeline(loaded, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def job(**changes: Any) -> Job:
+    return make_job(**{"model": "m", "width": 64, "height": 48, "steps": 2, **changes})
+
+
+def image(
+    role: ImageRole, pixels: Pixels | None = None, *, field: str = "image_url", strength: float = 1.0
+) -> ImageInput:
+    if pixels is None:
+        soft = np.random.default_rng(1).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+        pixels = np.array(Image.fromarray(soft).resize((64, 48), Image.Resampling.BICUBIC))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    height, width, _ = pixels.shape
+    return ImageInput(data=file.getvalue(), width=width, height=height, role=role, strength=strength, field=field)
+
+
+def draw(it: FluxPipeline, job: Job) -> Pixels:
+    *_, last = it.denoise(job, it.encode(job), index=0)
+    return it.decode(job, last.latents)
+
+
+def grey(value: int = 128) -> Pixels:
+    ramp = np.linspace(0, value, 64, dtype=np.uint8)
+    return np.repeat(np.tile(ramp, (48, 1))[..., None], 3, axis=2)
+
+
+GIVEN: dict[ModelSpec, tuple[ImageInput, ...]] = {
+    FLUX1_FILL: (image("fill"), image("mask", grey(255))),
+    FLUX1_CANNY: (image("canny"),),
+    FLUX1_DEPTH: (image("depth", grey()),),
+    FLUX1_KONTEXT: (image("context"),),
+}
+
+
+@pytest.mark.parametrize("spec", GIVEN, ids=lambda spec: spec.name)
+def test_a_model_draws_after_the_picture_it_was_trained_for(spec: ModelSpec) -> None:
+    it = pipeline(spec)
+    wanted = job(images=GIVEN[spec])
+    drawn = draw(it, wanted)
+    assert drawn.shape == (48, 64, 3)
+    assert np.array_equal(draw(it, wanted), drawn), "the same job, the same picture"
+    first = replace(GIVEN[spec][0], data=image("init", grey(200)).data)
+    assert not np.array_equal(draw(it, replace(wanted, images=(first, *GIVEN[spec][1:]))), drawn)
+    assert it.encode(job(images=it.warm_up_images)), "its warm-up gives it what it needs"
+
+
+def test_a_mask_says_where() -> None:
+    it = pipeline(FLUX1_FILL)
+    mask = np.zeros((48, 64, 3), np.uint8)
+    none = draw(it, job(images=(image("fill"), image("mask", mask))))
+    mask[:, 32:] = 255
+    assert not np.array_equal(draw(it, job(images=(image("fill"), image("mask", mask)))), none)
+
+
+def test_kontext_takes_several_pictures_in_order() -> None:
+    it = pipeline(FLUX1_KONTEXT)
+    one, two = image("context"), image("context", grey())
+    assert not np.array_equal(draw(it, job(images=(one, two))), draw(it, job(images=(two, one))))
+
+
+@pytest.mark.parametrize("spec", [FLUX1_DEV, FLUX1_SCHNELL, FLUX1_FILL, FLUX1_CANNY], ids=lambda spec: spec.name)
+@pytest.mark.parametrize(("role", "needed"), [
+    ("fill", "flux.1-fill-dev"), ("canny", "flux.1-canny-dev"), ("depth", "flux.1-depth-dev"),
+    ("context", "flux.1-kontext-dev"), ("prompt", "flux.1-redux-dev"),
+])  # fmt: skip
+def test_another_models_picture_is_refused_with_the_command_that_helps(
+    spec: ModelSpec, role: ImageRole, needed: str
+) -> None:
+    spec = FLUX1_DEV if spec.name == needed else spec
+    with pytest.raises(ModelError) as caught:
+        pipeline(spec).encode(job(images=(image(role, field="some_url"), *GIVEN.get(spec, ()))))
+    (item,) = caught.value.items
+    assert (item["type"], item["loc"]) == ("feature_not_supported", ["body", "some_url"])
+    assert spec.name in item["msg"]
+    assert f"impasto models pull {needed}" in item["msg"]
+
+
+@pytest.mark.parametrize("spec", [FLUX1_FILL, FLUX1_CANNY, FLUX1_DEPTH], ids=lambda spec: spec.name)
+def test_a_model_that_needs_a_picture_refuses_words_alone(spec: ModelSpec) -> None:
+    with pytest.raises(ModelError, match=spec.name.replace(".", r"\.")) as caught:
+        pipeline(spec).encode(job())
+    assert caught.value.items[0]["type"] == "feature_not_supported"
+
+
+def test_a_photograph_is_no_depth_map() -> None:
+    with pytest.raises(ModelError, match="Send a depth map") as caught:
+        pipeline(FLUX1_DEPTH).encode(job(images=(image("depth", field="control_image_url"),)))
+    assert caught.value.items[0]["loc"] == ["body", "control_image_url"]
+
+
+def test_edges_are_found_once() -> None:
+    """A photograph becomes its edges; a map of edges stays as it is."""
+    photo = np.zeros((48, 64, 3), np.uint8)
+    photo[10:30, 20:50] = (200, 40, 90)
+    edges = canny.edges(photo)
+    assert canny.is_map(edges)
+    assert not canny.is_map(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    rows, columns = np.nonzero(edges[..., 0])
+    assert 0 < len(rows) < 200
+    assert abs(rows.min() - 10) <= 1
+    assert abs(columns.max() - 49) <= 1
+    assert np.array_equal(pictures._edges(image("canny", edges)), edges)
+    assert np.array_equal(pictures._edges(image("canny", photo)), edges)
+
+
+def test_redux_beside_the_model_lets_it_take_after_pictures(tmp_path: Path) -> None:
+    path = write_single(tmp_path, made(FLUX1_DEV), name="flux-small.safetensors")
+    write_redux(tmp_path, *redux_parts())
+    loaded = flux.Pipeline.load(path, device="cpu", dtype=torch.float32, threads=1)
+    assert loaded.has_redux
+    it = FluxPipeline(loaded, device=torch.device("cpu"), dtype=torch.float32)
+    plain = draw(it, job())
+    one, other = image("prompt", strength=0.8), image("prompt", grey(), strength=0.5)
+    drawn = draw(it, job(images=(one,)))
+    assert not np.array_equal(drawn, plain)
+    assert not np.array_equal(draw(it, job(images=(one, other))), drawn)
+    assert not np.array_equal(draw(it, job(images=(replace(one, strength=0.2),))), drawn)
+    assert np.array_equal(draw(it, job(images=(replace(one, strength=0.0),))), plain), "no strength: the words alone"

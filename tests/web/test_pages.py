@@ -1,0 +1,190 @@
+"""The other pages, and what holds for every one of them: phone width, dark, no serious accessibility violation."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
+
+Visit = Callable[..., Page]
+SEED = (
+    (Path(__file__).parents[1] / "conformance" / "fixtures" / "flux-pro-api-page.txt").read_text().replace("\xa0", " ")
+)
+PAGES = ("/", "/models", "/models/fal-ai/flux-pro/api", "/models/fal-ai/flux/dev/image-to-image", "/compare")
+
+
+def fields_of(section: str) -> list[tuple[str, str, bool, str]]:
+    """(name, type, required, the rest) of a list of fields on the seed page."""
+    found = []
+    head = re.compile(r"^([a-z_]+) ([A-Za-z<>| ]+?)(\* required)?$")
+    for line in section.splitlines():
+        if match := head.match(line):
+            found.append([match[1], match[2], bool(match[3]), ""])
+        elif found and line.strip() and not line.startswith(("{", "}", " ", '"', "[")):
+            found[-1][3] += line + "\n"
+    return [(name, type_, required, rest) for name, type_, required, rest in found]
+
+
+def sections() -> dict[str, str]:
+    schema = SEED.partition("5. Schema#")[2]
+    parts = re.split(r"^(\w[\w ]*)#$", schema, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+TYPES = {
+    "Input": "FluxProTextToImageInput",
+    "Output": "FluxProTextToImageOutput",
+    "Image": "Image",
+    "FluxProUltraTextToImageInputRedux": "FluxProUltraTextToImageInputRedux",
+    "ImageSize": "ImageSize",
+    "FluxProRedux": "FluxProRedux",
+}
+
+
+@pytest.fixture
+def api_page(visit: Visit) -> Page:
+    page = visit("/models/fal-ai/flux-pro/api")
+    expect(page.locator("#schema")).to_be_visible()
+    return page
+
+
+@pytest.mark.parametrize("title", TYPES)
+def test_every_field_of_the_seed_page_stands_on_ours_as_it_is_there(api_page: Page, title: str) -> None:
+    shown = api_page.locator(f'dl[data-type="{TYPES[title]}"]').first
+    fields = fields_of(sections()[title])
+    assert fields
+    assert shown.locator(".row-of-field .name").all_inner_texts() == [name for name, *_ in fields]
+    for name, type_, required, rest in fields:
+        row = shown.locator(f'[data-field="{name}"]')
+        assert row.locator(".type").inner_text() == type_
+        assert (row.get_by_text("required", exact=True).count() == 1) is required
+        check_words(row, rest)
+
+
+def check_words(row: Locator, rest: str) -> None:
+    """Description, default, words and notes, whatever the line breaks are."""
+    text = " ".join(row.inner_text().split())
+    if default := re.search(r"Default value: (\S+)", rest):
+        written = default[1] if default[1].startswith('"') or not default[1][0].isalpha() else f'"{default[1]}"'
+        assert f"Default value: {written if default[1] not in ('true', 'false') else default[1]}" in text
+    if words := re.search(r"Possible enum values: (.+)", rest):
+        assert f"Possible enum values: {words[1]}" in text
+    description = rest.split("\n")[0].partition(" Default value:")[0]
+    if not description.startswith(("Default", "Possible", "API only", "Note")):
+        assert description in text
+    assert ("API only" in rest) <= ("API only" in text)
+    for note in re.findall(r"Note: (.+)", rest):
+        assert " ".join(note.split()) in text
+
+
+def test_every_heading_and_snippet_of_the_seed_page_stands_on_ours(api_page: Page) -> None:
+    words = " ".join(api_page.locator("main").inner_text().split())
+    for heading in re.findall(r"^(?:\d\. )?([A-Z][\w ()]*)#$", SEED, re.MULTILINE):
+        assert heading in words
+    for sentence in (
+        "The client provides a convenient way to interact with the model API.",
+        "Set FAL_KEY as an environment variable in your runtime.",
+        "The client API handles the API submit protocol.",
+        "The API uses an API Key for authentication.",
+        "you can set the API Key manually as a client configuration.",
+        "You can fetch the status of a request to check if it is completed or still in progress.",
+        "Once the request is completed, you can fetch the result.",
+        "you can pass your own URL or a Base64 data URI.",
+        "The API will handle the file decoding for you.",
+        "as long as they are publicly accessible",
+        "We provide a convenient file storage",
+    ):
+        assert sentence in SEED
+        assert sentence in words
+    code = "\n".join(api_page.locator("pre").all_inner_texts())
+    for line in SEED.splitlines():
+        if re.match(r"(import|const|console\.log|fal\.config|npm|export) ?", line):
+            assert line.strip() in code, line
+
+
+def test_the_example_input_of_the_seed_page_is_shown(api_page: Page) -> None:
+    shown = json.loads(api_page.locator('pre[aria-label="An example input"]').inner_text())
+    example = re.search(r'^\{\n  "prompt".*?^\}', SEED.partition("output_format OutputFormatEnum")[2], re.M | re.S)
+    assert example is not None
+    assert shown == json.loads(example[0])
+
+
+def test_the_models_are_listed_and_lead_to_their_pages(visit: Visit) -> None:
+    page = visit("/models")
+    page.get_by_role("link", name="FLUX.1 [schnell]").first.click()
+    page.wait_for_url("**/models/fal-ai/flux/schnell")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("schnell")
+    page.get_by_role("link", name="API", exact=True).click()
+    page.wait_for_url("**/models/fal-ai/flux/schnell/api")
+
+
+def test_two_settings_are_drawn_side_by_side_on_one_seed(visit: Visit) -> None:
+    page = visit("/compare")
+    columns = page.locator(".column")
+    expect(columns).to_have_count(2)
+    columns.nth(0).get_by_label("Num Inference Steps").fill("4")
+    columns.nth(1).get_by_label("Num Inference Steps").fill("9")
+    page.get_by_role("button", name="Run all").click()
+    expect(page.locator("[data-state=done]")).to_have_count(2, timeout=60_000)
+    logs = [column.locator("details.log") for column in columns.all()]
+    for log, steps in zip(logs, (4, 9), strict=True):
+        log.locator("summary").click()
+        expect(log).to_contain_text(f"in {steps} steps, seed 1")
+
+
+def test_an_unknown_page_and_an_unknown_model_say_so(visit: Visit) -> None:
+    page = visit("/models/fal-ai/no-such", expected=(404,))
+    expect(page.get_by_role("alert")).to_contain_text("not found")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_is_wider_than_a_phone(visit: Visit, path: str) -> None:
+    page = visit(path, width=360)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_colours_follow_the_system_and_the_switch(visit: Visit) -> None:
+    page = visit(dark=True)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+    for _ in range(2):
+        page.get_by_role("button", name="Colours").click()
+        page.wait_for_timeout(50)
+        chosen = page.evaluate("document.documentElement.dataset.theme")
+        assert (page.evaluate(ground) == dark) is (chosen == "dark")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("path", [*PAGES, "/history", "/dashboard"])
+def test_axe_finds_no_serious_violation(visit: Visit, path: str, dark: bool) -> None:
+    page = visit(path, dark=dark)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
+    serious = [
+        (violation["id"], node["target"], node.get("failureSummary"))
+        for violation in found.response["violations"]
+        if violation["impact"] in {"serious", "critical"}
+        for node in violation["nodes"]
+    ]
+    assert serious == []
+    assert found.response["passes"], "axe looked at the page"
+
+
+def test_axe_finds_no_serious_violation_beside_a_result(visit: Visit) -> None:
+    page = visit()
+    page.get_by_label("Inference steps", exact=True).fill("2")
+    page.get_by_label("Prompt", exact=True).fill("a red apple")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("[data-state=done]")).to_be_visible(timeout=60_000)
+    page.locator("details.log summary").click()
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]})
+    assert [v["id"] for v in found.response["violations"] if v["impact"] in {"serious", "critical"}] == []
