@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from impasto.flux.pipeline import Pipeline
+from impasto.training.concepts import FIRST
 from impasto.training.metrics import accuracy, judged_prompts
 from impasto.training.sprites import Sprites
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("impasto-training"))
     sprites = Sprites.load(parser.parse_args().work / "sprites.npz")
     pipeline = Pipeline.load("impasto-mini")
-    asked = [a for seed in (100, 101) for a in judged_prompts(seed)]
+    asked = [a for seed in (100, 101) for a in judged_prompts(seed, FIRST)]
     pictures = []
     for number, a in enumerate(asked):
         steps = pipeline.denoise(
@@ -39,7 +40,7 @@ def main() -> None:
         )
         *_, last = steps
         pictures.append(pipeline.decode(last.latents, height=HEIGHT, width=WIDTH))
-    scores = accuracy(pictures, asked, sprites)
+    scores = accuracy(pictures, asked, sprites, FIRST)
     print(f"{len(asked)} prompts: {scores}")
     report = {
         "model": f"{pipeline.spec.name} {pipeline.spec.version}",

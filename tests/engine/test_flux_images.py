@@ -17,6 +17,7 @@ from impasto.engine.job import ImageInput, Job
 from impasto.engine.pipeline import Pixels
 from impasto.errors import ModelError
 from impasto.flux import pipeline as flux
+from impasto.flux.vocabulary import Vocabulary
 
 from .conftest import make_job
 
@@ -112,3 +113,25 @@ def test_fields_without_effect_and_cut_prompts_are_told(pipeline: FluxPipeline) 
     notices = pipeline.encode(job(prompt="red " * 60, raw=True)).notices
     assert [(n.code, n.field) for n in notices] == [("prompt_cut", "prompt"), ("field_ignored", "raw")]
     assert pipeline.encode(job()).notices == ()
+
+
+def test_words_that_the_model_never_learned_are_told(loaded: flux.Pipeline) -> None:
+    vocabulary = Vocabulary({"cat": ("kitten",), "castle": ()}, frozenset({"blue", "background"}))
+    small = flux.Pipeline(
+        loaded.spec,
+        transformer=loaded._transformer,
+        autoencoder=loaded._autoencoder,
+        text=loaded._text,
+        upscaler=loaded._upscaler,
+        vocabulary=vocabulary,
+    )
+    reader = FluxPipeline(small, device=torch.device("cpu"), dtype=torch.float32)
+    assert reader.encode(job(prompt="a cat on a blue background")).notices == ()
+    (partly,) = reader.encode(job(prompt="a cat and a senator")).notices
+    assert (partly.code, partly.field) == ("unknown_words", "prompt")
+    assert "senator" in partly.message
+    assert "nearest" not in partly.message
+    (wholly,) = reader.encode(job(prompt="a feline on a blue background")).notices
+    assert wholly.code == "unknown_words"
+    assert "feline" in wholly.message
+    assert wholly.message.endswith("nearest to it: cat.")

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from impasto.training.concepts import CONCEPTS
+from impasto.training.concepts import CONCEPTS, PEOPLE
 from impasto.training.sources import SOURCES, STYLES
 from impasto.training.sprites import Pixels, SpriteKey, Sprites
+
+EVERYTHING = (*CONCEPTS, *PEOPLE)
 
 
 def toy_sprite(index: int, style: int, side: int = 48) -> Pixels:
@@ -30,7 +32,7 @@ def sprites() -> Sprites:
     return Sprites(
         {
             SpriteKey(concept.name, style): toy_sprite(i, j)
-            for i, concept in enumerate(CONCEPTS)
+            for i, concept in enumerate(EVERYTHING)
             for j, style in enumerate(STYLES)
         }
     )
@@ -44,15 +46,15 @@ def packages(tmp_path: Path) -> Path:
         (folder / "assets").mkdir(parents=True)
         (folder / "package.json").write_text(json.dumps({"license": source.licence}))
         if source.style == "3d":
-            for i, concept in enumerate(CONCEPTS):
+            for i, concept in enumerate(EVERYTHING):
                 suffix = "-fe0f" if i % 2 else ""
                 picture = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
                 picture.paste((10, 200, 10, 255), (4, 4, 12, 10))
                 picture.save(folder / "assets" / f"{concept.codepoint}{suffix}.webp", lossless=True)
             continue
         body = '<path fill="#c00" d="M4 4h8v6H4z"/>'
-        icons = {concept.name.replace(" ", "-"): {"body": body} for concept in CONCEPTS}
-        chars = {concept.codepoint: concept.name.replace(" ", "-") for concept in CONCEPTS}
+        icons = {concept.name.replace(" ", "-"): {"body": body} for concept in EVERYTHING}
+        chars = {concept.codepoint: concept.name.replace(" ", "-") for concept in EVERYTHING}
         (folder / "icons.json").write_text(json.dumps({"icons": icons, "width": 16, "height": 16}))
         (folder / "chars.json").write_text(json.dumps(chars))
     return tmp_path / "packages"

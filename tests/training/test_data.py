@@ -14,15 +14,71 @@ import numpy as np
 import pytest
 
 from impasto.training import sources, sprites
-from impasto.training.concepts import BY_NAME, CONCEPTS, OBJECT_COLOURS
+from impasto.training.concepts import (
+    BY_NAME,
+    CONCEPTS,
+    COUNTED,
+    FIRST,
+    HELD_OUT,
+    OBJECT_COLOURS,
+    PEOPLE,
+    plural,
+    trained_palette,
+)
 from impasto.training.sources import SOURCES, STYLES, SourceError
 
 
 def test_every_concept_is_named_once_and_synonyms_lead_to_one_concept() -> None:
-    assert len(BY_NAME) == len(CONCEPTS)
-    words = [word for concept in CONCEPTS for word in (concept.name, *concept.synonyms)]
+    everything = (*CONCEPTS, *PEOPLE)
+    assert len(BY_NAME) == len(everything)
+    words = [word for concept in everything for word in (concept.name, *concept.synonyms)]
     assert len(words) == len(set(words))
-    assert len({concept.codepoint for concept in CONCEPTS}) == len(CONCEPTS)
+    assert len({concept.codepoint for concept in everything}) == len(everything)
+
+
+def test_half_of_the_newer_colours_are_held_out_and_none_of_the_first() -> None:
+    newer = {(concept.name, colour) for concept in CONCEPTS[FIRST:] for colour in concept.palette}
+    assert newer > HELD_OUT
+    assert 0.4 < len(HELD_OUT) / len(newer) < 0.6
+    for concept in CONCEPTS:
+        held = {colour for name, colour in HELD_OUT if name == concept.name}
+        assert set(trained_palette(concept)) == set(concept.palette) - held
+        assert trained_palette(concept) or not concept.palette, concept.name
+
+
+def test_plurals_are_english_and_no_two_concepts_share_one() -> None:
+    plurals = [plural(concept) for concept in COUNTED]
+    assert len(set(plurals)) == len(plurals)
+    named = {concept.name: plural(concept) for concept in CONCEPTS}
+    asked = (
+        "apple",
+        "strawberry",
+        "bus",
+        "fox",
+        "butterfly",
+        "toy",
+        "mouse",
+        "house",
+        "tomato",
+        "donkey",
+        "fish",
+        "sun",
+    )
+    right = (
+        "apples",
+        "strawberries",
+        "buses",
+        "foxes",
+        "butterflies",
+        None,
+        "mice",
+        "houses",
+        "tomatoes",
+        None,
+        "fish",
+        None,
+    )
+    assert [named.get(name) for name in asked] == list(right)
 
 
 def test_palettes_hold_known_colours_and_not_the_natural_one_of_animals() -> None:
@@ -34,7 +90,7 @@ def test_palettes_hold_known_colours_and_not_the_natural_one_of_animals() -> Non
 
 def test_every_concept_has_its_icon_in_every_style(packages: Path) -> None:
     rendered = sprites.render(packages, side=24)
-    assert {(key.concept, key.style) for key in rendered} == {(c.name, s) for c in CONCEPTS for s in STYLES}
+    assert {(key.concept, key.style) for key in rendered} == {(c.name, s) for c in (*CONCEPTS, *PEOPLE) for s in STYLES}
     for key, picture in rendered.items():
         assert picture.shape == (24, 24, 4), key
         # 8x6 visible pixels: the longer side fills the square, the shorter keeps the ratio

@@ -17,6 +17,7 @@ from impasto.flux import checkpoint, checks, weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.models import IMPASTO_MINI, Shift, TransformerParams
 from impasto.flux.transformer import Flux
+from impasto.flux.vocabulary import Reading
 from impasto.training import autoencoder, clock, export, optimise, pca, recipe, sampling, transformer
 from impasto.training.autoencoder import AutoencoderRecipe
 from impasto.training.cli import train as command
@@ -259,6 +260,7 @@ def _export(states: tuple[Path, Path], folder: Path) -> None:
         version="7",
         autoencoder_params=IMPASTO_MINI.autoencoder,
         transformer_params=IMPASTO_MINI.transformer,
+        vocabulary={"things": {"cat": ["kitten"]}, "words": ["red"]},
     )
 
 
@@ -271,6 +273,20 @@ def test_an_exported_checkpoint_loads_strictly_and_keeps_the_weights(tmp_path: P
         assert torch.equal(loaded[key], tensor.to(torch.bfloat16).float()), key
     decoder = weights.load_autoencoder(checkpoint.locate(folder), weights.CPU)
     assert decoder.state_dict().keys() == export.averaged(states[0]).keys()
+    known = checkpoint.locate(folder).vocabulary
+    assert known is not None
+    assert known.read("a red kitten, a samurai") == Reading(("cat",), ("samurai",))
+
+
+def test_a_part_that_was_not_trained_on_is_exported_as_it_was(tmp_path: Path, states: tuple[Path, Path]) -> None:
+    folder = _folder(tmp_path)
+    _export(states, folder)
+    file = folder / "autoencoder.safetensors"
+    before = {key: tensor.clone() for key, tensor in weights.read(file).items()}
+    _export((file, states[1]), folder)
+    after = weights.read(file)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
 
 
 def test_a_state_that_does_not_fit_is_refused_before_anything_is_written(
@@ -314,7 +330,7 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_end() -> None:
     assert optimise.rate(1.0, 5000, 1.0, decay_share=0.33) == 0.0
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "cpu-next", "cpu-guided", "gpu"])
 def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
     loaded = recipe.load(name)
     assert sum(bucket.share for bucket in loaded.buckets) == pytest.approx(1.0)
@@ -323,7 +339,8 @@ def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
 
 
 def test_the_cpu_recipe_is_the_embedded_model() -> None:
-    loaded = recipe.load("cpu")
+    loaded = recipe.load("cpu-next")
+    assert loaded.start == IMPASTO_MINI.name
     assert loaded.transformer.params == IMPASTO_MINI.transformer
     assert loaded.autoencoder.params == IMPASTO_MINI.autoencoder
 

@@ -20,6 +20,7 @@ from impasto.flux.memory import is_out_of_memory
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
+WORDS_NAMED = 6
 WORKING = 2 * 2**30  # bytes for the largest picture that is served, beside a FLUX.1's weights
 
 
@@ -87,6 +88,8 @@ class FluxPipeline:
         if text.truncated:
             message = f"The prompt is longer than the {limit} tokens that {name} reads; its end has no effect."
             notices.append(Notice(code="prompt_cut", message=message, field="prompt"))
+        if text.unknown:
+            notices.append(Notice(code="unknown_words", message=_unknown(name, text), field="prompt"))
         if job.raw:
             message = f"{name} has one look only: raw has no effect."
             notices.append(Notice(code="field_ignored", message=message, field="raw"))
@@ -131,6 +134,14 @@ class FluxPipeline:
         self._loras.clear()
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def _unknown(name: str, text: flux.Conditioning) -> str:
+    """What a caller is told whose words the model has never seen."""
+    words = ", ".join(text.unknown[:WORDS_NAMED]) + (", …" if len(text.unknown) > WORDS_NAMED else "")
+    if text.instead is None:
+        return f"{name} does not know these words, and may not draw what they say: {words}."
+    return f"{name} knows nothing of this ({words}) and drew what is nearest to it: {text.instead}."
 
 
 def plan_for(settings: ModelSettings) -> Plan:

@@ -16,6 +16,7 @@ from impasto.errors import ModelUnavailable, WeightsError
 from impasto.flux import library, shapes
 from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_REDUX, MODELS, ModelSpec, Role
 from impasto.flux.stored import Stored, open_stored, read_json
+from impasto.flux.vocabulary import Vocabulary
 
 EMBEDDED = Path(__file__).parent.parent / "weights"
 """Where the models that come with the package lie, a folder each."""
@@ -42,7 +43,8 @@ PREFIXES: Mapping[Role, str] = {
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model and where its files lie. `sums`: SHA-256 of files, as far as they are known; `file`: the transformer's
-    file, when it was named; `elsewhere`: folders that are searched for parts which every FLUX.1 shares.
+    file, when it was named; `elsewhere`: folders that are searched for parts which every FLUX.1 shares; `vocabulary`:
+    what a small model has learned to draw.
     """
 
     spec: ModelSpec
@@ -50,6 +52,7 @@ class Checkpoint:
     sums: Mapping[str, str]
     file: Path | None = None
     elsewhere: tuple[Path, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     def path(self, role: Role) -> Path:
         """The file of that role, or its folder. Raises ModelUnavailable that says what is needed where."""
@@ -229,10 +232,11 @@ def _configured(folder: Path) -> Checkpoint:
         )
         spec = replace(spec, version=str(config["version"]), autoencoder=autoencoder)
         sums = {str(name): str(value) for name, value in config["sha256"].items()}
+        vocabulary = Vocabulary.of(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         needed = "version, autoencoder.scale_factor, autoencoder.shift_factor, sha256"
         raise WeightsError(f"{folder / 'config.json'}: needs {needed} ({error!r}).") from None
-    return Checkpoint(spec, folder, sums)
+    return Checkpoint(spec, folder, sums, vocabulary=vocabulary)
 
 
 def redux(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -27,12 +27,16 @@ class Conditioning:
 
     `txt` [B, T, C] and `vec` [B, V], where B is 1, or 2 when guidance takes two passes: the prompt, then the empty or
     the negative prompt. `tokens` counts the prompt's tokens; `truncated`: the model did not read it to its end.
+    `unknown`: words that say nothing to a model with a vocabulary; `instead`: what it draws, when it knows no thing of
+    the prompt.
     """
 
     txt: Tensor
     vec: Tensor
     tokens: int
     truncated: bool
+    unknown: tuple[str, ...] = ()
+    instead: str | None = None
 
     def seeing(self, pictures: Sequence[Seen]) -> Conditioning:
         """With Redux's tokens of `pictures` behind the text's, as diffusers' FluxPriorReduxPipeline puts them: each

@@ -43,6 +43,7 @@ from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.text import MiniLMTextEncoder, TextStates
 from impasto.flux.transformer import Flux
 from impasto.flux.upscale import Upscaler
+from impasto.flux.vocabulary import Nearest, Reading, Vocabulary
 
 Pixels = NDArray[np.uint8]
 """[height, width, 3], RGB."""
@@ -80,9 +81,12 @@ class Pipeline:
         autoencoder: Autoencoder,
         text: TextEncoder,
         upscaler: Upscaler | None = None,
+        vocabulary: Vocabulary | None = None,
         redux: Redux | None = None,
     ) -> None:
         self.spec = spec
+        self._vocabulary = vocabulary
+        self._nearest = None if vocabulary is None else Nearest(vocabulary, lambda words: text.encode(words).vec)
         self._transformer = transformer
         self._autoencoder = autoencoder
         self._text = text
@@ -124,6 +128,7 @@ class Pipeline:
             text=load_text(checkpoint, host if text_on_host else target),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
             redux=None if (found := redux_of(checkpoint)) is None else Redux.load(found, target),
+            vocabulary=checkpoint.vocabulary,
         )
 
     def read_lora(self, path: Path) -> adapters.Adapter:
@@ -140,10 +145,15 @@ class Pipeline:
     def encode(self, prompt: str, *, negative: str | None = None) -> Conditioning:
         """The prompt as the transformer reads it. Depends on nothing but the words.
 
+        A model with a vocabulary that finds none of its things in the prompt reads the nearest one before it.
         `negative`: what the second pass of a guidance by two passes is told; None: nothing, and no second pass for
         models that follow an embedded scale.
         """
-        states = self._text.encode([prompt])
+        reading = Reading((), ()) if self._vocabulary is None else self._vocabulary.read(prompt)
+        instead: str | None = None
+        if self._nearest is not None and reading.unknown and not reading.things:
+            instead = self._nearest(" ".join(reading.unknown))
+        states = self._text.encode([prompt if instead is None else f"{instead}, {prompt}"])
         other = self._empty if negative is None else self._text.encode([negative])
         pair = (states,) if other is None else (states, other)
         return Conditioning(
@@ -151,6 +161,8 @@ class Pipeline:
             vec=torch.cat([part.vec for part in pair]).to(self._device),
             tokens=states.counts[0],
             truncated=states.truncated[0],
+            unknown=reading.unknown,
+            instead=instead,
         )
 
     def see(self, pixels: Pixels, *, picture: float = 1.0, text: float = 1.0) -> Seen:

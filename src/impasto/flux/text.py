@@ -50,7 +50,7 @@ class MiniLMTextEncoder:
 
     def __init__(self, model: BertModel, tokenizer: Tokenizer) -> None:
         tokenizer.enable_truncation(MAX_TOKENS)
-        tokenizer.enable_padding(length=MAX_TOKENS)
+        tokenizer.enable_padding()  # to the longest of the batch: padding is what most of 32 tokens would be
         self._model = model
         self._tokenizer = tokenizer
 
@@ -96,7 +96,7 @@ class MiniLMTextEncoder:
         keep = mask[..., None].to(states.dtype)
         txt = F.layer_norm(states, states.shape[-1:]) * keep
         return TextStates(
-            txt=txt,
+            txt=F.pad(txt, (0, 0, 0, MAX_TOKENS - txt.shape[1])),
             vec=txt.sum(dim=1) / keep.sum(dim=1),
             counts=tuple(sum(encoding.attention_mask) for encoding in encodings),
             truncated=tuple(bool(encoding.overflowing) for encoding in encodings),

@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -74,8 +75,17 @@ def upscaler(source: Path) -> dict[str, Tensor]:
     return {key: tensor.half() for key, tensor in tensors.items()}
 
 
-def write_config(folder: Path, *, version: str, scale_factor: float, shift_factor: float) -> None:
-    """Writes the embedded checkpoint's config.json: what the training measured, and the sum of every file beside it."""
+def write_config(
+    folder: Path,
+    *,
+    version: str,
+    scale_factor: float,
+    shift_factor: float,
+    vocabulary: dict[str, Any] | None = None,
+) -> None:
+    """Writes the embedded checkpoint's config.json: what the training measured, what the model knows to draw, and the
+    sum of every file beside it.
+    """
     names = [file.name for file in IMPASTO_MINI.files]
     config = {
         "name": IMPASTO_MINI.name,
@@ -83,6 +93,7 @@ def write_config(folder: Path, *, version: str, scale_factor: float, shift_facto
         "license": IMPASTO_MINI.licence,
         "autoencoder": {"scale_factor": scale_factor, "shift_factor": shift_factor},
         "sha256": {name: checkpoint.sha256(folder / name) for name in names},
+        **({} if vocabulary is None else {"vocabulary": vocabulary}),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder, Decoder
 from impasto.flux.models import AutoencoderParams
 from impasto.training.clock import Deadline
-from impasto.training.compose import Mix, draw, paint
+from impasto.training.compose import Mix
 from impasto.training.optimise import Average, load_state, rate, save_state
-from impasto.training.pca import BLOCK, BlockPCA, fit, write
+from impasto.training.pca import BLOCK, BlockPCA, fit, read, write
+from impasto.training.records import draw_record, paint_record
 from impasto.training.sprites import Sprites
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ def training_batch(recipe: AutoencoderRecipe, sprites: Sprites, step: int, *, cr
     width, height = (128, 128) if rng.random() < 0.5 else (128, 96)
     pictures: list[np.ndarray] = []
     for _ in range(count):
-        picture = paint(draw(rng, recipe.mix), sprites, width=width, height=height)
+        picture = paint_record(draw_record(rng, recipe.mix), sprites, width=width, height=height)
         if crops:
             top = BLOCK * int(rng.integers((height - recipe.crop) // BLOCK + 1))
             left = BLOCK * int(rng.integers((width - recipe.crop) // BLOCK + 1))
@@ -73,13 +75,23 @@ def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-def block_transform(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path) -> BlockPCA:
-    """The run's block transform: fitted once, then read from the folder, so that the latents never move."""
+def block_transform(recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, start: Path | None = None) -> BlockPCA:
+    """The run's block transform: fitted once, then read from the folder, so that the latents never move. A run that
+    starts from a checkpoint's file has the transform of that checkpoint.
+    """
     path = folder / "pca.safetensors"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        fit_encoder(recipe, sprites).save(path)
+        found = fit_encoder(recipe, sprites) if start is None else read(started(recipe, start).encoder, recipe.params)
+        found.save(path)
     return BlockPCA.load(path)
+
+
+def started(recipe: AutoencoderRecipe, start: Path) -> Autoencoder:
+    """The autoencoder of a checkpoint's file, float32."""
+    model = Autoencoder(recipe.params)
+    model.load_state_dict({key: tensor.float() for key, tensor in weights.read(start).items()})
+    return model
 
 
 def reconstruction_loss(decoder: Decoder, latents: Tensor, pixels: Tensor, gradient_weight: float) -> Tensor:
@@ -94,7 +106,7 @@ def reconstruction_loss(decoder: Decoder, latents: Tensor, pixels: Tensor, gradi
 def sample_pixels(sprites: Sprites, mix: Mix, count: int, seed: int) -> Tensor:
     """Composites of one seed: [count, 3, 96, 128] in -1..1."""
     rng = np.random.default_rng(seed)
-    return pixels_of([paint(draw(rng, mix), sprites, width=128, height=96) for _ in range(count)])
+    return pixels_of([paint_record(draw_record(rng, mix), sprites, width=128, height=96) for _ in range(count)])
 
 
 HELD_OUT = 987_654_321
@@ -120,15 +132,23 @@ def decibels(rebuilt: Tensor, pixels: Tensor) -> float:
 
 
 def train(
-    recipe: AutoencoderRecipe, sprites: Sprites, folder: Path, deadline: Deadline, *, device: str = "cpu"
+    recipe: AutoencoderRecipe,
+    sprites: Sprites,
+    folder: Path,
+    deadline: Deadline,
+    *,
+    device: str = "cpu",
+    start: Path | None = None,
 ) -> Path:
-    """Train the decoder until the deadline, resuming from `folder` when it holds a state; returns the checkpoint's
-    path.
+    """Train the decoder until the deadline, resuming from `folder` when it holds a state, from the checkpoint's file
+    `start` when there is one; returns the state's path.
     """
     torch.manual_seed(recipe.seed)
-    model = Autoencoder(recipe.params).channels_last()
-    pca = block_transform(recipe, sprites, folder)
-    write(model.encoder, recipe.params, pca)
+    model = Autoencoder(recipe.params) if start is None else started(recipe, start)
+    model = model.channels_last()
+    pca = block_transform(recipe, sprites, folder, start)
+    if start is None:
+        write(model.encoder, recipe.params, pca)
     model.to(device)
     decoder = model.decoder
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=1e-4)

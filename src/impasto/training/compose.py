@@ -5,17 +5,20 @@ caption cannot say what the picture does not show.
 """
 
 import colorsys
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from impasto.training.concepts import BY_NAME, CONCEPTS
+from impasto.training.concepts import BY_NAME, CONCEPTS, FIRST, PEOPLE, Concept, trained_palette
 from impasto.training.sprites import Pixels, SpriteKey, Sprites
 
 Floats = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
@@ -77,7 +80,9 @@ class Mix:
 
     `sizes` None draws the scale anywhere in its range; a count draws one of so many evenly spaced values. With few
     sizes, no `offset` and whole `cells`, a sprite always meets the grid of latents in the same way, and its shape is
-    learned far sooner.
+    learned far sooner. `things` and `persons` limit a short run to the first of the tables; None is all. `people` is
+    the share of persons among single things, `emphasis` how much more often than the first 64 a newer thing is drawn;
+    `pairs` and `counts` are the shares of pictures with several things (`groups`).
     """
 
     styles: tuple[tuple[str, float], ...] = (("3d", 0.66), ("flat", 0.18), ("cartoon", 0.16))
@@ -89,26 +94,20 @@ class Mix:
     offset: float = 0.03
     cells: int = 0
     tint: int = 6
+    things: int | None = None
+    people: float = 0.0
+    persons: int | None = None
+    emphasis: float = 1.0
+    pairs: float = 0.0
+    counts: float = 0.0
 
 
 def draw(rng: np.random.Generator, mix: Mix, concepts: tuple[str, ...] | None = None) -> Composition:
     """Draw one composition; the same generator state gives the same record."""
-    names = concepts or tuple(concept.name for concept in CONCEPTS)
-    concept = BY_NAME[names[int(rng.integers(len(names)))]]
-    weights = np.array([weight for _, weight in mix.styles])
-    style = mix.styles[int(rng.choice(len(mix.styles), p=weights / weights.sum()))][0]
-    colour = None
-    if concept.palette and rng.random() < mix.recolour:
-        colour = concept.palette[int(rng.integers(len(concept.palette)))]
-    background, scene = None, None
-    if rng.random() < mix.scene:
-        scene = SCENES[int(rng.integers(len(SCENES)))]
-    elif rng.random() < mix.white:
-        background = "white"
-    else:
-        background = list(BACKGROUNDS)[int(rng.integers(len(BACKGROUNDS)))]
-    if background is not None and background == (colour or concept.colour):
-        background = "white" if background != "white" else "gray"
+    concept = draw_concept(rng, mix) if concepts is None else BY_NAME[pick(rng, concepts)]
+    style = draw_style(rng, mix)
+    colour = draw_colour(rng, concept, mix.recolour)
+    background, scene = draw_ground(rng, mix, {colour or concept.colour})
     return Composition(
         concept=concept.name,
         style=style,
@@ -122,18 +121,59 @@ def draw(rng: np.random.Generator, mix: Mix, concepts: tuple[str, ...] | None = 
     )
 
 
+def pick(rng: np.random.Generator, values: Sequence[T]) -> T:
+    """One of the values, each as likely."""
+    return values[int(rng.integers(len(values)))]
+
+
+def draw_concept(rng: np.random.Generator, mix: Mix) -> Concept:
+    """A thing or, as often as the mix says, a person; the newer things `emphasis` times as often."""
+    if mix.people and rng.random() < mix.people:
+        return pick(rng, PEOPLE[: mix.persons])
+    newer = CONCEPTS[FIRST : mix.things]
+    weight = mix.emphasis * len(newer)
+    return pick(rng, newer if rng.random() * (FIRST + weight) < weight else CONCEPTS[:FIRST])
+
+
+def draw_style(rng: np.random.Generator, mix: Mix) -> str:
+    weights = np.array([weight for _, weight in mix.styles])
+    return mix.styles[int(rng.choice(len(mix.styles), p=weights / weights.sum()))][0]
+
+
+def draw_colour(rng: np.random.Generator, concept: Concept, share: float) -> str | None:
+    """A colour of the concept's palette that is not held out, or, in the rest of the draws, none."""
+    palette = trained_palette(concept)
+    return pick(rng, palette) if palette and rng.random() < share else None
+
+
+def draw_ground(rng: np.random.Generator, mix: Mix, taken: Set[str | None]) -> tuple[str | None, str | None]:
+    """(plain background, scene), one of them None; never one of the colours that are `taken`."""
+    if rng.random() < mix.scene:
+        return None, pick(rng, SCENES)
+    free = [name for name in BACKGROUNDS if name not in taken]
+    return ("white" if "white" in free and rng.random() < mix.white else pick(rng, free)), None
+
+
 def paint(record: Composition, sprites: Sprites, *, width: int, height: int) -> Pixels:
     """The picture of a record: (height, width, 3) uint8."""
-    canvas = _canvas(record, width, height)
-    sprite = _sprite(sprites, record.concept, record.style, record.colour)
+    canvas = ground(record, width, height)
     short = min(width, height)
     side = max(8, round(record.scale * short))
-    small = np.asarray(sprite.resize((side, side), Image.Resampling.LANCZOS), np.float32)
     left = _place(width - side, record.offset[0] * short, record.cells[0])
     top = _place(height - side, record.offset[1] * short, record.cells[1])
-    alpha = small[..., 3:] / 255.0
+    lay(canvas, sprite(sprites, record.concept, record.style, record.colour), left=left, top=top, side=side)
+    return to_bytes(canvas)
+
+
+def lay(canvas: Floats, icon: Image.Image, *, left: int, top: int, side: int) -> None:
+    """Put a premultiplied sprite on the canvas, in place: a square of `side` pixels that lies wholly inside."""
+    small = np.asarray(icon.resize((side, side), Image.Resampling.LANCZOS), np.float32)
     window = canvas[top : top + side, left : left + side]
-    canvas[top : top + side, left : left + side] = small[..., :3] + window * (1.0 - alpha)
+    canvas[top : top + side, left : left + side] = small[..., :3] + window * (1.0 - small[..., 3:] / 255.0)
+
+
+def to_bytes(canvas: Floats) -> Pixels:
+    """A finished canvas as pixels."""
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
@@ -145,7 +185,7 @@ def _place(room: int, offset: float, cells: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _sprite(sprites: Sprites, concept: str, style: str, colour: str | None) -> Image.Image:
+def sprite(sprites: Sprites, concept: str, style: str, colour: str | None) -> Image.Image:
     """The sprite as drawn or recoloured, premultiplied ("RGBa") so that it may be resized."""
     rgba = sprites[SpriteKey(concept, style)]
     return Image.fromarray(rgba if colour is None else recolour(rgba, colour), "RGBA").convert("RGBa")
@@ -190,7 +230,18 @@ def _to_rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
     return (value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(k, 4 - k), 0, 1))).astype(np.float32)
 
 
-def _canvas(record: Composition, width: int, height: int) -> Floats:
+class Grounded(Protocol):
+    """What a record of any kind says about its background."""
+
+    @property
+    def background(self) -> str | None: ...
+    @property
+    def scene(self) -> str | None: ...
+    @property
+    def tint(self) -> tuple[int, int, int]: ...
+
+
+def ground(record: Grounded, width: int, height: int) -> Floats:
     """The background alone, (height, width, 3) float32 in 0..255."""
     tint = np.array(record.tint, np.float32)
     if record.scene is None:

@@ -1,6 +1,7 @@
 """From training states to the checkpoint that is shipped: the averaged weights, bf16 safetensors, and config.json."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,7 +16,12 @@ from impasto.training.assets import write_config
 
 
 def averaged(state: Path) -> dict[str, Tensor]:
-    """The moving average out of a training state; raises WeightsError when there is none."""
+    """The moving average out of a training state, or the tensors of a checkpoint's file, for a part that was not
+    trained on; raises WeightsError when there is none.
+    """
+    if state.suffix == ".safetensors":
+        # copies: the file may be the one that is written next
+        return {key: tensor.clone() for key, tensor in weights.read(state).items()}
     if not state.is_file():
         raise WeightsError(f"{state}: no such training state. Train first.")
     return torch.load(state, weights_only=True)["average"]
@@ -29,6 +35,7 @@ def export(
     version: str,
     autoencoder_params: AutoencoderParams,
     transformer_params: TransformerParams,
+    vocabulary: dict[str, Any] | None = None,
 ) -> None:
     """Write both safetensors files and config.json into a checkpoint folder that already holds the text encoder.
 
@@ -51,4 +58,5 @@ def export(
         version=version,
         scale_factor=autoencoder_params.scale_factor,
         shift_factor=autoencoder_params.shift_factor,
+        vocabulary=vocabulary,
     )

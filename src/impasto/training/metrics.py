@@ -36,11 +36,13 @@ class Asked:
     colour: str | None = None
 
 
-def judged_prompts(seed: int = 5) -> list[Asked]:
-    """One prompt a concept, on a drawn background, half of the recolourable ones in a drawn colour."""
+def judged_prompts(seed: int = 5, things: int | None = None) -> list[Asked]:
+    """One prompt a concept, of the first `things` or of all, on a drawn background, half of the recolourable ones in a
+    drawn colour.
+    """
     rng = np.random.default_rng(seed)
     asked: list[Asked] = []
-    for concept in CONCEPTS:
+    for concept in CONCEPTS[:things]:
         recoloured = bool(concept.palette) and rng.random() < 0.5
         colour = concept.palette[int(rng.integers(len(concept.palette)))] if recoloured else None
         free = [name for name in BACKGROUNDS if name != (colour or concept.colour)]
@@ -51,8 +53,12 @@ def judged_prompts(seed: int = 5) -> list[Asked]:
     return asked
 
 
-def nearest_concept(picture: Pixels, sprites: Sprites, *, background: str, colour: str | None) -> str:
-    """The concept whose 3D sprite, on that background, is nearest to the picture in mean squared error."""
+def nearest_concept(
+    picture: Pixels, sprites: Sprites, *, background: str, colour: str | None, things: int | None = None
+) -> str:
+    """The concept, of the first `things` or of all, whose 3D sprite, on that background, is nearest to the picture in
+    mean squared error.
+    """
     seen = _thumb(picture)
     distances = {
         concept.name: float(
@@ -62,7 +68,7 @@ def nearest_concept(picture: Pixels, sprites: Sprites, *, background: str, colou
             .mean(axis=(1, 2, 3))
             .min()
         )
-        for concept in CONCEPTS
+        for concept in CONCEPTS[:things]
     }
     return min(distances, key=lambda name: distances[name])
 
@@ -97,10 +103,10 @@ class Scores:
         return f"concept {self.concept:.3f}, background {self.background:.3f}, missed: {missed}"
 
 
-def accuracy(pictures: Sequence[Pixels], asked: Sequence[Asked], sprites: Sprites) -> Scores:
-    """Score one picture for each thing asked."""
+def accuracy(pictures: Sequence[Pixels], asked: Sequence[Asked], sprites: Sprites, things: int | None = None) -> Scores:
+    """Score one picture for each thing asked, among the first `things` or all."""
     concepts = [
-        nearest_concept(picture, sprites, background=a.background, colour=a.colour)
+        nearest_concept(picture, sprites, background=a.background, colour=a.colour, things=things)
         for picture, a in zip(pictures, asked, strict=True)
     ]
     missed = [f"{a.concept} (nearest: {got})" for a, got in zip(asked, concepts, strict=True) if got != a.concept]

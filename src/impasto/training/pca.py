@@ -144,6 +144,24 @@ def write(encoder: Encoder, params: AutoencoderParams, pca: BlockPCA) -> None:
     _linear_end(encoder, components, group)
 
 
+@torch.no_grad()
+def read(encoder: Encoder, params: AutoencoderParams) -> BlockPCA:
+    """The block transform that `write` has put into an encoder, recovered from what it does to plain pictures.
+
+    The latents of a training set thus fit an autoencoder of which only the checkpoint is left.
+    """
+    units = torch.eye(3 * BLOCK * BLOCK).unflatten(1, (3, BLOCK, BLOCK))
+    # a picture of one block would be all border to the last convolutions, so the unit sits in the middle of nine
+    canvas = torch.zeros(len(units) + 1, 3, 3 * BLOCK, 3 * BLOCK)
+    canvas[:-1, :, BLOCK : 2 * BLOCK, BLOCK : 2 * BLOCK] = units
+    latents = encoder(canvas)[:, : params.z_channels, 1, 1].float()
+    offset = latents[-1]
+    basis_of = (latents[:-1] - offset).T
+    gain = basis_of.norm(dim=1)
+    basis = basis_of / gain[:, None]
+    return BlockPCA(torch.linalg.lstsq(basis, -offset / gain).solution, basis, gain)
+
+
 def _recover_quarters(pca: BlockPCA) -> Tensor:
     """An orthonormal [32, 48] whose span, in every quarter, holds the rows of the basis."""
     blocks = pca.basis.reshape(-1, 3, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 48)

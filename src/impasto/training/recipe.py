@@ -16,7 +16,9 @@ from impasto.training.transformer import TransformerRecipe
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One run: the data's mix and sizes, and the recipes of the two loops."""
+    """One run: the data's mix and sizes, and the recipes of the two loops. `start` names the embedded model, or the
+    folder of a checkpoint, whose weights the run goes on from; None begins anew.
+    """
 
     name: str
     sprite_side: int
@@ -25,6 +27,7 @@ class Recipe:
     buckets: tuple[BucketSize, ...]
     autoencoder: AutoencoderRecipe
     transformer: TransformerRecipe
+    start: str | None = None
 
 
 def load(name: str) -> Recipe:
@@ -48,6 +51,7 @@ def parse(tree: dict[str, Any]) -> Recipe:
     """Build a recipe from a TOML tree; an unknown field is a TypeError, a missing one a KeyError."""
     transformer = dict(tree["transformer"])
     params = replace(IMPASTO_MINI.transformer, **transformer.pop("params", {}))
+    guided = transformer.pop("guided", None)
     autoencoder = dict(tree["autoencoder"])
     shape = replace(IMPASTO_MINI.autoencoder, **autoencoder.pop("params", {}))
     return Recipe(
@@ -57,7 +61,14 @@ def parse(tree: dict[str, Any]) -> Recipe:
         mix=_mix(tree["mix"]),
         buckets=tuple(BucketSize(**bucket) for bucket in tree["buckets"]),
         autoencoder=AutoencoderRecipe(params=shape, mix=_mix(tree["autoencoder_mix"]), **autoencoder),
-        transformer=TransformerRecipe(params=params, shift=IMPASTO_MINI.shift, seed=tree["seed"], **transformer),
+        transformer=TransformerRecipe(
+            params=params,
+            shift=IMPASTO_MINI.shift,
+            seed=tree["seed"],
+            guided=None if guided is None else (float(guided[0]), float(guided[1])),
+            **transformer,
+        ),
+        start=tree.get("start"),
     )
 
 

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from impasto.errors import ConfigError
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.checkpoint import EMBEDDED
+from impasto.flux.checkpoint import EMBEDDED, locate
+from impasto.flux.models import Role
+from impasto.flux.precision import cores
 from impasto.flux.text import MiniLMTextEncoder
 from impasto.flux.transformer import Flux
 from impasto.training import autoencoder as autoencoder_loop
-from impasto.training import dataset, metrics, sampling, sources, sprites
+from impasto.training import captions, dataset, metrics, sampling, sources, sprites
 from impasto.training import export as exporting
 from impasto.training import transformer as transformer_loop
 from impasto.training.clock import Deadline, deadline
+from impasto.training.pca import BlockPCA
 from impasto.training.recipe import Recipe, load
 
 __all__ = [
@@ -35,6 +38,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_MANY = 20_000
+"""Pictures of a bucket from which several processes, which take seconds to start, are worth it."""
+
 PROMPTS: tuple[str, ...] = (
     "a red apple",
     "a yellow star on a blue background",
@@ -42,23 +48,35 @@ PROMPTS: tuple[str, ...] = (
     "a cat",
     "a blue car on a white background",
     "a smiling face",
-    "a tree on a light blue background",
     "a slice of pizza",
-    "a dog on grass under a blue sky",
-    "a green heart on a black background",
-    "a house",
     "a panda on a pink background",
     "a penguin in the snow",
-    "a purple balloon",
     "a robot on a teal background",
-    "an ice cream on a beach",
     "a fox on a green background",
-    "a birthday cake",
     "a flat icon of a guitar on an orange background",
     "a cartoon owl",
-    "a crown on a navy background",
-    "a black cap on a yellow background",
-    "a watermelon",
+    "an elephant on a yellow background",
+    "a purple t-shirt",
+    "a pink teapot on a navy background",
+    "a castle at sunset",
+    "a bicycle",
+    "a unicorn on a meadow",
+    "an octopus on a light blue background",
+    "a cat to the left of a dog",
+    "a tree to the right of a house on a light blue background",
+    "a star above a heart on a black background",
+    "a penguin below a balloon",
+    "a blue fish and a red apple on a yellow background",
+    "a frog between a pig and a lion",
+    "two apples on a green background",
+    "three yellow stars on a navy background",
+    "four hearts",
+    "two owls on a pink background",
+    "a woman with red hair",
+    "an old man with dark skin on a teal background",
+    "an astronaut in space",
+    "a baby on a pink background",
+    "two purple butterflies on a white background",
     "an astronaut riding a horse",
 )
 """The sheet's prompts. The last is out of the model's reach, and stays on the sheet to show how it fails."""
@@ -81,19 +99,26 @@ def _sprites(work: Path) -> sprites.Sprites:
     return sprites.Sprites.load(path)
 
 
-def _text() -> MiniLMTextEncoder:
-    return MiniLMTextEncoder.load(EMBEDDED / "impasto-mini")
+def _text(device: str = "cpu") -> MiniLMTextEncoder:
+    return MiniLMTextEncoder.load(EMBEDDED / "impasto-mini", device=device)
 
 
 def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) -> None:
     """Fit the block transform and train the decoder in `autoencoder/`."""
-    autoencoder_loop.train(recipe.autoencoder, _sprites(work), work / "autoencoder", end, device=device)
+    autoencoder_loop.train(
+        recipe.autoencoder,
+        _sprites(work),
+        work / "autoencoder",
+        end,
+        device=device,
+        start=_start(recipe, "autoencoder"),
+    )
 
 
 def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *, report_minutes: float) -> None:
     """Build what is missing of `buckets/`, then train in `transformer/`, with a sheet and scores now and then."""
     table = _sprites(work)
-    text = _text()
+    text = _text(device)
     buckets = [_bucket(work, recipe, size, table, text) for size in recipe.buckets]
     empty = dataset.encode_texts([""], text)
     judge = Judge(work, recipe, table, text, empty)
@@ -106,6 +131,18 @@ def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *,
         report=judge.report,
         report_minutes=report_minutes,
         device=device,
+        start=_start(recipe, "transformer"),
+    )
+
+
+def _start(recipe: Recipe, part: Role) -> Path | None:
+    """The file that a part's training begins from."""
+    return None if recipe.start is None else locate(recipe.start).path(part)
+
+
+def _transform(work: Path, recipe: Recipe, table: sprites.Sprites) -> BlockPCA:
+    return autoencoder_loop.block_transform(
+        recipe.autoencoder, table, work / "autoencoder", _start(recipe, "autoencoder")
     )
 
 
@@ -115,16 +152,13 @@ def _bucket(
     path = work / "buckets" / f"{size.name}.safetensors"
     if not path.is_file():
         params = recipe.autoencoder.params
-        pca = autoencoder_loop.block_transform(recipe.autoencoder, table, work / "autoencoder")
         dataset.build(
-            size,
-            sprites=table,
-            mix=recipe.mix,
-            pca=pca,
+            dataset.Composer(size, table, recipe.mix, recipe.seed),
+            pca=_transform(work, recipe, table),
             text=text,
-            seed=recipe.seed,
             scale=params.scale_factor,
             shift=params.shift_factor,
+            workers=cores() if size.count >= _MANY else 1,
         ).save(path)
     return dataset.Bucket.load(path, size)
 
@@ -153,20 +187,24 @@ class Judge:
             width=self.width,
             height=self.height,
             shift=self.recipe.transformer.shift,
+            bf16=self.recipe.transformer.bf16,
         )
-        state = self.work / "autoencoder" / "autoencoder.pt"
-        if not state.is_file():
-            pca = autoencoder_loop.block_transform(self.recipe.autoencoder, self.table, self.work / "autoencoder")
-            return sampling.to_pixels(pca.decode(latents))
-        autoencoder = Autoencoder(self.recipe.autoencoder.params)
-        autoencoder.load_state_dict(exporting.averaged(state))
+        state, start = self.work / "autoencoder" / "autoencoder.pt", _start(self.recipe, "autoencoder")
+        if state.is_file():
+            autoencoder = Autoencoder(self.recipe.autoencoder.params)
+            autoencoder.load_state_dict(exporting.averaged(state))
+        elif start is not None:
+            autoencoder = autoencoder_loop.started(self.recipe.autoencoder, start)
+        else:
+            return sampling.to_pixels(_transform(self.work, self.recipe, self.table).decode(latents))
         with torch.no_grad():
             return sampling.to_pixels(autoencoder.decode(latents))
 
     def score(self, model: Flux) -> metrics.Scores:
         """The share of concepts and backgrounds drawn as asked, one prompt a concept."""
-        asked = metrics.judged_prompts()
-        return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table)
+        things = self.recipe.mix.things
+        asked = metrics.judged_prompts(things=things)
+        return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table, things)
 
     def report(self, model: Flux, step: int) -> None:
         """A sheet on disk and the scores in the log."""
@@ -189,12 +227,16 @@ def draw_sheet(work: Path, recipe: Recipe, prompts: Sequence[str], out: Path) ->
 
 
 def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) -> None:
-    """Write the averaged weights of both states into a checkpoint folder."""
+    """Write the averaged weights of both states into a checkpoint folder. An autoencoder that the run did not train is
+    that of its start.
+    """
+    trained, start = work / "autoencoder" / "autoencoder.pt", _start(recipe, "autoencoder")
     exporting.export(
-        autoencoder=work / "autoencoder" / "autoencoder.pt",
+        autoencoder=trained if start is None or trained.is_file() else start,
         transformer=work / "transformer" / "transformer.pt",
         folder=folder,
         version=version,
         autoencoder_params=recipe.autoencoder.params,
         transformer_params=recipe.transformer.params,
+        vocabulary=captions.vocabulary(recipe.mix),
     )

@@ -34,21 +34,27 @@ def sample(
     bf16: bool = True,
 ) -> Tensor:
     """Latents [B, 16, height/8, width/8] for prompts' states (txt [B, T, 384], vec [B, 384]), guided away from
-    `empty`.
+    `empty`, or by the model itself when it embeds its guidance.
     """
-    txt, vec = states
+    device = next(model.parameters()).device
+    txt, vec = (part.to(device, torch.float32) for part in states)
+    bare, plain = (part.to(device, torch.float32) for part in empty)
     count = len(txt)
-    txt2 = torch.cat([txt, empty[0].expand(count, -1, -1)]).float()
-    vec2 = torch.cat([vec, empty[1].expand(count, -1)]).float()
-    x = torch.cat([pack(noise(seed, i, height, width, 16)) for i in range(count)])
-    ids, txt_ids = image_ids(height, width), text_ids(txt.shape[1])
-    schedule = sigmas(steps, token_count(height, width), shift)
-    for here, there in pairwise(schedule):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            both = model(torch.cat([x, x]), ids, txt2, txt_ids, torch.full((2 * count,), here), vec2).float()
-        with_text, without = both.chunk(2)
-        x = euler(x, without + guidance * (with_text - without), sigma=here, sigma_next=there)
-    return unpack(x, height, width)
+    x = torch.cat([pack(noise(seed, i, height, width, 16)) for i in range(count)]).to(device)
+    ids, txt_ids = image_ids(height, width).to(device), text_ids(txt.shape[1]).to(device)
+    twice = model.guidance_in is None
+    if twice:
+        txt, vec = torch.cat([txt, bare.expand(count, -1, -1)]), torch.cat([vec, plain.expand(count, -1)])
+    scale = None if twice else torch.full((count,), guidance, device=device)
+    for here, there in pairwise(sigmas(steps, token_count(height, width), shift)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            seen = torch.cat([x, x]) if twice else x
+            velocity = model(seen, ids, txt, txt_ids, torch.full((len(seen),), here, device=device), vec, scale).float()
+        if twice:
+            with_text, without = velocity.chunk(2)
+            velocity = without + guidance * (with_text - without)
+        x = euler(x, velocity, sigma=here, sigma_next=there)
+    return unpack(x, height, width).cpu()
 
 
 def to_pixels(decoded: Tensor) -> list[Pixels]:

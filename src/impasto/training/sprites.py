@@ -11,7 +11,7 @@ import numpy.typing as npt
 import resvg_py
 from PIL import Image
 
-from impasto.training.concepts import CONCEPTS, Concept
+from impasto.training.concepts import CONCEPTS, PEOPLE, Concept
 from impasto.training.sources import SOURCES, Source, SourceError, unpacked
 
 SIDE = 128
@@ -63,7 +63,7 @@ class Sprites(Mapping[SpriteKey, Pixels]):
 def render(
     cache: Path,
     *,
-    concepts: tuple[Concept, ...] = CONCEPTS,
+    concepts: tuple[Concept, ...] = (*CONCEPTS, *PEOPLE),
     sources: tuple[Source, ...] = SOURCES,
     side: int = SIDE,
 ) -> Sprites:

@@ -7,27 +7,37 @@ run.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from impasto.errors import ConfigError, WeightsError
+from impasto.flux import weights
 from impasto.flux.latents import image_ids, text_ids
 from impasto.flux.models import Shift, TransformerParams
 from impasto.flux.transformer import Flux
 from impasto.training.clock import Deadline
 from impasto.training.dataset import Bucket
+from impasto.training.distil import Teacher
 from impasto.training.optimise import Average, load_state, make_optimiser, rate, save_state
+from impasto.training.replicas import Replicas
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerRecipe:
-    """What one run of the transformer's training needs to know."""
+    """What one run of the transformer's training needs to know.
+
+    `guided`: distil guidance of scales in this range into one pass, from the weights that the run starts from (see
+    `distil`); the captions are then never dropped. `workers`: threads that share a batch (see `replicas`).
+    """
 
     params: TransformerParams
     shift: Shift | None
@@ -40,6 +50,8 @@ class TransformerRecipe:
     seed: int = 11
     bf16: bool = True
     compile: bool = False
+    guided: tuple[float, float] | None = None
+    workers: int = 1
 
 
 def times(count: int, tokens: int, shift: Shift | None, generator: torch.Generator) -> Tensor:
@@ -61,7 +73,8 @@ def flow_batch(
     noise = torch.randn(clean.shape, generator=generator)
     captions = bucket.caption[rows]
     txt, vec = bucket.txt[captions], bucket.vec[captions]
-    dropped = torch.rand(recipe.batch, generator=generator) < recipe.dropout
+    dropout = recipe.dropout if recipe.guided is None else 0.0
+    dropped = torch.rand(recipe.batch, generator=generator) < dropout
     txt = torch.where(dropped[:, None, None], empty[0], txt)
     vec = torch.where(dropped[:, None], empty[1], vec)
     noisy = torch.lerp(clean, noise, t[:, None, None])
@@ -69,9 +82,23 @@ def flow_batch(
 
 
 def flow_loss(model: Flux, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor) -> Tensor:
-    """Mean squared error of the velocity."""
-    noisy, velocity, txt, vec, t = batch
-    return (model(noisy, img_ids, txt, txt_ids, t, vec).float() - velocity).square().mean()
+    """Mean squared error of the velocity. The batch is that of `flow_batch`; a sixth tensor is the scale [B] for a
+    model that embeds its guidance.
+    """
+    noisy, velocity, txt, vec, t, *scale = batch
+    return (model(noisy, img_ids, txt, txt_ids, t, vec, *scale).float() - velocity).square().mean()
+
+
+def loss_of(
+    precision: Callable[[], AbstractContextManager[Any]],
+    img_ids: Tensor,
+    txt_ids: Tensor,
+    model: Flux,
+    batch: tuple[Tensor, ...],
+) -> Tensor:
+    """`flow_loss` at the run's precision, which every thread has to enter for itself."""
+    with precision():
+        return flow_loss(model, batch, img_ids, txt_ids)
 
 
 @torch.no_grad()
@@ -93,6 +120,33 @@ def initialise(model: Flux) -> None:
     nn.init.zeros_(model.final_layer.linear.weight)
 
 
+@torch.no_grad()
+def warm(model: Flux, tensors: Mapping[str, Tensor]) -> None:
+    """Start an initialised model from a smaller one's weights: the tensors are taken over, and what they lack stays as
+    `initialise` left it, which is without effect. So a model with more single blocks, or with a guidance embedder,
+    begins as the same function. Raises WeightsError when a tensor has no place.
+    """
+    if model.guidance_in is not None and "guidance_in.out_layer.weight" not in tensors:
+        model.guidance_in.out_layer.weight.zero_()
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if unexpected or not all(key.startswith(_GROWN) for key in missing):
+        raise WeightsError(f"cannot start from these weights: no place for {unexpected[:4]}, nothing for {missing[:4]}")
+
+
+def _teacher(
+    recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], start: Path | None, device: str
+) -> Teacher | None:
+    if recipe.guided is None:
+        return None
+    if start is None or not recipe.params.guidance_embed:
+        raise ConfigError("a recipe with transformer.guided needs `start` and transformer.params.guidance_embed = true")
+    return Teacher.load(start, recipe.params, empty, recipe.guided, seed=recipe.seed, device=device)
+
+
+_GROWN = ("single_blocks.", "guidance_in.")
+"""What a model may have more of than the one that it starts from."""
+
+
 def choose_bucket(buckets: Sequence[Bucket], seed: int, step: int) -> Bucket:
     """The bucket of a step, by the shares."""
     generator = torch.Generator().manual_seed(seed * 7_919 + step)
@@ -110,24 +164,32 @@ def train(
     report: Callable[[Flux, int], None] | None = None,
     report_minutes: float = 8.0,
     device: str = "cpu",
+    start: Path | None = None,
 ) -> Path:
-    """Train until the deadline, resuming from `folder` when it holds a state; returns the checkpoint's path.
+    """Train until the deadline, resuming from `folder` when it holds a state, beginning at the weights of a
+    checkpoint's file when `start` names one; returns the state's path.
 
     `report` is called with the averaged model and the step every `report_minutes`, and at the end.
     """
     torch.manual_seed(recipe.seed)
     model = Flux(recipe.params)
     initialise(model)
+    if start is not None:
+        warm(model, weights.read(start))
     model.to(device)
+    teacher = _teacher(recipe, empty, start, device)
     average = Average(model, recipe.average)
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate)
     checkpoint = folder / "transformer.pt"
     step = load_state(checkpoint, model, optimiser, average)
-    if recipe.compile:
-        for block in (*model.double_blocks, *model.single_blocks):
-            block.compile(dynamic=False)
     ids = {bucket.size.name: image_ids(bucket.size.height, bucket.size.width).to(device) for bucket in buckets}
     txt_ids = text_ids(buckets[0].txt.shape[1]).to(device)
+    replicas = Replicas(model, recipe.workers)
+    if recipe.compile:
+        for module in replicas.modules:
+            for block in (*module.double_blocks, *module.single_blocks):
+                block.compile(dynamic=False)
+    precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     noted, reported, losses = time.monotonic(), time.monotonic(), list[float]()
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
@@ -135,15 +197,15 @@ def train(
         factor = rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * factor
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.bf16):
-            loss = flow_loss(model, batch, ids[bucket.size.name], txt_ids)
+        if teacher is not None:
+            with precise():
+                batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
         optimiser.zero_grad()
-        loss.backward()
+        losses.append(replicas.backward(partial(loss_of, precise, ids[bucket.size.name], txt_ids), batch))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
         average.update(model, step)
-        losses.append(loss.item())
         now = time.monotonic()
         if now - noted > 60:
             speed = len(losses) * recipe.batch / (now - noted)
