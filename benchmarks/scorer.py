@@ -2,7 +2,8 @@
 
 An image tower of five convolutions and a linear text tower on MiniLM's mean state meet in 128 numbers, as in CLIP
 (Radford et al. 2021), and are trained by the same contrast: a picture against the words of every concept. It sees the
-training's icons in seeds of its own, in free sizes, places and angles, blurred. Every picture is cut to its foreground first (`objects.crop`), in training and in use.
+training's icons in seeds of its own, in free sizes, places and angles, blurred. Every picture is cut to its foreground
+first (`objects.crop`), in training and in use.
 """
 
 from __future__ import annotations

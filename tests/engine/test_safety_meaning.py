@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from impasto.endpoints.flux_pro import FLUX_PRO
 from impasto.engine.safety import Rules, RulesAndPrototypes, Safety
 from impasto.engine.safety.prototypes import MAX_PIECES, pieces
 from impasto.engine.safety.sentences import LAYERS, WEIGHTS, MiniLM
@@ -130,3 +131,22 @@ def test_the_example_plug_in_works_as_its_docstring_says(monkeypatch: pytest.Mon
     assert safety.screen(make_job(prompt="Clippy on a desk")).category == "mascot"
     assert safety.screen(make_job(prompt="a naked man on a bed")).category == "sexual"
     assert not safety.screen(make_job(prompt="a red fox")).flagged
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        FLUX_PRO.example["prompt"],
+        "macro of a human iris and pupil, high detail",
+        "extreme close-up of a lion's eye",
+        "close-up photo of a frog, frontal view",
+    ],
+)
+def test_an_eye_s_pupil_is_no_pupil_of_a_school_and_a_close_up_shows_nothing_by_itself(
+    check: RulesAndPrototypes, prompt: str
+) -> None:
+    assert not check.judge(prompt, tolerance=1).flagged
+
+
+def test_a_pupil_without_an_eye_is_a_minor(check: RulesAndPrototypes) -> None:
+    assert check.judge("a nude pupil", tolerance=6).flagged

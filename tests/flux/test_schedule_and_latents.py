@@ -149,7 +149,11 @@ def test_flux_rounds_odd_sizes_up() -> None:
 
 @pytest.mark.parametrize("spec", MODELS.values(), ids=lambda spec: spec.name)
 def test_every_model_of_the_table_fits_together(spec) -> None:
-    assert spec.transformer.in_channels == spec.autoencoder.z_channels * latents.PATCH**2
+    token = spec.autoencoder.z_channels * latents.PATCH**2
+    # beside the picture's own token: nothing, its control map, or the masked picture and the mask's 8x8 pixels
+    beside = {"canny": token, "depth": token, "mask": token + (latents.DOWNSCALE * latents.PATCH) ** 2}
+    assert spec.transformer.in_channels == token + beside.get(spec.sight, 0)
+    assert spec.transformer.out_channels == token
     assert spec.autoencoder.downscale == latents.DOWNSCALE
     assert (spec.guidance == "distilled") == spec.transformer.guidance_embed
     assert {"transformer", "autoencoder"} <= {file.role for file in spec.files}

@@ -102,10 +102,10 @@ def _seed(input_: dict[str, Any]) -> int:
 
 def start_timeout(headers: Mapping[str, str]) -> float | None:
     """Seconds the caller is ready to wait for the start: X-Fal-Request-Start-Timeout, else its older name."""
-    name = next((name for name in START_TIMEOUTS if name in headers), None)
+    name = next((name for name in START_TIMEOUTS if name.lower() in headers), None)
     if name is None:
         return None
-    text = headers[name]
+    text = headers[name.lower()]
     try:
         seconds = float(text)
     except ValueError:

@@ -29,6 +29,10 @@ AGE = re.compile(
 )
 
 
+_EYE = re.compile(r"(?<!\w)(?:eyes?|iris(?:es)?|cornea|eyeballs?)(?!\w)")
+_PUPIL = re.compile(r"(?<!\w)pupils?(?!\w)")
+
+
 class Minors:
     """`sexual`: the rules' sexual words with their scores."""
 
@@ -44,10 +48,15 @@ class Minors:
 
     def refuses(self, readings: Iterable[str]) -> bool:
         """Whether one of the readings names a minor and something sexual."""
-        return any(self._refuses(self._animals.sub("", text)) for text in readings)
+        return any(self._refuses(self._without_others(text)) for text in readings)
 
     def names_minor(self, readings: Iterable[str]) -> bool:
-        return any(self._minor(self._animals.sub("", text), perhaps=True) for text in readings)
+        return any(self._minor(self._without_others(text), perhaps=True) for text in readings)
+
+    def _without_others(self, text: str) -> str:
+        """The text without words that mean minors elsewhere: young animals, and the pupil of an eye."""
+        text = self._animals.sub("", text)
+        return _PUPIL.sub("", text) if _EYE.search(text) else text
 
     def _refuses(self, text: str) -> bool:
         found = [(score, hit) for score, words in self._sexual for hit in words.finditer(text)]
