@@ -1,12 +1,12 @@
 """What both training loops share: the learning rate's course, the moving average of weights, and saved states."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -51,15 +51,56 @@ class Optimisers:
             part.load_state_dict(state[str(i)])
 
 
-def make_optimiser(model: nn.Module, kind: Literal["adamw", "muon"], peak: float) -> Optimisers:
-    """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (Jordan et al. 2024)."""
+class Float32Muon(torch.optim.Muon):
+    """Muon that orthogonalises in float32. Torch's own does it in bf16, which a processor without bf16 emulates: 13
+    seconds a step of the embedded model on one core instead of 0.6.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """One update of all parameters; a closure is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            momentum = group["momentum"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+                update = orthogonalised(parameter.grad.lerp(buffer, momentum))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                # the length of an AdamW update, so that one rate serves both (`match_rms_adamw`)
+                parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+
+
+def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest matrix of singular values near one, by Newton and Schulz's iteration with the coefficients of Jordan et
+    al. (2024).
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix) / matrix.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if tall else x
+
+
+def make_optimiser(
+    model: nn.Module, kind: Literal["adamw", "muon"], peak: float, *, bf16: bool = True
+) -> Optimisers:
+    """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (Jordan et al. 2024).
+    `bf16`: whether Muon may compute in it.
+    """
     if kind == "adamw":
         return Optimisers([torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)])
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and "blocks." in name and "mod" not in name else rest).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    kernel = torch.optim.Muon if bf16 else Float32Muon
+    muon = kernel(matrices, lr=peak, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     return Optimisers([muon, torch.optim.AdamW(rest, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)])
 
 
