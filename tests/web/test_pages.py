@@ -48,6 +48,7 @@ TYPES = {
 def api_page(visit: Visit) -> Page:
     page = visit("/models/fal-ai/flux-pro/api")
     expect(page.locator("#schema")).to_be_visible()
+    page.locator("article details").evaluate_all("all => all.forEach((each) => (each.open = true))")
     return page
 
 
@@ -125,8 +126,8 @@ def test_two_settings_are_drawn_side_by_side_on_one_seed(visit: Visit) -> None:
     page = visit("/compare")
     columns = page.locator(".column")
     expect(columns).to_have_count(2)
-    columns.nth(0).get_by_label("Num Inference Steps").fill("4")
-    columns.nth(1).get_by_label("Num Inference Steps").fill("9")
+    columns.nth(0).get_by_label("Inference steps").fill("4")
+    columns.nth(1).get_by_label("Inference steps").fill("9")
     page.get_by_role("button", name="Run all").click()
     expect(page.locator("[data-state=done]")).to_have_count(2, timeout=60_000)
     logs = [column.locator("details.log") for column in columns.all()]

@@ -94,7 +94,7 @@ def test_a_chosen_file_goes_in_through_the_upload_and_its_url_is_sent(visit: Vis
         {"name": "teal.png", "mimeType": "image/png", "buffer": picture()}
     )
     expect(page.locator(".drop img")).to_be_visible()
-    assert "/files/b/" in page.get_by_label("Image Url", exact=True).input_value()
+    assert "/files/b/" in page.get_by_label("Image URL", exact=True).input_value()
     draw(page, "a blue star")
     done(page)
 
