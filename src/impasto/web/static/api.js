@@ -38,8 +38,8 @@ export class Problem extends Error {
 
 /** Where inside its field an error lies: `["body", "loras", 0, "path"]` → "1, path: "; names of types say nothing to people. */
 function within(loc) {
-  const steps = loc.slice(2).filter((step) => Number.isInteger(step) || /^[a-z]\w*$/.test(step));
-  const shown = steps.map((step) => (Number.isInteger(step) ? step + 1 : step)).filter((step) => step !== "str");
+  const steps = loc.slice(2).map(String).filter((step) => step !== "str" && /^(\d+|[a-z]\w*)$/.test(step));
+  const shown = steps.map((step) => (/^\d/.test(step) ? Number(step) + 1 : step));
   return shown.length ? `${shown.join(", ")}: ` : "";
 }
 

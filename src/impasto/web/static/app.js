@@ -79,7 +79,7 @@ function KeyDialog({ onClose }) {
       <h2 id="key-title">API key</h2>
       <p>${asksForKey.value || "Needed where the server asks for one; on your own machine it does not."} It stays in this
       browser. <code>impasto keys create NAME</code> makes one.</p>
-      <label>Key <input type="password" autocomplete="off" spellcheck="false" value=${text} placeholder="key_id:key_secret"
+      <label>Key <input type="password" autocomplete="off" spellcheck=${false} value=${text} placeholder="key_id:key_secret"
         onInput=${(event) => setText(event.target.value)} /></label>
       <div class="actions"><button type="submit" class="primary">Save</button>
         <button type="button" onClick=${onClose}>Close</button></div>

@@ -102,7 +102,7 @@ const GROUPED = new Set(["size", "choice", "rows", "images"]); // several contro
 
 function Prompt({ field, value, onChange, aria }) {
   return html`<textarea ...${aria} rows="3" maxLength=${field.maxLength} value=${value ?? ""} placeholder="What should be drawn?"
-      onInput=${(event) => onChange(event.target.value)} spellcheck="true"></textarea>
+      onInput=${(event) => onChange(event.target.value)} spellcheck=${true}></textarea>
     ${field.name === "prompt" &&
     html`<div class="chips" aria-label="Example prompts" role="group">
       ${EXAMPLES.map((text) => html`<button type="button" class="chip" onClick=${() => onChange(text)}>${text}</button>`)}
@@ -129,7 +129,7 @@ function Size({ field, value, onChange, aria }) {
     ${custom &&
     html`<div class="pair">
       <label>Width <input id=${`${aria.id}-width`} type="number" step="16" min="64" value=${value.width} onInput=${edge("width")} /></label>
-      <button type="button" title="Swap width and height" aria-label="Swap width and height"
+      <button type="button" title="Swap the edges" aria-label="Swap the edges"
         onClick=${() => onChange({ width: value.height, height: value.width })}>⇄</button>
       <label>Height <input id=${`${aria.id}-height`} type="number" step="16" min="64" value=${value.height} onInput=${edge("height")} /></label>
     </div>`}`;
@@ -204,7 +204,7 @@ function Json({ value, onChange, aria }) {
       setWrong(error.message);
     }
   };
-  return html`<textarea ...${aria} rows="3" class="mono" value=${text} onInput=${type} spellcheck="false"></textarea>
+  return html`<textarea ...${aria} rows="3" class="mono" value=${text} onInput=${type} spellcheck=${false}></textarea>
     ${wrong && html`<p class="wrong">${wrong}</p>`}`;
 }
 

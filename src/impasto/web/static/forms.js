@@ -3,27 +3,32 @@ import { signal } from "@preact/signals-core";
 import { initialInput, withPicture } from "./schema.js";
 import { go, say } from "./ui.js";
 
+const PICTURE = "*picture"; // goes into whichever field of the endpoint takes one; no field has such a name
 const KEPT = "impasto.input.";
 const SHARED = "#input="; // a link's form: JSON after it
 const LONGEST = 8000; // characters of a link that mail and chat still carry
-const forms = new Map(); // endpoint id → signal of the form's values
+const forms = new Map(); // endpoint id → {input: its type, values: signal of what stands in the form}
 
 export function valuesOf(id, input) {
   if (!forms.has(id)) {
-    const { [PICTURE]: picture, ...before } = { ...kept(id), ...shared() };
-    const start = { ...initialInput(input), ...before };
-    const values = signal(picture ? withPicture(input, start, picture) : start);
+    const values = signal(filled(input, { ...kept(id), ...shared() }));
     values.subscribe((now) => keep(id, now));
-    forms.set(id, values);
+    forms.set(id, { input, values });
   }
-  return forms.get(id);
+  return forms.get(id).values;
 }
 
 /** Open the form of `id` with `input` in it. */
 export function open(id, input) {
-  keep(id, input);
-  forms.delete(id);
+  const form = forms.get(id);
+  if (form) form.values.value = filled(form.input, input);
+  else keep(id, input);
   go(`/models/${id}`);
+}
+
+function filled(input, { [PICTURE]: picture, ...given }) {
+  const values = { ...initialInput(input), ...given };
+  return picture ? withPicture(input, values, picture) : values;
 }
 
 /** "Use as input": the first endpoint that takes a picture, of the same family if there is one. The prompt goes along. */
@@ -34,8 +39,6 @@ export function openWithPicture(models, id, url, prompt) {
   if (target) open(target, { ...(prompt ? { prompt } : {}), [PICTURE]: url });
   else say("No endpoint of this server takes a picture.");
 }
-
-const PICTURE = "*picture"; // goes into whichever field of the endpoint takes one; no field has such a name
 
 /** A link to the form of `id` as it stands; "" when it would be too long. */
 export function linkTo(id, input) {

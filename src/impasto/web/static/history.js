@@ -147,7 +147,7 @@ function between(from, to) {
 function Shown({ item }) {
   const [large, setLarge] = useState("");
   const pictures = item.json_output?.images ?? [];
-  if (!pictures.length) return html`<div class="canvas empty"><p>${outcome(item)}</p></div>`;
+  if (!pictures.length) return html`<div class="canvas empty none"><p>${outcome(item)}</p></div>`;
   const alt = item.json_input?.prompt ?? "A picture";
   return html`<div class=${`pictures n${pictures.length}`}>
     ${pictures.map((picture) => html`<figure>

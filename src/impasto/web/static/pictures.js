@@ -61,7 +61,7 @@ export function Picture({ value, onChange, aria, children }) {
         ${value && html`<button type="button" onClick=${() => onChange(undefined)}>Remove</button>`}
       </span>
     </div>
-    <input type="text" ...${aria} value=${value ?? ""} placeholder="or the URL of a picture" inputmode="url" spellcheck="false"
+    <input type="text" ...${aria} value=${value ?? ""} placeholder="or the URL of a picture" inputmode="url" spellcheck=${false}
       onInput=${(event) => onChange(event.target.value || undefined)} />
     ${wrong && html`<p class="wrong" role="alert">${wrong}</p>`}`;
 }
