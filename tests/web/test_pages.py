@@ -226,6 +226,12 @@ def test_nothing_but_this_server_may_be_asked_and_no_inline_code_or_style_runs(v
     assert re.fullmatch(r"'self' 'sha256-[\w+/=]+'", policy["script-src"])
 
 
+def test_a_link_to_a_part_of_the_api_page_leads_there(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro/api#output")
+    expect(page.locator("#output")).to_be_in_viewport()
+    expect(page.locator("#about")).not_to_be_in_viewport()
+
+
 def test_the_api_page_asks_for_the_document_of_its_own_endpoint_only(visit: Visit) -> None:
     page = visit("/models")
     asked: list[str] = []

@@ -1,4 +1,5 @@
 // A model's API page: how to call it and every field, generated from its schema in the order of fal's own pages.
+import { useEffect } from "preact/hooks";
 import * as api from "./api.js";
 import { LanguageTabs, Program, Views } from "./playground.js";
 import { types } from "./schema.js";
@@ -8,6 +9,10 @@ const REQUEST_ID = "764cabcf-b745-4b3e-ae38-1200304cf45b";
 
 export function ApiPage({ id }) {
   const [answer, error, again] = useAnswer(() => Promise.all([api.openapi(id, { app: true }), api.model(id)]), [id]);
+  useEffect(() => {
+    // The browser looked for the place that the address names before there was any.
+    if (answer) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  }, [answer]);
   useTitle(`${answer?.[1]?.metadata.display_name ?? id}, API`);
   if (error) return html`<${Trouble} title=${id} error=${error} retry=${again} />`;
   if (!answer) return html`<${Waiting}>Reading the schema of ${id}…<//>`;

@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
 import { html, say } from "./ui.js";
 
+const PAINT = "#e0341c"; // what is seen while painting, on light pictures and dark ones; the mask itself is white
 const KEPT = 8; // strokes that can be taken back
 
 export function MaskPainter({ under, onDone, onClose }) {
@@ -28,7 +29,7 @@ export function MaskPainter({ under, onDone, onClose }) {
     canvas.current.setPointerCapture(event.pointerId);
     keep();
     const context = pen();
-    Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: (size[0] * brush) / 100, strokeStyle: "#fff" });
+    Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: (size[0] * brush) / 100, strokeStyle: PAINT });
     context.globalCompositeOperation = erases ? "destination-out" : "source-over";
     context.beginPath();
     context.moveTo(...place(event));
@@ -43,7 +44,7 @@ export function MaskPainter({ under, onDone, onClose }) {
     keep();
     pen().globalCompositeOperation = "source-over";
     pen().clearRect(0, 0, ...size);
-    if (white) (pen().fillStyle = "#fff"), pen().fillRect(0, 0, ...size);
+    if (white) (pen().fillStyle = PAINT), pen().fillRect(0, 0, ...size);
   };
   const undo = () => strokes.current.length && pen().putImageData(strokes.current.pop(), 0, 0);
   const done = async () => {
@@ -81,8 +82,11 @@ async function masked(painted) {
   const { width, height } = painted;
   const flat = Object.assign(document.createElement("canvas"), { width, height });
   const pen = flat.getContext("2d");
-  pen.fillRect(0, 0, width, height);
   pen.drawImage(painted, 0, 0);
+  for (const [where, colour] of [["source-in", "#fff"], ["destination-over", "#000"]]) {
+    Object.assign(pen, { globalCompositeOperation: where, fillStyle: colour });
+    pen.fillRect(0, 0, width, height);
+  }
   const blob = await new Promise((resolve) => flat.toBlob(resolve, "image/png"));
   return new File([blob], "mask.png", { type: "image/png" });
 }

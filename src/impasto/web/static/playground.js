@@ -8,10 +8,9 @@ import { linkTo, valuesOf } from "./forms.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
 import { briefInput, initialInput, sentInput, types } from "./schema.js";
-import { Code, copy, CopyButton, html, Link, say, Tabs, Trouble, useAnswer, useLive, useTitle, Waiting } from "./ui.js";
+import { Code, copy, CopyButton, html, Link, narrow, say, Tabs, Trouble, useAnswer, useLive, useTitle, Waiting } from "./ui.js";
 
 const SERVED_SOON = 3000; // milliseconds between looks whether a runner serves the endpoint by now
-const NARROW = "(max-width: 56rem)"; // where the result stands below the form
 const LANGUAGE = "impasto.language";
 const runs = new Map(); // endpoint id → signal of its last run: leaving the page does not end it
 
@@ -40,7 +39,7 @@ function Ready({ id, document, models }) {
     problem.value = null;
     const next = new Run(id, sentInput(input, values.value));
     current.value = next;
-    if (matchMedia(NARROW).matches) place.current?.scrollIntoView();
+    if (narrow()) place.current?.scrollIntoView();
     await next.start();
     if (next.problem.value) problem.value = next.problem.value;
   };
@@ -72,7 +71,7 @@ function Ready({ id, document, models }) {
       </section>
       <section aria-labelledby="result-title" class="result-side" ref=${place}>
         <h2 id="result-title">Result</h2>
-        <${Result} run=${run} fields=${input.fields} onAgain=${again} models=${models} />
+        <${Result} run=${run} fields=${input.fields} onAgain=${again} models=${models} onCancel=${() => run.cancel()} />
       </section>
     </div>
     <section aria-labelledby="code-title" class="wide">

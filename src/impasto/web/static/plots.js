@@ -5,10 +5,10 @@ const WIDTH = 480, HEIGHT = 180, LEFT = 40, RIGHT = 10, BOTTOM = 24, TOP = 12;
 const ACROSS = WIDTH - LEFT - RIGHT, UP = HEIGHT - BOTTOM - TOP;
 const MARKS = 4; // labels below a plot
 
-/** Steps of 1, 2 or 5 times ten to the n: the next one that holds `most`. */
+/** The next round number that holds `most`. */
 function ceiling(most) {
   const unit = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 5, 10].map((step) => step * unit).find((top) => top >= most * 0.999);
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * unit).find((top) => top >= most * 0.999);
 }
 
 const shown = (value) => Number(value.toPrecision(3)).toString();

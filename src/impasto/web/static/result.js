@@ -1,15 +1,16 @@
 // What becomes of a request, while it becomes it: place in the queue, steps, previews, pictures, log, warnings, times.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { openWithPicture } from "./forms.js";
-import { copy, count, html, say, seconds, shownUrl } from "./ui.js";
+import { copy, count, html, narrow, say, seconds, shownUrl } from "./ui.js";
 
-export function Result({ run, fields, onAgain, models, empty = "Write a prompt and press Run. The picture appears here." }) {
+export function Result({ run, fields, onAgain, models, onCancel, empty = "Write a prompt and press Run. The picture appears here." }) {
   if (!run) return html`<div class="canvas empty"><p>${empty}</p></div>`;
   const state = run.state.value;
   return html`<div class="result" data-state=${state}>
     <div class="state" aria-hidden="true">${sentence(run)}</div>
     <div class="unseen" role="status">${spoken(run)}</div>
     ${run.busy.value && html`<progress max="1" value=${state === "drawing" ? run.progress.value : undefined} aria-label="How far it is"></progress>`}
+    ${run.busy.value && onCancel && narrow() && html`<p><button type="button" onClick=${onCancel}>Cancel</button></p>`}
     ${state === "failed" && html`<${Refused} problem=${run.problem.value} fields=${fields} />`}
     <${Pictures} run=${run} onAgain=${onAgain} models=${models} fields=${fields} />
     ${run.warnings.value.map((warning) => html`<p class="warning"><b>${warning.code}</b> ${warning.message}</p>`)}

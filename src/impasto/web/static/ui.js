@@ -35,6 +35,9 @@ export function Link({ to, children, ...more }) {
   return html`<a href=${to} onClick=${click} ...${more}>${children}</a>`;
 }
 
+/** Whether the page is so narrow that the result stands below the form: as in the style sheet. */
+export const narrow = () => matchMedia("(max-width: 56rem)").matches;
+
 // ---------------------------------------------------------------- light and dark
 
 const THEME = "impasto.theme";
