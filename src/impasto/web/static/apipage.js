@@ -16,8 +16,8 @@ export function ApiPage({ id }) {
   useTitle(`${answer?.[1]?.metadata.display_name ?? id}, API`);
   if (error) return html`<${Trouble} title=${id} error=${error} retry=${again} />`;
   if (!answer) return html`<${Waiting}>Reading the schema of ${id}…<//>`;
-  const [document, model] = answer;
-  const { input, output, others: all } = types(document, id);
+  const [described, model] = answer;
+  const { input, output, others: all } = types(described, id);
   const others = all.filter((type) => type.fields.length);
   const example = input.example ?? { prompt: "a red apple" };
   const brief = { prompt: example.prompt, ...(example.image_url ? { image_url: example.image_url } : {}) };
@@ -26,7 +26,7 @@ export function ApiPage({ id }) {
       <div>
         <h1>${meta.display_name ?? id}</h1>
         <p class="id"><code>${id}</code></p>
-        <p>${meta.description ?? document.info.description}</p>
+        <p>${meta.description ?? described.info.description}</p>
       </div>
       <${Views} id=${id} now="api" />
     </div>

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { Mask, Picture, Pictures } from "./pictures.js";
 import { PRESETS, presetTitle } from "./schema.js";
-import { html, narrow } from "./ui.js";
+import { html } from "./ui.js";
 
 const EXAMPLES = [
   "a red apple",
@@ -52,7 +52,7 @@ export function Form({ input, values, problem, onRun, busy, onCancel, onReset })
     ${rest.map((message) => html`<p class="wrong" role="alert">${message}</p>`)}
     <div class="actions run-bar">
       <button type="submit" class="primary" disabled=${busy}>Run</button>
-      ${busy && !narrow() && html`<button type="button" onClick=${onCancel}>Cancel</button>`}
+      ${busy && html`<button type="button" onClick=${onCancel}>Cancel</button>`}
       <span class="faint keys-hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
       <button type="button" class="quiet at-end" onClick=${onReset} disabled=${busy}>Reset</button>
     </div>
