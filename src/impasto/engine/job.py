@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Format = Literal["jpeg", "png"]
 ImageRole = Literal["init", "region", "prompt", "fill", "mask", "canny", "depth", "context"]
-"""What a caller's picture is for: image-to-image starts from it, and inpainting draws it anew where the region is white;
+"""What a caller's picture is for: image-to-image starts from it, inpainting draws it anew where its region is white;
 redux and ultra take after it; Fill draws into it, where the mask is white; Canny and Depth draw along it; Kontext
 changes it.
 """
