@@ -325,8 +325,8 @@ def kontext_inpainting() -> Measured:
     reference = picture(64, 80, seed=1)
     theirs = it.judge(
         FluxKontextInpaintPipeline, image=Image.fromarray(picture()), image_reference=Image.fromarray(reference),
-        mask_image=Image.fromarray(mask()), strength=1.0, guidance_scale=2.5, _auto_resize=False, max_area=HEIGHT * WIDTH,
-        latents=latents.unpack(noise(), HEIGHT, WIDTH),
+        mask_image=Image.fromarray(mask()), strength=1.0, guidance_scale=2.5, _auto_resize=False,
+        max_area=HEIGHT * WIDTH, latents=latents.unpack(noise(), HEIGHT, WIDTH),
     )  # fmt: skip
     context = Context.of([it.latents(reference, height=64, width=80)])
     return it.measure(theirs, init=init, context=context)
