@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from impasto import __version__
 from impasto.api.admission import resolve
-from impasto.api.bodies import Json
+from impasto.api.bodies import Json, zipped
 from impasto.api.contract import (
     BYTES,
     COMMON,
@@ -58,12 +58,14 @@ async def of_queue(call: Call) -> Response:
     if not id_:
         raise BadRequest("The query lacks endpoint_id, e.g. endpoint_id=fal-ai/flux-pro.")
     endpoint = resolve("/" + id_, call.gateway.endpoints)
-    return Json(queue_document(endpoint, base=call.address.queue_base, home=call.address.file_base))
+    return zipped(
+        call.request, Json(queue_document(endpoint, base=call.address.queue_base, home=call.address.file_base))
+    )
 
 
 async def of_server(call: Call) -> Response:
     """Everything that this server answers."""
-    return Json(server_document(call.gateway.endpoints, base=call.address.file_base))
+    return zipped(call.request, Json(server_document(call.gateway.endpoints, base=call.address.file_base)))
 
 
 def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from impasto.api.bodies import Json
+from impasto.api.bodies import Json, zipped
 from impasto.api.gateway import Call
 from impasto.api.openapi import queue_document
 from impasto.api.platform import query as q
@@ -31,7 +31,8 @@ async def models(call: Call) -> Response:
         and status in (None, "active")
     ]
     rows, next_ = q.slice_page(query, found)
-    return Json(q.page("models", [_model(call, row, openapi="openapi-3.0" in expand) for row in rows], next_=next_))
+    listed = [_model(call, row, openapi="openapi-3.0" in expand) for row in rows]
+    return zipped(call.request, Json(q.page("models", listed, next_=next_)))
 
 
 def _model(call: Call, endpoint: Endpoint, *, openapi: bool) -> dict[str, Any]:

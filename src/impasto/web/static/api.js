@@ -87,7 +87,7 @@ let listed;
 
 /** All models of `/v1/models`, in the order of the server's table. */
 export function models() {
-  listed ??= pages("/v1/models?limit=50", "models");
+  listed ??= pages("/v1/models?limit=100", "models");
   listed.catch(() => (listed = undefined));
   return listed;
 }
