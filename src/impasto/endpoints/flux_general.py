@@ -47,6 +47,9 @@ LACKING = {  # field → what it would take
 }
 
 
+LACKS = "Not supported by this server."
+
+
 def share(default: float, *, least: float = 0.0, most: float = 1.0) -> Any:
     return Field(default=default, ge=least, le=most, allow_inf_nan=False)
 
@@ -117,20 +120,17 @@ class ImageFillInput(WireInput):
     fill_image_url: FillImages = Field(default=[])
 
 
-Lacking = "Not supported by this server."
-
-
 class _General(WireInput):
     prompt: Prompt = Field(examples=[EXAMPLE["prompt"]])
     image_size: Size | None = None
     num_inference_steps: Steps = 28
     seed: Seed = None
     loras: Loras = Field(default=[])
-    control_loras: list[ControlLoraWeight] = Field(default=[], description=Lacking)
-    controlnets: list[ControlNet] = Field(default=[], description=Lacking)
-    controlnet_unions: list[ControlNetUnion] = Field(default=[], description=Lacking)
-    ip_adapters: list[IPAdapter] = Field(default=[], description=Lacking)
-    easycontrols: list[EasyControlWeight] = Field(default=[], description=Lacking)
+    control_loras: list[ControlLoraWeight] = Field(default=[], description=LACKS)
+    controlnets: list[ControlNet] = Field(default=[], description=LACKS)
+    controlnet_unions: list[ControlNetUnion] = Field(default=[], description=LACKS)
+    ip_adapters: list[IPAdapter] = Field(default=[], description=LACKS)
+    easycontrols: list[EasyControlWeight] = Field(default=[], description=LACKS)
     fill_image: ImageFillInput | None = Field(
         default=None, title="Fill Image", description="Images to take after, with Redux."
     )
@@ -143,27 +143,27 @@ class _General(WireInput):
     use_real_cfg: bool = Field(
         default=False, description="Guide by two passes a step, with the prompt and with the negative prompt."
     )
-    use_cfg_zero: bool = Field(default=False, description=Lacking)
+    use_cfg_zero: bool = Field(default=False, description=LACKS)
     sync_mode: SyncMode = False
     num_images: Annotated[int, Field(ge=1, le=10, description="The number of images to generate.")] = 1
     enable_safety_checker: SafetyChecker = True
-    reference_image_url: str | None = Field(default=None, description=Lacking)
+    reference_image_url: str | None = Field(default=None, description=LACKS)
     reference_strength: float = share(0.65, least=-3.0, most=3.0)
     reference_start: float = share(0.0)
     reference_end: float = share(1.0)
     base_shift: float = share(0.5, least=0.01, most=5.0)
     max_shift: float = share(1.15, least=0.01, most=5.0)
     output_format: OutputFormat = "png"
-    use_beta_schedule: bool = Field(default=False, description=Lacking)
-    sigma_schedule: Literal["sgm_uniform"] | None = Field(default=None, description=Lacking)
+    use_beta_schedule: bool = Field(default=False, description=LACKS)
+    sigma_schedule: Literal["sgm_uniform"] | None = Field(default=None, description=LACKS)
     scheduler: Literal["euler", "dpmpp_2m"] = Field(default="euler", description="Only euler on this server.")
     negative_prompt: Annotated[str, Field(max_length=10_000)] = Field(
         default="", description="What to avoid; counts with use_real_cfg."
     )
-    nag_scale: float = Field(default=3.0, gt=1, le=10, allow_inf_nan=False, description=Lacking)
-    nag_tau: float = Field(default=2.5, gt=0, allow_inf_nan=False, description=Lacking)
-    nag_alpha: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False, description=Lacking)
-    nag_end: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False, description=Lacking)
+    nag_scale: float = Field(default=3.0, gt=1, le=10, allow_inf_nan=False, description=LACKS)
+    nag_tau: float = Field(default=2.5, gt=0, allow_inf_nan=False, description=LACKS)
+    nag_alpha: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False, description=LACKS)
+    nag_end: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False, description=LACKS)
 
 
 # The names are fal's; flux-lora has classes of the same names and other fields.
