@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from impasto import __version__
 from impasto.api.admission import resolve
-from impasto.api.bodies import Json
+from impasto.api.bodies import Json, zipped
 from impasto.api.contract import (
     BYTES,
     COMMON,
@@ -66,12 +66,12 @@ async def of_queue(call: Call) -> Response:
     if choice(call.request.query_params, "expand", ("app",)):
         own: dict[str, Any] = document["components"]["schemas"]
         own |= {name: schema for name, schema in _inputs_of_app(endpoint, endpoints).items() if name not in own}
-    return Json(document)
+    return zipped(call.request, Json(document))
 
 
 async def of_server(call: Call) -> Response:
     """Everything that this server answers."""
-    return Json(server_document(call.gateway.endpoints, base=call.address.file_base))
+    return zipped(call.request, Json(server_document(call.gateway.endpoints, base=call.address.file_base)))
 
 
 def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any]:

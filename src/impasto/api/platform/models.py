@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from impasto.api.bodies import Json
+from impasto.api.bodies import Json, zipped
 from impasto.api.gateway import Call
 from impasto.api.openapi import queue_document
 from impasto.api.platform import query as q
@@ -38,7 +38,7 @@ async def models(call: Call) -> Response:
     # One page asks for few names again and again, each of which may be a file to read.
     licence = cache(partial(licence_of, call.gateway.settings.models_folder))
     found = [_model(call, row, licence, openapi="openapi-3.0" in expand) for row in rows]
-    return Json(q.page("models", found, next_=next_))
+    return zipped(call.request, Json(q.page("models", found, next_=next_)))
 
 
 def _model(call: Call, endpoint: Endpoint, licence: Licence, *, openapi: bool) -> dict[str, Any]:
