@@ -17,6 +17,7 @@ from impasto.flux import precision
 from impasto.flux.checkpoint import locate
 from impasto.flux.checks import dry_load
 from impasto.flux.memory import is_out_of_memory
+from impasto.flux.residency import Residency
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
@@ -58,7 +59,7 @@ class FluxPipeline:
             device=str(device),
             dtype=dtype,
             threads=settings.threads,
-            text_on_host=arrangement.text_on_host,
+            residency=Residency(text_on_host=arrangement.text_on_host),
         )
         return cls(pipeline, device=device, dtype=dtype)
 
