@@ -24,6 +24,7 @@ from impasto.endpoints.validation import validate
 from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
+from impasto.fleet.link import RunnerFacts
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import AuthSettings, PlatformSettings, QueueSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
@@ -54,6 +55,13 @@ class Worker:
     watched: list[str] = field(default_factory=list)
     steps: dict[str, Progress] = field(default_factory=dict)
     seen: dict[str, list[Preview]] = field(default_factory=dict)
+
+    @property
+    def runners(self) -> list[RunnerFacts]:
+        return [
+            RunnerFacts(runner_id="w1", pid=0, models=("fake",), device="cpu", dtype="uint8", load_seconds=0.0,
+                        residency="weights in int8", slots=1, busy=0)
+        ]  # fmt: skip
 
     def served_by(self, endpoint: Endpoint) -> str | None:
         return "fake" if self.ready else None

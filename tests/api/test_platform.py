@@ -70,7 +70,7 @@ class TestModels:
         row = body["models"][0]
         assert row["metadata"]["display_name"] == ENDPOINTS[APP].title
         assert row["metadata"]["category"] == "text-to-image"
-        assert row["impasto"] == {"model": "flux-pro", "served_by": "fake"}
+        assert row["impasto"] == {"model": "flux-pro", "served_by": "fake", "residency": "weights in int8"}
         server.worker.ready = False
         body = (await client.get("/v1/models")).json()
         assert body["models"][0]["impasto"]["served_by"] is None, "nobody draws it now, and that is said"

@@ -100,7 +100,8 @@ def test_weights_are_counted_to_the_byte(kept: Kept, tmp_path: Path) -> None:
         assert counted.away(residency) == sum(model.get_parameter(key).nbytes for key in away)
         sizes = [sum(p.nbytes for n, p in module.named_parameters() if placing.offload.visits(n, p))
                  for circuit in placing.offload.guests(model, residency) for module in circuit.values()]  # fmt: skip
-        assert counted.near(residency) == held - counted.away(residency) + 2 * max(sizes, default=0)
+        largest = 0 if kept == "full" else 2 * 128 * 128 * 7
+        assert counted.near(residency) == held - counted.away(residency) + 2 * max(sizes, default=0) + largest
 
 
 def test_flux1_dev_at_full_size() -> None:

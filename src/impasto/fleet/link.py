@@ -26,6 +26,7 @@ class RunnerFacts:
     device: str
     dtype: str
     load_seconds: float
+    residency: str
     slots: int
     busy: int
 
@@ -74,6 +75,7 @@ class Link:
             device=self.ready.device,
             dtype=self.ready.dtype,
             load_seconds=self.ready.load_seconds,
+            residency=self.ready.residency,
             slots=self.ready.slots,
             busy=len(self.works),
         )

@@ -70,6 +70,9 @@ class Converted(Tensors):
         parts = [torch.empty(self._tensors.shape(part), device="meta") for part in row.diffusers]
         return tuple(row.join(parts).shape)
 
+    def dtype(self, key: str) -> torch.dtype:
+        return self._tensors.dtype(self._stored[key][0])
+
     def narrow(self, key: str) -> tuple[Tensor, Tensor] | None:
         if not self.is_narrow(key):
             return None

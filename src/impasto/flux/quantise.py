@@ -84,19 +84,20 @@ def layers(tensors: Tensors, kept: Kept) -> frozenset[str]:
     """
     if kept == "full":
         return frozenset()
-    found = [key for key in tensors if _is_matrix(key) and len(tensors.shape(key)) == 2]
+    found = [key for key in tensors if is_matrix(key) and len(tensors.shape(key)) == 2]
     stored = [key for key in found if tensors.is_narrow(key)]
     return frozenset(stored if kept == "fp8" and stored else found)
 
 
 def stored_as(tensors: Tensors) -> Kept:
     """How the file holds the blocks: "fp8" when most of their bytes are."""
-    found = [key for key in tensors if _is_matrix(key)]
+    found = [key for key in tensors if is_matrix(key)]
     narrow = [key for key in found if tensors.is_narrow(key)]
     return "fp8" if 2 * len(narrow) > len(found) else "full"
 
 
-def _is_matrix(key: str) -> bool:
+def is_matrix(key: str) -> bool:
+    """Whether the key, in BFL's dialect, is the weight of a linear in a block."""
     return key.startswith(BLOCKS) and key.endswith(".weight")
 
 

@@ -39,7 +39,7 @@ class Residency:
         away = [name for name, is_away in (("text encoders", self.text_on_host),
                                            ("modulation", self.modulation_on_host)) if is_away]  # fmt: skip
         if self.streamed:
-            away.append(f"{self.streamed} blocks")
+            away.append("1 block" if self.streamed == 1 else f"{self.streamed} blocks")
         where = f"{' and '.join([', '.join(away[:-1]), away[-1]] if len(away) > 1 else away)} on the host"
         bits = "" if self.kept == "full" else f", weights in {self.kept}"
         return f"{where if away else 'all on the device'}{' (read from the file)' if self.mapped else ''}{bits}"
@@ -51,12 +51,14 @@ EVERYTHING_NEAR = Residency()
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Bytes of a transformer: what never leaves the device; the modulation of each block (two tensors in a double
-    block, each copied on its own); the other weights of each block, in the order in which they run.
+    block, each copied on its own); the other weights of each block, in the order in which they run; the largest matrix
+    that is widened for a product.
     """
 
     stays: int
     modulation: tuple[int, ...]
     blocks: tuple[int, ...]
+    widened: int = 0
 
     @property
     def whole(self) -> int:
@@ -68,10 +70,10 @@ class Footprint:
         return moved + (sum(self.modulation) if residency.modulation_on_host else 0)
 
     def near(self, residency: Residency) -> int:
-        """Bytes on the device: what lives there, and room for the two largest guests."""
+        """Bytes on the device: what lives there, room for the two largest guests, and for a matrix made wide."""
         guests = [self.blocks[i] for i in spread(len(self.blocks), residency.streamed)]
         guests += self.modulation if residency.modulation_on_host else ()
-        return self.whole - self.away(residency) + 2 * max(guests, default=0)
+        return self.whole - self.away(residency) + 2 * max(guests, default=0) + self.widened
 
 
 def spread(total: int, count: int) -> tuple[int, ...]:

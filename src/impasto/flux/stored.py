@@ -68,6 +68,10 @@ class Tensors(Mapping[str, Tensor]):
         """Bytes as they lie in the file."""
         return self[key].nbytes
 
+    def dtype(self, key: str) -> torch.dtype:
+        """As it is stored."""
+        return self[key].dtype
+
     def narrow(self, key: str) -> tuple[Tensor, Tensor] | None:
         """A matrix as it is stored in 8 bits, and each row's scale [rows, 1], float32. None: it is wider."""
         return None
@@ -201,6 +205,9 @@ class Stored(Tensors):
             return tensor
         scale = self._scales[key].view().float()
         return tensor.float() * (scale.reshape(-1, *[1] * (tensor.ndim - 1)) if scale.numel() > 1 else scale)
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self._entries[key].dtype
 
     def narrow(self, key: str) -> tuple[Tensor, Tensor] | None:
         if not self.is_narrow(key):

@@ -36,7 +36,9 @@ async def models(call: Call) -> Response:
 
 def _model(call: Call, endpoint: Endpoint, *, openapi: bool) -> dict[str, Any]:
     """fal's fields as far as they mean something here; `impasto` says which model is asked and what draws it now."""
-    home = call.address.file_base
+    home, fleet = call.address.file_base, call.gateway.dispatcher
+    served_by = fleet.served_by(endpoint)
+    residency = next((runner.residency for runner in fleet.runners if served_by in runner.models), None)
     row: dict[str, Any] = {
         "endpoint_id": endpoint.id,
         "metadata": {
@@ -48,7 +50,7 @@ def _model(call: Call, endpoint: Endpoint, *, openapi: bool) -> dict[str, Any]:
             "updated_at": q.shown(call.gateway.started_at),
             "model_url": f"{home}/{endpoint.id}",
         },
-        "impasto": {"model": endpoint.model, "served_by": call.gateway.dispatcher.served_by(endpoint)},
+        "impasto": {"model": endpoint.model, "served_by": served_by, "residency": residency},
     }
     if openapi:
         row["openapi"] = queue_document(endpoint, base=call.address.queue_base, home=home)
