@@ -32,7 +32,9 @@ from impasto.settings import ModelSettings, load
 from ..checkpoints import AUTOENCODER, Made, made, write_single
 from .conftest import Recorder, make_job
 
-WORDS = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+WORDS = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +170,7 @@ def test_weights_that_do_not_fit_are_rounded_and_everybody_is_told(
 
 
 def test_the_asked_size_of_pictures_is_what_room_is_kept_for(file: Path) -> None:
-    small, large = (
-        plan_for(ModelSettings(name=str(file), device="cpu", room_for=side)).host for side in (512, 1024)
-    )
+    small, large = (plan_for(ModelSettings(name=str(file), device="cpu", room_for=side)).host for side in (512, 1024))
     assert large > small
 
 

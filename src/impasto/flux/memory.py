@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-
 _WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """How the CPU's allocator, the driver and the libraries on top of it say it, without a type of its own."""
 
