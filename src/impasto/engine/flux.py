@@ -1,5 +1,6 @@
 """The real pipeline behind the engine's protocol. The only file of the engine that imports torch."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,19 +11,19 @@ import torch
 from impasto.engine import pictures
 from impasto.engine.job import ImageInput, Job, Notice
 from impasto.engine.loras import Applied, Loras
-from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
+from impasto.engine.memory import Plan, available_memory, plan, plan_on_cpu
 from impasto.engine.pipeline import Conditioning, Pixels, Step
+from impasto.flux import footprint, precision
 from impasto.flux import pipeline as flux
-from impasto.flux import precision
 from impasto.flux.checkpoint import locate
-from impasto.flux.checks import dry_load
 from impasto.flux.memory import is_out_of_memory
 from impasto.flux.models import Shift
 from impasto.settings import ModelSettings
 
+log = logging.getLogger("impasto.engine")
+
 PROMPTS_KEPT = 64
 WORDS_NAMED = 6
-WORKING = 2 * 2**30  # bytes for the largest picture that is served, beside a FLUX.1's weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,11 @@ class Prompt:
 class FluxPipeline:
     """Wraps a loaded `flux.pipeline.Pipeline`. Prompts read lately are kept: the same words again are free."""
 
-    def __init__(self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype, residency: str = ""
+    ) -> None:
         self.models = (pipeline.spec.name,)
+        self.residency = residency
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self._pipeline = pipeline
@@ -52,6 +56,9 @@ class FluxPipeline:
         """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing or does not fit."""
         device = precision.choose_device(settings.device)
         arrangement = plan_for(settings)
+        log.info("%s: %s", settings.name, arrangement.sentence)
+        if arrangement.remark:
+            log.warning("%s: %s", settings.name, arrangement.remark)
         dtype = precision.choose_dtype(device)
         pipeline = flux.Pipeline.load(
             settings.name,
@@ -59,9 +66,9 @@ class FluxPipeline:
             device=str(device),
             dtype=dtype,
             threads=settings.threads,
-            text_on_host=arrangement.text_on_host,
+            residency=arrangement.residency,
         )
-        return cls(pipeline, device=device, dtype=dtype)
+        return cls(pipeline, device=device, dtype=dtype, residency=arrangement.residency.words)
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
@@ -157,22 +164,15 @@ def plan_for(settings: ModelSettings) -> Plan:
     """
     device = precision.choose_device(settings.device)
     checkpoint = locate(settings.name, models=settings.folder)
-    spec, width = checkpoint.spec, precision.choose_dtype(device).itemsize
-    if spec.embedded:
-        parts, working = {"transformer": spec.memory}, 0
-    else:
-        parts = {part.role: part.parameters * width for part in dry_load(checkpoint)}
-        working = WORKING
+    near, far = precision.choose_dtype(device), precision.choose_dtype("cpu")
+    needs = footprint.needs(checkpoint, device=near, host=far, side=settings.room_for)
     if device.type == "cpu":
-        needed = sum(parts.values()) + working + HEADROOM
-        check_memory(needed, available_memory(), name=spec.name)
-        return Plan(0, needed, text_on_host=False)
+        return plan_on_cpu(needs, free=available_memory(), bits=settings.weights_dtype)
     free, _ = torch.cuda.mem_get_info(device)
     return plan(
-        parts,
-        working=working,
+        needs,
         device_free=free,
         host_free=available_memory(),
-        name=spec.name,
         asked=settings.residency,
+        bits=settings.weights_dtype,
     )
