@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from impasto.engine import pictures
+from impasto.engine import acceleration, pictures
 from impasto.engine.job import ImageInput, Job, Notice
 from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
 from impasto.engine.pipeline import Conditioning, Pixels, Step
+from impasto.flux import fp8, precision
 from impasto.flux import pipeline as flux
-from impasto.flux import precision
 from impasto.flux.checkpoint import locate
 from impasto.flux.checks import dry_load
+from impasto.flux.means import Wanted
 from impasto.flux.memory import is_out_of_memory
 from impasto.settings import ModelSettings
 
@@ -31,12 +32,21 @@ class Prompt:
     text: flux.Conditioning
     given: pictures.Given
     lora: Applied
+    speed: acceleration.Speed
 
 
 class FluxPipeline:
     """Wraps a loaded `flux.pipeline.Pipeline`. Prompts read lately are kept: the same words again are free."""
 
-    def __init__(self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        pipeline: flux.Pipeline,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        settings: ModelSettings | None = None,
+    ) -> None:
+        self._settings = settings or ModelSettings()
         self.models = (pipeline.spec.name,)
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self.dtype = str(dtype).removeprefix("torch.")
@@ -60,7 +70,15 @@ class FluxPipeline:
             threads=settings.threads,
             text_on_host=arrangement.text_on_host,
         )
-        return cls(pipeline, device=device, dtype=dtype)
+        pipeline.accelerate(
+            Wanted(
+                compile=settings.compile == "blocks",
+                graphs=settings.cuda_graphs,
+                fp8=settings.fp8,
+                folder=settings.speed_folder,
+            )
+        )
+        return cls(pipeline, device=device, dtype=dtype, settings=settings)
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
@@ -72,7 +90,9 @@ class FluxPipeline:
         lora = self._loras.apply(job.loras)
         text = self._text(job.prompt)
         given = pictures.read(job, self._pipeline)
-        return Conditioning(Prompt(text.seeing(given.seen), given, lora), (*self._notices(job, text), *lora.notices))
+        speed = acceleration.choose(job, self._settings, fp8=self._pipeline.means.fp8 is not None)
+        notices = (*self._notices(job, text), *lora.notices, *speed.notices)
+        return Conditioning(Prompt(text.seeing(given.seen), given, lora, speed), notices, speed.report)
 
     def _text(self, prompt: str) -> flux.Conditioning:
         if prompt not in self._read:
@@ -110,6 +130,8 @@ class FluxPipeline:
             beside=prompt.given.beside,
             context=prompt.given.context,
             sides=prompt.lora.sides,
+            caching=prompt.speed.caching,
+            quick=prompt.speed.fp8,
         )
         launched: torch.cuda.Event | None = None
         for step in steps:
@@ -121,7 +143,7 @@ class FluxPipeline:
                 event = launched if step.index + 1 == step.total else before
                 if event is not None:
                     event.synchronize()
-            yield Step(step.index + 1, step.total, step.latents, step.preview)
+            yield Step(step.index + 1, step.total, step.latents, step.preview, step.reused)
 
     def decode(self, job: Job, latents: Any) -> Pixels:
         return self._pipeline.decode(latents, height=job.height, width=job.width)
@@ -132,6 +154,8 @@ class FluxPipeline:
     def free_memory(self) -> None:
         self._read.clear()
         self._loras.clear()
+        if self._pipeline.means.graphs is not None:
+            self._pipeline.means.graphs.clear()
         if self._cuda:
             torch.cuda.empty_cache()
 
@@ -154,7 +178,9 @@ def plan_for(settings: ModelSettings) -> Plan:
     if spec.embedded:
         parts, working = {"transformer": spec.memory}, 0
     else:
-        parts = {part.role: part.parameters * width for part in dry_load(checkpoint)}
+        parts = {str(part.role): part.parameters * width for part in dry_load(checkpoint)}
+        if settings.fp8 and fp8.obstacle(device) is None:
+            parts["fp8 copies"] = parts["transformer"] // width
         working = WORKING
     if device.type == "cpu":
         needed = sum(parts.values()) + working + HEADROOM

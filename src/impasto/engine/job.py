@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Format = Literal["jpeg", "png"]
+Acceleration = Literal["none", "regular", "high"]
+"""How much of the picture may change for speed; none: nothing."""
 ImageRole = Literal["init", "prompt", "fill", "mask", "canny", "depth", "context"]
 """What a caller's picture is for: image-to-image starts from it; redux and ultra take after it; Fill draws into it,
 where the mask is white; Canny and Depth draw along it; Kontext changes it.
@@ -64,6 +66,7 @@ class Job:
     images: tuple[ImageInput, ...] = ()
     loras: tuple[LoraInput, ...] = ()
     raw: bool = False  # ultra: a less polished look
+    acceleration: Acceleration | None = None  # None: the caller did not say
     notices: tuple[Notice, ...] = ()  # found on the way here: size rounded, image downscaled
     preview_every: int = 0  # steps between previews; 0: none
     endpoint: str = ""  # whose own code draws it; "": nobody's
