@@ -6,8 +6,8 @@ The configuration is a FLUX.1 in small: hidden 512, 2 + 4 blocks, 512 text token
 of the published width. Same random weights, same dtype, one thread. CPU time (`time.process_time`), least of
 interleaved repeats, so that other work on the machine counts little. `ours + LoRA` has one of rank 16 on every layer of
 the blocks. bf16 is measured only where the processor multiplies it: elsewhere torch emulates it, slower than float32.
-`--compiled` adds torch.compile on both sides, which takes minutes: diffusers at its best is channels_last, with fused QKV
-and compiled blocks. A request is 28 steps and a decoding, added up from the rows above it, without reading the prompt.
+`--compiled` adds torch.compile on both sides, which takes minutes: diffusers at its best is channels_last, with fused
+QKV and compiled blocks. A request is 28 steps and a decoding, added up from the rows above it; no prompt is read.
 Against diffusers' default (float32, NCHW) stands the last column.
 """
 
@@ -20,8 +20,8 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -64,40 +64,29 @@ def steps(dtype: torch.dtype, height: int, width: int, *, compiled: bool) -> Run
     words, pe = ours.context(txt), ours.positions(text_ids, image_ids)
     mods = ours.modulate(ours.vector(time_, vec, guidance))
 
-    def peer() -> Tensor:
-        return theirs(
+    def peer(model: FluxTransformer2DModel) -> Tensor:
+        return model(
             hidden_states=img.to(dtype), encoder_hidden_states=txt, pooled_projections=vec, timestep=time_,
             guidance=guidance, img_ids=image_ids, txt_ids=text_ids, return_dict=False,
         )[0]  # fmt: skip
 
-    def with_lora(sides: adapters.Sides = lora(ours)) -> Tensor:  # noqa: B008 - made once
-        with attached(ours, sides):
-            return ours.velocity(img, words, pe, mods)
+    def mine(model: Flux, sides: adapters.Sides) -> Tensor:
+        with attached(model, sides):
+            return model.velocity(img, words, pe, mods)
 
-    runs: Runs = {"diffusers": peer, "ours": lambda: ours.velocity(img, words, pe, mods), "ours + LoRA": with_lora}
+    runs: Runs = {
+        "diffusers": partial(peer, theirs),
+        "ours": partial(mine, ours, {}),
+        "ours + LoRA": partial(mine, ours, lora(ours)),
+    }
     if compiled:
-        runs |= compiled_steps(runs, ours, theirs)
+        best, fast = copy.deepcopy(theirs), copy.deepcopy(ours)
+        best.fuse_qkv_projections()
+        best.compile_repeated_blocks()
+        runs["diffusers best"] = partial(peer, best)
+        if Compiled.of(fast, folder=Path(tempfile.gettempdir()) / "impasto-compare") is not None:
+            runs["ours compiled"] = partial(mine, fast, {})
     return runs
-
-
-def compiled_steps(runs: Runs, ours: Flux, theirs: FluxTransformer2DModel) -> Runs:
-    """The same passes through copies of the models whose blocks are compiled."""
-    mine, peer = copy.deepcopy(ours), copy.deepcopy(theirs)
-    found: Runs = {}
-    peer.fuse_qkv_projections()
-    peer.compile_repeated_blocks()
-    found["diffusers best"] = rebound(runs["diffusers"], theirs=peer)
-    if Compiled.of(mine, folder=Path(tempfile.gettempdir()) / "impasto-compare") is not None:
-        found["ours compiled"] = rebound(runs["ours"], ours=mine)
-    return found
-
-
-def rebound(run: Callable[[], Any], **models: nn.Module) -> Callable[[], Any]:
-    """`run` with other models in the place of those that it closes over."""
-    cells = dict(zip(run.__code__.co_freevars, run.__closure__ or (), strict=True))
-    cells |= {name: CellType(model) for name, model in models.items()}
-    closure = tuple(cells[name] for name in run.__code__.co_freevars)
-    return FunctionType(run.__code__, run.__globals__, run.__name__, run.__defaults__, closure)
 
 
 def lora(model: Flux) -> adapters.Sides:

@@ -39,7 +39,7 @@ class Choice:
 
     name: str
 
-    def used(self) -> AbstractContextManager[None]:
+    def used(self) -> AbstractContextManager[object]:
         """Within, attention runs in this kernel, or in the plain one where it cannot."""
         return sdpa_kernel([BACKENDS[self.name], SDPBackend.MATH], set_priority=True)
 

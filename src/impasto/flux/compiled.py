@@ -78,7 +78,7 @@ class Compiled:
             compiled._try(rows)
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the plain way is still there
             for block in _blocks(model):
-                block._compiled_call_impl = None
+                block._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage] - torch offers no way back
             reason = str(error).strip().partition("\n")[0]
             log.warning("Blocks are not compiled, the compiler failed: %s: %s", type(error).__name__, reason)
             return None

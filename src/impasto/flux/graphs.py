@@ -94,7 +94,8 @@ class _Recorded:
 
     def __call__(self, img: Tensor, txt: Tensor, pe: Tensor, mods: Modulations) -> Tensor:
         places = [self._img, self._txt, self._pe, *_tensors(self._mods)]
-        torch._foreach_copy_(places, [img, txt, pe, *_tensors(mods)])
+        for place, given in zip(places, [img, txt, pe, *_tensors(mods)], strict=True):
+            place.copy_(given, non_blocking=True)
         return self._replay().clone()
 
 

@@ -58,9 +58,10 @@ class Run:
         self._scale = guidance if spec.guidance == "cfg" else cfg
         self._batch = min(2 if self._scale != 1.0 else 1, len(conditioning.txt))
         self._halved = False
-        few = caching is None or self.steps < FEWEST_STEPS
-        # The passes of a pair may part ways when memory runs out: each row then has a cache of its own.
-        self._caches = () if few else tuple(StepCache(caching, steps=self.steps) for _ in range(self._batch))
+        self._caches: tuple[StepCache, ...] = ()
+        if caching is not None and self.steps >= FEWEST_STEPS:
+            # The passes of a pair may part ways when memory runs out: each row then has a cache of its own.
+            self._caches = tuple(StepCache(caching, steps=self.steps) for _ in range(self._batch))
 
         # Nothing here depends on the latents: computed once for all steps, and no step waits for the host.
         device = next(model.parameters()).device
