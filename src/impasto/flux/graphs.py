@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -94,8 +94,8 @@ class _Recorded:
 
     def __call__(self, img: Tensor, txt: Tensor, pe: Tensor, mods: Modulations) -> Tensor:
         places = [self._img, self._txt, self._pe, *_tensors(self._mods)]
-        for place, given in zip(places, [img, txt, pe, *_tensors(mods)], strict=True):
-            place.copy_(given, non_blocking=True)
+        copy = cast("Callable[..., None]", torch._foreach_copy_)  # pyright: ignore - one launch; torch.optim's own
+        copy(places, [img, txt, pe, *_tensors(mods)])
         return self._replay().clone()
 
 
