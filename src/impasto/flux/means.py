@@ -48,7 +48,7 @@ class Means:
     def of(cls, model: Flux, spec: ModelSpec, wanted: Wanted) -> Means:
         """Sets up what is wanted and possible. Compiling may take a minute the first time."""
         device = next(model.parameters()).device
-        found = Means(attention=choose(model, folder=wanted.folder))
+        attention = choose(model, folder=wanted.folder)
         quick = recorded = compiled = None
         if wanted.fp8:
             if (reason := fp8.obstacle(device)) is None:
@@ -58,13 +58,14 @@ class Means:
                 log.warning("No linears in 8 bits (model.fp8): %s", reason)
         if wanted.compile and wanted.folder is not None:
             rows = 2 if spec.guidance == "cfg" else 1
-            compiled = Compiled.of(model, folder=wanted.folder, rows=rows)
+            with cls(attention=attention).around(sides=False, quick=False):  # the kernel is compiled in
+                compiled = Compiled.of(model, folder=wanted.folder, rows=rows)
         if wanted.graphs:
             if (reason := graphs.obstacle(device)) is None:
                 recorded = graphs.Graphs(model)
             else:
                 log.warning("No CUDA graphs (model.cuda_graphs): %s", reason)
-        return cls(compiled, recorded, quick, found.attention)
+        return cls(compiled, recorded, quick, attention)
 
     @contextmanager
     def around(self, *, sides: bool, quick: bool) -> Generator[None]:
