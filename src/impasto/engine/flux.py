@@ -18,6 +18,7 @@ from impasto.flux.checkpoint import locate
 from impasto.flux.checks import dry_load
 from impasto.flux.means import Wanted
 from impasto.flux.memory import is_out_of_memory
+from impasto.flux.models import Shift
 from impasto.settings import ModelSettings
 
 PROMPTS_KEPT = 64
@@ -53,7 +54,7 @@ class FluxPipeline:
         self._pipeline = pipeline
         self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
-        self._read: OrderedDict[str, flux.Conditioning] = OrderedDict()
+        self._read: OrderedDict[tuple[str, str | None], flux.Conditioning] = OrderedDict()
         self._loras = Loras(pipeline)
 
     @classmethod
@@ -88,19 +89,20 @@ class FluxPipeline:
         # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
         torch.set_num_threads(self._threads)
         lora = self._loras.apply(job.loras)
-        text = self._text(job.prompt)
+        text = self._text(job.prompt, job.negative if job.cfg > 1 else None)
         given = pictures.read(job, self._pipeline)
         speed = acceleration.choose(job, self._settings, fp8=self._pipeline.means.fp8 is not None)
         notices = (*self._notices(job, text), *lora.notices, *speed.notices)
         return Conditioning(Prompt(text.seeing(given.seen), given, lora, speed), notices, speed.report)
 
-    def _text(self, prompt: str) -> flux.Conditioning:
-        if prompt not in self._read:
-            self._read[prompt] = self._pipeline.encode(prompt)
+    def _text(self, prompt: str, negative: str | None) -> flux.Conditioning:
+        words = (prompt, negative)
+        if words not in self._read:
+            self._read[words] = self._pipeline.encode(prompt, negative=negative)
             if len(self._read) > PROMPTS_KEPT:
                 self._read.popitem(last=False)
-        self._read.move_to_end(prompt)
-        return self._read[prompt]
+        self._read.move_to_end(words)
+        return self._read[words]
 
     def _notices(self, job: Job, text: flux.Conditioning) -> tuple[Notice, ...]:
         name, limit = self.models[0], self._pipeline.spec.max_text_tokens
@@ -117,6 +119,9 @@ class FluxPipeline:
 
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
         prompt: Prompt = conditioning.value
+        cfg = max(job.cfg, 1.0)
+        # Of a model that has no embedded scale, two passes are the only guidance.
+        only = self._pipeline.spec.guidance == "cfg" and cfg > 1.0
         steps = self._pipeline.denoise(
             prompt.text,
             seed=job.seed,
@@ -124,11 +129,13 @@ class FluxPipeline:
             height=job.height,
             width=job.width,
             steps=job.steps,
-            guidance=job.guidance,
+            guidance=cfg if only else job.guidance,
             init=prompt.given.init,
             reference=prompt.given.reference,
             beside=prompt.given.beside,
             context=prompt.given.context,
+            cfg=cfg,
+            shift=None if job.shift is None else Shift(*job.shift),
             sides=prompt.lora.sides,
             caching=prompt.speed.caching,
             quick=prompt.speed.fp8,
@@ -146,7 +153,7 @@ class FluxPipeline:
             yield Step(step.index + 1, step.total, step.latents, step.preview, step.reused)
 
     def decode(self, job: Job, latents: Any) -> Pixels:
-        return self._pipeline.decode(latents, height=job.height, width=job.width)
+        return pictures.pasted(job, self._pipeline.decode(latents, height=job.height, width=job.width))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return is_out_of_memory(error)
