@@ -42,6 +42,14 @@ def test_a_damaged_file_is_measured_anew(tmp_path: Path, damage: str) -> None:
     assert decide(times(), key="a", folder=tmp_path) == Choice("flash")  # type: ignore[arg-type]
 
 
+def test_a_folder_that_cannot_be_written_to_costs_the_memory_not_the_choice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert decide(times(flash=2.0), key="a", folder=tmp_path / "file" / "speed") == Choice("flash")  # type: ignore[arg-type]
+    assert "made again" in caplog.text
+
+
 def test_a_kernel_that_cannot_run_leaves_the_plain_one() -> None:
     q = torch.randn(1, 2, 8, 16)
     with Choice("cudnn").used():

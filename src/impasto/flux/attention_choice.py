@@ -76,8 +76,11 @@ def decide(seconds: Seconds, *, key: str, folder: Path | None) -> Choice | None:
     told = ", ".join(f"{name} {1000 * took:.2f} ms" for name, took in found.items())
     log.info("Attention runs in %s (%s)", best, told)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({**kept, key: best}, indent=2) + "\n", encoding="utf-8")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({**kept, key: best}, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            log.warning("The choice is not kept and will be made again: %s", error)
     return Choice(best)
 
 

@@ -67,12 +67,12 @@ class Compiled:
         if (reason := obstacle(next(model.parameters()).device)) is not None:
             log.warning("Blocks are not compiled (model.compile): %s", reason)
             return None
-        folder.mkdir(parents=True, exist_ok=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
         compiled = cls(model, folder)
         start = time.monotonic()
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             for block in _blocks(model):
                 block.compile(dynamic=True)
             compiled._try(rows)
@@ -80,7 +80,9 @@ class Compiled:
             for block in _blocks(model):
                 block._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage] - torch offers no way back
             reason = str(error).strip().partition("\n")[0]
-            log.warning("Blocks are not compiled, the compiler failed: %s: %s", type(error).__name__, reason)
+            log.warning(
+                "Blocks are not compiled (model.compile), the compiler failed: %s: %s", type(error).__name__, reason
+            )
             return None
         seconds, (kept, made) = time.monotonic() - start, compiled.news()
         log.info("Blocks compiled in %.1f s: %d from %s, %d anew", seconds, kept, folder, made)
