@@ -3,19 +3,20 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from impasto.engine import pictures
+from impasto.engine import acceleration, pictures
 from impasto.engine.job import ImageInput, Job, Notice
 from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import Plan, available_memory, plan, plan_on_cpu
 from impasto.engine.pipeline import Conditioning, Pixels, Step
-from impasto.flux import footprint, precision
+from impasto.flux import footprint, fp8, precision
 from impasto.flux import pipeline as flux
 from impasto.flux.checkpoint import locate
+from impasto.flux.means import Wanted
 from impasto.flux.memory import is_out_of_memory
 from impasto.flux.models import Shift
 from impasto.settings import ModelSettings
@@ -33,14 +34,22 @@ class Prompt:
     text: flux.Conditioning
     given: pictures.Given
     lora: Applied
+    speed: acceleration.Speed
 
 
 class FluxPipeline:
     """Wraps a loaded `flux.pipeline.Pipeline`. Prompts read lately are kept: the same words again are free."""
 
     def __init__(
-        self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype, residency: str = ""
+        self,
+        pipeline: flux.Pipeline,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        residency: str = "",
+        settings: ModelSettings | None = None,
     ) -> None:
+        self._settings = settings or ModelSettings()
         self.models = (pipeline.spec.name,)
         self.residency = residency
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -68,7 +77,9 @@ class FluxPipeline:
             threads=settings.threads,
             residency=arrangement.residency,
         )
-        return cls(pipeline, device=device, dtype=dtype, residency=arrangement.residency.words)
+        pipeline.accelerate(_wanted(settings, arrangement))
+        words = arrangement.residency.words
+        return cls(pipeline, device=device, dtype=dtype, residency=words, settings=settings)
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
@@ -80,7 +91,9 @@ class FluxPipeline:
         lora = self._loras.apply(job.loras)
         text = self._text(job.prompt, job.negative if job.cfg > 1 else None)
         given = pictures.read(job, self._pipeline)
-        return Conditioning(Prompt(text.seeing(given.seen), given, lora), (*self._notices(job, text), *lora.notices))
+        speed = acceleration.choose(job, self._settings, fp8=self._pipeline.means.fp8 is not None)
+        notices = (*self._notices(job, text), *lora.notices, *speed.notices)
+        return Conditioning(Prompt(text.seeing(given.seen), given, lora, speed), notices, speed.report)
 
     def _text(self, prompt: str, negative: str | None) -> flux.Conditioning:
         words = (prompt, negative)
@@ -124,6 +137,8 @@ class FluxPipeline:
             cfg=cfg,
             shift=None if job.shift is None else Shift(*job.shift),
             sides=prompt.lora.sides,
+            caching=prompt.speed.caching,
+            quick=prompt.speed.fp8,
         )
         launched: torch.cuda.Event | None = None
         for step in steps:
@@ -135,7 +150,7 @@ class FluxPipeline:
                 event = launched if step.index + 1 == step.total else before
                 if event is not None:
                     event.synchronize()
-            yield Step(step.index + 1, step.total, step.latents, step.preview)
+            yield Step(step.index + 1, step.total, step.latents, step.preview, step.reused)
 
     def decode(self, job: Job, latents: Any) -> Pixels:
         return pictures.pasted(job, self._pipeline.decode(latents, height=job.height, width=job.width))
@@ -146,6 +161,8 @@ class FluxPipeline:
     def free_memory(self) -> None:
         self._read.clear()
         self._loras.clear()
+        if self._pipeline.means.graphs is not None:
+            self._pipeline.means.graphs.clear()
         if self._cuda:
             torch.cuda.empty_cache()
 
@@ -158,6 +175,22 @@ def _unknown(name: str, text: flux.Conditioning) -> str:
     return f"{name} knows nothing of this ({words}) and drew what is nearest to it: {text.instead}."
 
 
+def _wanted(settings: ModelSettings, arrangement: Plan) -> Wanted:
+    """What the settings ask for, as far as weights that stay where they are, as they are, allow it."""
+    wanted = Wanted(
+        compile=settings.compile == "blocks",
+        graphs=settings.cuda_graphs,
+        fp8=settings.fp8,
+        folder=settings.speed_folder,
+    )
+    if not arrangement.residency.streams and arrangement.residency.kept == "full":
+        return wanted
+    if wanted.compile or wanted.graphs or wanted.fp8:
+        words = arrangement.residency.words
+        log.warning("%s: neither compiled blocks nor graphs nor fp8 linears with %s", settings.name, words)
+    return Wanted(folder=settings.speed_folder)
+
+
 def plan_for(settings: ModelSettings) -> Plan:
     """Where the model of `settings` would go on this machine. Reads headers only. Raises WeightsError when it is not
     whole or does not fit.
@@ -166,6 +199,8 @@ def plan_for(settings: ModelSettings) -> Plan:
     checkpoint = locate(settings.name, models=settings.folder)
     near, far = precision.choose_dtype(device), precision.choose_dtype("cpu")
     needs = footprint.needs(checkpoint, device=near, host=far, side=settings.room_for)
+    if settings.fp8 and fp8.obstacle(device) is None:
+        needs = replace(needs, others=needs.others + needs.transformer["full"].whole // near.itemsize)
     if device.type == "cpu":
         return plan_on_cpu(needs, free=available_memory(), bits=settings.weights_dtype)
     free, _ = torch.cuda.mem_get_info(device)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Format = Literal["jpeg", "png"]
+Acceleration = Literal["none", "regular", "high"]
+"""How much of the picture may change for speed; none: nothing."""
 ImageRole = Literal["init", "region", "prompt", "fill", "mask", "canny", "depth", "context"]
 """What a caller's picture is for: image-to-image starts from it, inpainting draws it anew where its region is white;
 redux and ultra take after it; Fill draws into it, where the mask is white; Canny and Depth draw along it; Kontext
@@ -68,6 +70,7 @@ class Job:
     images: tuple[ImageInput, ...] = ()
     loras: tuple[LoraInput, ...] = ()
     raw: bool = False  # ultra: a less polished look
+    acceleration: Acceleration | None = None  # None: the caller did not say
     paste_back: bool = False  # Fill: the picture's own pixels where the mask is not white
     notices: tuple[Notice, ...] = ()  # found on the way here: size rounded, image downscaled
     preview_every: int = 0  # steps between previews; 0: none
