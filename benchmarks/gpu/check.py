@@ -24,12 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import passes
 
-from impasto.flux import keys
+from impasto.flux import footprint, keys, placing, quantise
 from impasto.flux import latents as lat
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.linear import Side, Up, attached, merged
 from impasto.flux.models import MODELS, TransformerParams
+from impasto.flux.residency import Residency
+from impasto.flux.stored import InMemory
 from impasto.flux.transformer import Flux
+from impasto.flux.weights import Target
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and "--rehearse" not in sys.argv else "cpu")
 REHEARSAL = "--rehearse" in sys.argv
@@ -112,6 +115,76 @@ def lora() -> dict[str, Any]:
         "restored_bits": torch.equal(before, after),
         "against_merged": error(changed, model(**values).float().cpu()),
     }
+
+
+@torch.inference_mode()
+def memory() -> dict[str, Any]:
+    """FLUX.1 [dev] at full size with random weights: a step by how many blocks visit and by their bits, against the
+    resident model to the bit; bytes that were in use against those that are counted.
+    """
+    spec = MODELS[FULL]
+    params, size, tokens = spec.transformer, 1024, 512
+    if REHEARSAL:
+        params, size, tokens = replace(params, hidden_size=256, num_heads=2, depth=1, depth_single_blocks=2), 128, 16
+    values = moved(inputs(params, height=size, width=size, tokens=tokens), DEVICE)
+    model = filled(params, {}, Residency())
+    weights = {name: parameter.to("cpu", copy=True) for name, parameter in model.state_dict().items()}
+    wanted, result = model(**values), dict[str, Any]()
+    result["resident_ms"] = milliseconds(lambda model=model: model(**values))
+    del model
+    blocks = params.depth + params.depth_single_blocks
+    for kept, count in (("full", blocks // 4), ("full", blocks // 2), ("full", blocks), ("int8", 0), ("fp8", 0)):
+        residency = Residency(kept=kept, streamed=count, modulation_on_host=count > 0)
+        peak_reset()
+        model = filled(params, weights, residency)
+        name = f"{kept}_{count}_away"
+        found = model(**values)
+        result[f"{name}_same_bits"] = torch.equal(found, wanted)
+        result[f"{name}_apart"] = error(found, wanted.float().cpu())
+        result[f"{name}_ms"] = milliseconds(lambda model=model: model(**values))
+        narrow = quantise.layers(InMemory(weights), kept)
+        counted = footprint.transformer(params, itemsize=2, narrow=narrow).near(residency)
+        counted += footprint.step(params, tokens=tokens + lat.token_count(size, size), itemsize=2)
+        result[f"{name}_counted_gib"], result[f"{name}_peak_gib"] = counted / 2**30, peak()
+        del model
+    return result | decoding()
+
+
+def decoding() -> dict[str, Any]:
+    """Bytes in use while pictures are decoded, against those that are counted."""
+    params, result = MODELS[FULL].autoencoder, dict[str, Any]()
+    if REHEARSAL:
+        params = replace(params, ch=32)
+    model = Autoencoder(params).to(DEVICE, torch.bfloat16).eval().channels_last()
+    held = sum(parameter.nbytes for parameter in model.parameters())
+    for side in (64,) if REHEARSAL else (1024, 2048):
+        peak_reset()
+        model.decode(torch.randn(1, params.z_channels, side // 8, side // 8, device=DEVICE))
+        result[f"decode_{side}_counted_gib"] = (held + footprint.decoding(params, (side, side), 2)) / 2**30
+        result[f"decode_{side}_peak_gib"] = peak()
+    return result
+
+
+def filled(params: TransformerParams, weights: dict[str, torch.Tensor], residency: Residency) -> Flux:
+    """A transformer in bf16, arranged as the loader does it; of random weights when there are none."""
+    if not weights:
+        torch.manual_seed(0)
+        torch.set_default_dtype(torch.bfloat16)
+        with DEVICE:
+            model = Flux(params).eval()
+        torch.set_default_dtype(torch.float32)
+        return model
+    return placing.arranged(InMemory(weights), params, Target(DEVICE, torch.bfloat16), residency, name="random")
+
+
+def peak_reset() -> None:
+    if not REHEARSAL:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak() -> float | None:
+    return None if REHEARSAL else torch.cuda.max_memory_allocated() / 2**30
 
 
 def side_branches(model: Flux, rank: int = 16) -> dict[str, Side]:
@@ -231,7 +304,7 @@ def main() -> int:
     deadline = time.monotonic() + 60 * options.minutes
     device = "a rehearsal on the CPU" if options.rehearse else torch.cuda.get_device_name()
     report: dict[str, Any] = {"device": device, "torch": torch.__version__}
-    for part in (parity, repeat, lora, train, step):
+    for part in (parity, repeat, lora, train, step, memory):
         if time.monotonic() > deadline:
             report[part.__name__] = "no time left"
             continue

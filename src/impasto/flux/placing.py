@@ -15,6 +15,7 @@ from torch import Tensor
 
 from impasto.flux import offload, quantise, weights
 from impasto.flux.checkpoint import Checkpoint
+from impasto.flux.models import TransformerParams
 from impasto.flux.residency import Residency
 from impasto.flux.stored import Tensors
 from impasto.flux.transformer import Flux
@@ -54,6 +55,19 @@ def load_transformer(
     """The transformer as `residency` has it; `copies`: how weights that visit travel. Raises WeightsError."""
     params, name = checkpoint.spec.transformer, str(checkpoint.path("transformer"))
     tensors = weights.transformer_tensors(checkpoint)
+    return arranged(tensors, params, target, residency, name=name, copies=copies)
+
+
+def arranged(
+    tensors: Tensors,
+    params: TransformerParams,
+    target: weights.Target,
+    residency: Residency,
+    *,
+    name: str,
+    copies: offload.Copies | None = None,
+) -> Flux:
+    """The same of any tensors in BFL's dialect; `name` names them in errors."""
     narrow = quantise.layers(tensors, residency.kept)
     with torch.device("meta"):
         away = offload.away(Flux(params), residency)
