@@ -70,7 +70,7 @@ class TestModels:
         row = body["models"][0]
         assert row["metadata"]["display_name"] == ENDPOINTS[APP].title
         assert row["metadata"]["category"] == "text-to-image"
-        assert row["impasto"] == {"model": "flux-pro", "served_by": "fake"}
+        assert row["impasto"] == {"model": "flux-pro", "served_by": "fake", "licence": None}
         server.worker.ready = False
         body = (await client.get("/v1/models")).json()
         assert body["models"][0]["impasto"]["served_by"] is None, "nobody draws it now, and that is said"
@@ -354,9 +354,12 @@ class TestScopes:
 
     @pytest.mark.parametrize(
         ("method", "path"),
-        [("GET", "/v1/keys"), ("POST", "/v1/keys"), ("DELETE", "/v1/keys/x"), ("GET", "/v1/account/billing")],
-    )
-    async def test_keys_and_account_are_for_admin(self, keyed, method, path):
+        [
+            ("GET", "/v1/keys"), ("POST", "/v1/keys"), ("DELETE", "/v1/keys/x"), ("GET", "/v1/account/billing"),
+            ("GET", "/v1/system"), ("GET", "/v1/system/activity"), ("GET", "/v1/system/models"),
+        ],
+    )  # fmt: skip
+    async def test_keys_account_and_system_are_for_admin(self, keyed, method, path):
         server, alice, _ = keyed
         async with server.client(key=alice) as client:
             answer = await client.request(method, path)
