@@ -99,7 +99,7 @@ KontextGuidance = Annotated[
 ]
 
 
-class BaseKontextEditInput(WireInput):
+class _KontextPicture(WireInput):
     image_url: ImageUrl = Field(examples=[KONTEXT_PICTURE])
     prompt: Prompt = Field(examples=[KONTEXT_PROMPT])
     num_inference_steps: ManySteps = 30
@@ -111,7 +111,21 @@ class BaseKontextEditInput(WireInput):
     output_format: OutputFormat = "png"
     loras: Loras = Field(default=[])
     acceleration: Acceleration = "none"
+
+
+class BaseKontextEditInput(_KontextPicture):
     resolution_mode: ResolutionMode = "match_input"
+
+
+class BaseKontextInpaintInput(_KontextPicture):
+    image_url: ImageUrl = Field(examples=[KNIGHT])
+    prompt: Prompt = Field(examples=["A football lying on a field."])
+    reference_image_url: Annotated[
+        str,
+        Field(min_length=1, examples=[KONTEXT_PICTURE], description="The URL of the image that shows what to draw."),
+    ]
+    mask_url: MaskUrl = Field(examples=[KNIGHT_MASK])
+    strength: Strength = 0.88
 
 
 class BaseKontextInput(WireInput):
@@ -126,26 +140,6 @@ class BaseKontextInput(WireInput):
     output_format: OutputFormat = "png"
     loras: Loras = Field(default=[])
     acceleration: Acceleration = "none"
-
-
-class BaseKontextInpaintInput(WireInput):
-    image_url: ImageUrl = Field(examples=[KNIGHT])
-    prompt: Prompt = Field(examples=["A football lying on a field."])
-    num_inference_steps: ManySteps = 30
-    seed: Seed = None
-    guidance_scale: KontextGuidance = 2.5
-    sync_mode: SyncMode = False
-    num_images: NumImages = 1
-    enable_safety_checker: SafetyChecker = True
-    output_format: OutputFormat = "png"
-    loras: Loras = Field(default=[])
-    acceleration: Acceleration = "none"
-    reference_image_url: Annotated[
-        str,
-        Field(min_length=1, examples=[KONTEXT_PICTURE], description="The URL of the image that shows what to draw."),
-    ]
-    mask_url: MaskUrl = Field(examples=[KNIGHT_MASK])
-    strength: Strength = 0.88
 
 
 def fill_images(input_: Any) -> tuple[Wanted, ...]:
