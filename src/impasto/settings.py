@@ -128,6 +128,12 @@ class ModelSettings(Section):
         description="Where the weights live on a GPU: all on the device, or the text encoders on the CPU; auto: the "
         "first that fits into what is free.",
     )
+    prompt_cache_mb: int = Field(
+        default=256,
+        ge=0,
+        description="Prompts that the text encoders have read are kept, each for the key that sent it, up to so many "
+        "MiB of the host's memory; 0: none.",
+    )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
     )

@@ -207,7 +207,8 @@ class Engine:
         # Only here: inside the except block the traceback's frames still hold the tensors.
         self._fail(drawing, verdict)
         del drawing
-        self._pipeline.free_memory()
+        if verdict.status >= 500:  # a bad input takes nothing from those who sent good ones
+            self._pipeline.free_memory()
 
     def _step(self, lease: str, index: int) -> None:
         drawing = self._drawings[lease]

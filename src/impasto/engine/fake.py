@@ -6,7 +6,7 @@ size), so two requests differ visibly and the same request gives the same pixels
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,10 @@ class FakePipeline:
         self.dtype = "uint8"
         self.warm_up_images = ()
         self._step_seconds = step_seconds
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return {}
 
     def encode(self, job: Job) -> Conditioning:
         return Conditioning(job.prompt)

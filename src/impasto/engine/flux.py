@@ -1,7 +1,7 @@
 """The real pipeline behind the engine's protocol. The only file of the engine that imports torch."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from impasto.engine.job import ImageInput, Job, Notice
 from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
 from impasto.engine.pipeline import Conditioning, Pixels, Step
+from impasto.engine.prompts import PromptCache, Words
 from impasto.flux import pipeline as flux
 from impasto.flux import precision
 from impasto.flux.checkpoint import locate
@@ -19,7 +20,8 @@ from impasto.flux.checks import dry_load
 from impasto.flux.memory import is_out_of_memory
 from impasto.settings import ModelSettings
 
-PROMPTS_KEPT = 64
+log = logging.getLogger("impasto.engine")
+
 WORDS_NAMED = 6
 WORKING = 2 * 2**30  # bytes for the largest picture that is served, beside a FLUX.1's weights
 
@@ -34,16 +36,18 @@ class Prompt:
 
 
 class FluxPipeline:
-    """Wraps a loaded `flux.pipeline.Pipeline`. Prompts read lately are kept: the same words again are free."""
+    """Wraps a loaded `flux.pipeline.Pipeline`. `prompt_cache`: bytes of read prompts to keep, on the host."""
 
-    def __init__(self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype, prompt_cache: int = 0
+    ) -> None:
         self.models = (pipeline.spec.name,)
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self._pipeline = pipeline
         self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
-        self._read: OrderedDict[str, flux.Conditioning] = OrderedDict()
+        self._prompts: PromptCache[flux.Conditioning] = PromptCache(prompt_cache, store=lambda c: c.to("cpu"))
         self._loras = Loras(pipeline)
 
     @classmethod
@@ -60,27 +64,30 @@ class FluxPipeline:
             threads=settings.threads,
             text_on_host=arrangement.text_on_host,
         )
-        return cls(pipeline, device=device, dtype=dtype)
+        return cls(pipeline, device=device, dtype=dtype, prompt_cache=settings.prompt_cache_mb * 2**20)
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
         return tuple(pictures.blank(role) for role in pictures.NEEDS[self._pipeline.spec.sight])
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return {f"prompt_cache_{name}": count for name, count in self._prompts.counters.items()}
+
     def encode(self, job: Job) -> Conditioning:
         # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
         torch.set_num_threads(self._threads)
         lora = self._loras.apply(job.loras)
-        text = self._text(job.prompt)
+        text = self._text(job)
         given = pictures.read(job, self._pipeline)
         return Conditioning(Prompt(text.seeing(given.seen), given, lora), (*self._notices(job, text), *lora.notices))
 
-    def _text(self, prompt: str) -> flux.Conditioning:
-        if prompt not in self._read:
-            self._read[prompt] = self._pipeline.encode(prompt)
-            if len(self._read) > PROMPTS_KEPT:
-                self._read.popitem(last=False)
-        self._read.move_to_end(prompt)
-        return self._read[prompt]
+    def _text(self, job: Job) -> flux.Conditioning:
+        spec = self._pipeline.spec
+        words = Words(scope=job.scope, encoder=f"{spec.name}/{spec.max_text_tokens}", prompt=job.prompt)
+        text, hit = self._prompts.get(words, lambda: self._pipeline.encode(job.prompt))
+        log.debug("Request %s: prompt %s", job.request_id, "found in the cache" if hit else "read by the text encoder")
+        return text.to(self._pipeline.device)
 
     def _notices(self, job: Job, text: flux.Conditioning) -> tuple[Notice, ...]:
         name, limit = self.models[0], self._pipeline.spec.max_text_tokens
@@ -130,7 +137,7 @@ class FluxPipeline:
         return is_out_of_memory(error)
 
     def free_memory(self) -> None:
-        self._read.clear()
+        self._prompts.clear()
         self._loras.clear()
         if self._cuda:
             torch.cuda.empty_cache()

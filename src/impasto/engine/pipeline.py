@@ -3,7 +3,7 @@
 Everything between the three calls (conditioning, latents) is the pipeline's own and opaque to the engine.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,11 @@ class Pipeline(Protocol):
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
         """Pictures without which the model cannot draw, for a first step that nobody sees."""
+        ...
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What it has counted since it was loaded, for the operator: prompt_cache_hits, …"""
         ...
 
     def encode(self, job: Job) -> Conditioning:

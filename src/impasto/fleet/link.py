@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class RunnerFacts:
     load_seconds: float
     slots: int
     busy: int
+    counters: Mapping[str, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +41,7 @@ class Link:
     writer: asyncio.StreamWriter
     heard: float  # loop time of its last sentence
     ready: m.Ready | None = None
+    counters: dict[str, int] = field(default_factory=dict[str, int])
     works: dict[str, Work] = field(default_factory=dict[str, Work])
     settling: asyncio.Queue[Settled] = field(default_factory=lambda: asyncio.Queue(OUTCOMES_WAITING))
 
@@ -76,6 +79,7 @@ class Link:
             load_seconds=self.ready.load_seconds,
             slots=self.ready.slots,
             busy=len(self.works),
+            counters=self.counters,
         )
 
 

@@ -70,6 +70,7 @@ class Runner:
         self._outgoing: asyncio.Queue[m.Up] = asyncio.Queue()
         self._held: dict[str, str] = {}  # request id → lease of all work in hand
         self._engine: Engine | None = None
+        self._pipeline: Pipeline | None = None
         self._draining = asyncio.Event()
         self._drain_seconds = config.drain_seconds
 
@@ -120,7 +121,8 @@ class Runner:
             if stalled > self._config.stall_seconds:
                 log.critical("A step has taken %.0f s: it hangs. The runner ends, its work is drawn again", stalled)
                 return Exit.STALLED
-            self._say(m.Beat(leases=dict(self._held)))
+            counters = dict(self._pipeline.counters) if self._pipeline else {}
+            self._say(m.Beat(leases=dict(self._held), counters=counters))
 
     async def _live(self) -> int:
         """Load, say so, serve until told to drain, drain."""
@@ -134,6 +136,7 @@ class Runner:
             self._say(m.Unready(reason=reason))
             await self._outgoing.join()
             return Exit.UNREADY
+        self._pipeline = pipeline
         self._engine = Engine(pipeline=pipeline, finisher=finisher, sink=self, custom=custom)
         self._engine.start()
         ready = m.Ready(

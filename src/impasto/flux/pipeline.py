@@ -139,6 +139,11 @@ class Pipeline:
         return adapters.read(path, shapes, self._transformer.params).to(self._device, dtype)
 
     @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return self._device
+
+    @property
     def has_redux(self) -> bool:
         return self._redux is not None
 

@@ -59,6 +59,7 @@ def _runner(facts: RunnerFacts) -> dict[str, Any]:
         "load_seconds": round(facts.load_seconds, 3),
         "slots": facts.slots,
         "busy": facts.busy,
+        "counters": dict(facts.counters),
         "resident_bytes": _resident(facts.pid),
     }
 
