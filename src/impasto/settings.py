@@ -128,6 +128,11 @@ class ModelSettings(Section):
         description="Where the weights live on a GPU: all on the device, or the text encoders on the CPU; auto: the "
         "first that fits into what is free.",
     )
+    overlap: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Read the next prompt and decode the last picture while the steps of another are made; auto: on "
+        "a GPU with room for it. On a CPU it pays where as many cores as the model uses are idle.",
+    )
     prompt_cache_mb: int = Field(
         default=256,
         ge=0,

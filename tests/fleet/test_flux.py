@@ -87,7 +87,11 @@ class Outcomes:
         raise AssertionError("nothing is released here")
 
 
-def test_interleaved_jobs_give_the_bytes_that_each_gives_alone(pipeline: FluxPipeline, finisher: Finisher) -> None:
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_interleaved_jobs_give_the_bytes_that_each_gives_alone(
+    pipeline: FluxPipeline, finisher: Finisher, monkeypatch: pytest.MonkeyPatch, overlaps: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "overlaps", overlaps)
     jobs = [
         make_job("short", steps=2, num_images=1),
         make_job("long", steps=4, prompt="a blue boat", width=192, height=256),

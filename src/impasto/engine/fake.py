@@ -26,6 +26,7 @@ class FakePipeline:
         self.device = "cpu"
         self.dtype = "uint8"
         self.warm_up_images = ()
+        self.overlaps = True
         self._step_seconds = step_seconds
 
     @property

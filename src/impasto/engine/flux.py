@@ -13,6 +13,7 @@ from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.engine.prompts import PromptCache, Words
+from impasto.engine.streams import Streams
 from impasto.flux import pipeline as flux
 from impasto.flux import precision
 from impasto.flux.checkpoint import locate
@@ -36,10 +37,18 @@ class Prompt:
 
 
 class FluxPipeline:
-    """Wraps a loaded `flux.pipeline.Pipeline`. `prompt_cache`: bytes of read prompts to keep, on the host."""
+    """Wraps a loaded `flux.pipeline.Pipeline`. `prompt_cache`: bytes of read prompts to keep, on the host; `overlaps`:
+    whether it may be used beside its steps.
+    """
 
     def __init__(
-        self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype, prompt_cache: int = 0
+        self,
+        pipeline: flux.Pipeline,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        prompt_cache: int = 0,
+        overlaps: bool = False,
     ) -> None:
         self.models = (pipeline.spec.name,)
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -49,6 +58,8 @@ class FluxPipeline:
         self._cuda = device.type == "cuda"
         self._prompts: PromptCache[flux.Conditioning] = PromptCache(prompt_cache, store=lambda c: c.to("cpu"))
         self._loras = Loras(pipeline)
+        self.overlaps = overlaps
+        self._streams = Streams(device if overlaps else None)
 
     @classmethod
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
@@ -64,7 +75,13 @@ class FluxPipeline:
             threads=settings.threads,
             text_on_host=arrangement.text_on_host,
         )
-        return cls(pipeline, device=device, dtype=dtype, prompt_cache=settings.prompt_cache_mb * 2**20)
+        return cls(
+            pipeline,
+            device=device,
+            dtype=dtype,
+            prompt_cache=settings.prompt_cache_mb * 2**20,
+            overlaps=_overlaps(settings, device),
+        )
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
@@ -75,12 +92,19 @@ class FluxPipeline:
         return {f"prompt_cache_{name}": count for name, count in self._prompts.counters.items()}
 
     def encode(self, job: Job) -> Conditioning:
+        self._use_threads()
+        with self._streams.own():
+            lora = self._loras.apply(job.loras)
+            text = self._text(job)
+            given = pictures.read(job, self._pipeline)
+            prompt = Prompt(text.seeing(given.seen), given, lora)
+            self._streams.hand_out(prompt)
+        return Conditioning(prompt, (*self._notices(job, text), *lora.notices))
+
+    def _use_threads(self) -> None:
         # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
-        torch.set_num_threads(self._threads)
-        lora = self._loras.apply(job.loras)
-        text = self._text(job)
-        given = pictures.read(job, self._pipeline)
-        return Conditioning(Prompt(text.seeing(given.seen), given, lora), (*self._notices(job, text), *lora.notices))
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
 
     def _text(self, job: Job) -> flux.Conditioning:
         spec = self._pipeline.spec
@@ -103,6 +127,7 @@ class FluxPipeline:
         return tuple(notices)
 
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
+        self._use_threads()
         prompt: Prompt = conditioning.value
         steps = self._pipeline.denoise(
             prompt.text,
@@ -131,7 +156,9 @@ class FluxPipeline:
             yield Step(step.index + 1, step.total, step.latents, step.preview)
 
     def decode(self, job: Job, latents: Any) -> Pixels:
-        return self._pipeline.decode(latents, height=job.height, width=job.width)
+        self._use_threads()
+        with self._streams.own():
+            return self._pipeline.decode(latents, height=job.height, width=job.width)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return is_out_of_memory(error)
@@ -141,6 +168,15 @@ class FluxPipeline:
         self._loras.clear()
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def _overlaps(settings: ModelSettings, device: torch.device) -> bool:
+    """On a GPU, with room for two pictures' activations. On a CPU a busy core makes it a loss (benchmarks/LOG.md), and
+    who knows of an idle one says so.
+    """
+    if settings.overlap != "auto":
+        return settings.overlap == "on"
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= 2 * WORKING
 
 
 def _unknown(name: str, text: flux.Conditioning) -> str:

@@ -87,7 +87,9 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if tall else x
 
 
-def make_optimiser(model: nn.Module, kind: Literal["adamw", "muon"], peak: float, *, bf16: bool = True) -> Optimisers:
+def make_optimiser(
+    model: nn.Module, kind: Literal["adamw", "muon"], peak: float, *, bf16: bool = True
+) -> Optimisers:
     """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (Jordan et al. 2024).
     `bf16`: whether Muon may compute in it.
     """
