@@ -125,6 +125,13 @@ def serve(ctx: click.Context, **options: Any) -> None:
 )
 @click.option("--num-images", type=int, default=1, show_default=True, help="Pictures to draw, 1 to 4.")
 @click.option(
+    "--lora",
+    "loras",
+    metavar="PATH|URL[:SCALE]",
+    multiple=True,
+    help="A LoRA to draw with: a .safetensors file, a URL or owner/name of the hub; may be given several times.",
+)
+@click.option(
     "--preview/--no-preview", default=None, help="Show the picture in the terminal (default: if it shows colours)."
 )
 @model_options
@@ -136,6 +143,7 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
     Examples:
       impasto generate "a red apple"
       impasto generate "a rocket on a blue background" -o rocket.png --size 1024x768 --seed 7
+      impasto generate "a red fox" --model flux.1-dev --lora ink.safetensors:0.8
     """
     from impasto import terminal
     from impasto.generate import generate_files
@@ -152,6 +160,7 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
             seed=options["seed"],
             guidance=options["guidance"],
             num_images=options["num_images"],
+            loras=options["loras"],
             preview=terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview,
         )
     except ModelError as error:

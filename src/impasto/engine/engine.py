@@ -327,6 +327,8 @@ class Engine:
         if drawing.complete:
             result = drawing.result()
             self._forget(lease)
+            stages = ", ".join(f"{name} {seconds:.4f}" for name, seconds in result.timings.items())
+            log.debug("Request %s: %s s", drawing.job.request_id, stages)
             self._sink.log(drawing.job, lease, f"Done in {result.timings['inference']:.1f} s")
             self._sink.done(drawing.job, lease, result)
 

@@ -252,9 +252,13 @@ class Runner:
 
 def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]]:
     """Model and classifier, tried out on a small picture, so that the first request meets no surprise; users' code."""
+    clock = Laps()
     endpoints = load_endpoints(config.endpoints, without_torch=False)
+    clock.lap("endpoints")
     pipeline = load_pipeline(ModelSettings(**config.model))
+    clock.lap("model")
     finisher = Finisher(Safety.load(SafetySettings(**config.safety)), images.encode)
+    clock.lap("safety")
     warm_up = Job(
         request_id="warm-up",
         model=pipeline.models[0],
@@ -267,8 +271,26 @@ def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]
         images=pipeline.warm_up_images,
     )
     draw(warm_up, pipeline=pipeline, finisher=finisher)
+    clock.lap("warm-up")
+    log.debug("Start: %s s", clock)
     custom = wrap(pipeline, {id_: (endpoint.pipeline, endpoint.post) for id_, endpoint in endpoints.items()})
     return pipeline, finisher, custom
+
+
+class Laps:
+    """How long the stages of a start took."""
+
+    def __init__(self) -> None:
+        self._laps: list[tuple[str, float]] = []
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps.append((name, now - self._last))
+        self._last = now
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._laps)
 
 
 def _reason(error: Exception, config: m.RunnerConfig) -> str:
