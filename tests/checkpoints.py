@@ -23,8 +23,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from impasto.flux import keys
-from impasto.flux.models import FLUX1_DEV, AutoencoderParams, ModelSpec, TransformerParams
+from impasto.flux import keys, t5clip, weights
+from impasto.flux.encoders import T5 as OurT5
+from impasto.flux.encoders import Clip
+from impasto.flux.models import FLUX1_DEV, AutoencoderParams, ClipParams, ModelSpec, T5Params, TransformerParams
+from impasto.flux.t5clip import T5ClipTextEncoder
 
 AUTOENCODER = AutoencoderParams(
     in_channels=3,
@@ -155,6 +158,25 @@ class Made:
     def bfl(self) -> dict[str, Tensor]:
         """The transformer's tensors as BFL's single files name them."""
         return keys.from_diffusers(self.transformer.state_dict(), keys.transformer_rows(self.small.transformer))
+
+    def words(self, max_tokens: int) -> T5ClipTextEncoder:
+        """The encoders with these weights, as impasto has them."""
+        bare = {key.removeprefix(t5clip.TOWER): value for key, value in self.clip.state_dict().items()}
+        clip = {key: value for key, value in bare.items() if not key.endswith("position_ids")}
+        c, t = self.clip.config, self.t5.config
+        clip_params = ClipParams(
+            hidden_size=c.hidden_size, intermediate_size=c.intermediate_size, num_heads=c.num_attention_heads,
+            num_layers=c.num_hidden_layers, vocab_size=c.vocab_size,
+        )  # fmt: skip
+        t5_params = T5Params(
+            d_model=t.d_model, d_ff=t.d_ff, d_kv=t.d_kv, num_heads=t.num_heads, num_layers=t.num_layers,
+            vocab_size=t.vocab_size,
+        )  # fmt: skip
+        return T5ClipTextEncoder(
+            weights.build(lambda: OurT5(t5_params), t5_published(self.t5.state_dict()), name="t5", tied=t5clip.TIED),
+            weights.build(lambda: Clip(clip_params), clip, name="clip"),
+            max_tokens=max_tokens,
+        )
 
     def bfl_autoencoder(self) -> dict[str, Tensor]:
         return keys.from_diffusers(self.autoencoder.state_dict(), keys.autoencoder_rows(AUTOENCODER))

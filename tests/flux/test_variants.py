@@ -46,7 +46,6 @@ from impasto.flux.pipeline import Pipeline, Pixels
 from impasto.flux.redux import Projector, Redux
 from impasto.flux.run import Run
 from impasto.flux.sizes import KONTEXT_SIZES, kontext_size
-from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.transformer import Flux
 
 from ..checkpoints import AUTOENCODER, SIGLIP, Made, made, redux_parts
@@ -117,7 +116,7 @@ def case(spec: ModelSpec) -> Case:
         small,
         transformer=weights.build(lambda: Flux(small.transformer), parts.bfl(), name="transformer"),
         autoencoder=weights.build(lambda: Autoencoder(AUTOENCODER), parts.bfl_autoencoder(), name="vae"),
-        text=T5ClipTextEncoder(parts.t5, parts.clip, max_tokens=64),
+        text=parts.words(64),
         redux=redux(),
     )
     return Case(parts, ours)

@@ -8,7 +8,8 @@ Loading is strict, and what does not fit is reported whole, not at the first key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,7 +92,7 @@ def build(
     before everything fits. Raises WeightsError with a full report when a key is missing, unexpected or of another
     shape.
     """
-    with torch.device("meta"), _NoInit():
+    with on_meta():
         built = module()
     tied = tied or {}
     source = tensors if isinstance(tensors, Tensors) else InMemory(tensors)
@@ -103,6 +104,13 @@ def build(
     placed |= {key: placed[other] for key, other in tied.items()}
     built.load_state_dict(placed, strict=True, assign=True)
     return built.requires_grad_(False).eval()
+
+
+@contextmanager
+def on_meta() -> Generator[None]:
+    """Modules made in it have shapes and take no memory."""
+    with torch.device("meta"), _NoInit():
+        yield
 
 
 class _NoInit(TorchFunctionMode):
