@@ -76,9 +76,7 @@ class Float32Muon(torch.optim.Muon):
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrix of singular values near one, by Newton and Schulz's iteration with the coefficients of Jordan et
-    al. (2024).
-    """
+    """The nearest matrix of singular values near one, by Newton and Schulz, with Jordan et al.'s numbers (2024)."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix) / matrix.norm().clamp(min=1e-7)
     for _ in range(steps):
@@ -87,9 +85,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if tall else x
 
 
-def make_optimiser(
-    model: nn.Module, kind: Literal["adamw", "muon"], peak: float, *, bf16: bool = True
-) -> Optimisers:
+def make_optimiser(model: nn.Module, kind: Literal["adamw", "muon"], peak: float, *, bf16: bool = True) -> Optimisers:
     """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest (Jordan et al. 2024).
     `bf16`: whether Muon may compute in it.
     """
