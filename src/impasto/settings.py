@@ -1,6 +1,6 @@
 """One frozen settings tree. `impasto.toml` < `IMPASTO_*` environment < command-line flags.
 
-Built once in `cli.py` and passed down; nobody else reads the environment. Every field carries the sentence that
+Built once in `cli` and passed down; nobody else reads the environment. Every field carries the sentence that
 `--help`, `docs/settings.md` and the error message use.
 """
 
