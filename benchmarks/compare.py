@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+import twins
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from impasto.flux import adapters, keys, latents, precision
@@ -43,10 +44,7 @@ Runs = dict[str, Callable[[], Any]]
 
 def steps(dtype: torch.dtype, height: int, width: int) -> Runs:
     ours = Flux(PARAMS).eval().requires_grad_(False)
-    theirs = FluxTransformer2DModel(
-        in_channels=64, num_layers=2, num_single_layers=4, attention_head_dim=128, num_attention_heads=4,
-        joint_attention_dim=512, pooled_projection_dim=256, guidance_embeds=True, axes_dims_rope=PARAMS.axes_dim,
-    ).eval()  # fmt: skip
+    theirs = twins.transformer(PARAMS)
     theirs.load_state_dict(keys.to_diffusers(ours.state_dict(), keys.transformer_rows(PARAMS)))
     ours, theirs = ours.to(dtype), theirs.to(dtype)
     img = torch.randn(1, latents.token_count(height, width), 64)
@@ -87,11 +85,7 @@ def decodings(dtype: torch.dtype, height: int, width: int) -> Runs:
     ours = Autoencoder(CODER).eval().requires_grad_(False)
 
     def peer() -> AutoencoderKL:
-        model = AutoencoderKL(
-            in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(32, 64, 128, 128), layers_per_block=2,
-            latent_channels=16, norm_num_groups=CODER.norm_groups, use_quant_conv=False, use_post_quant_conv=False,
-        ).eval()  # fmt: skip
+        model = twins.autoencoder(CODER)
         model.load_state_dict(keys.to_diffusers(ours.state_dict(), keys.autoencoder_rows(CODER)))
         return model.to(dtype)
 

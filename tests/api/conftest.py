@@ -24,6 +24,7 @@ from impasto.endpoints.validation import validate
 from impasto.engine.job import JobResult, Picture
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
+from impasto.fleet.link import RunnerFacts
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import AuthSettings, PlatformSettings, QueueSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
@@ -54,6 +55,7 @@ class Worker:
     watched: list[str] = field(default_factory=list)
     steps: dict[str, Progress] = field(default_factory=dict)
     seen: dict[str, list[Preview]] = field(default_factory=dict)
+    runners: list[RunnerFacts] = field(default_factory=list)
 
     def served_by(self, endpoint: Endpoint) -> str | None:
         return "fake" if self.ready else None

@@ -66,5 +66,5 @@ def generate(ctx: click.Context, prompt: str, output: Path | None, **options: An
             preview=terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview,
         )
     except ModelError as error:
-        lines = [f"{item['loc'][-1]}: {item['msg']}" for item in error.items]
+        lines = [f"{'.'.join(item['loc'][1:])}: {item['msg']}" for item in error.items]
         raise click.UsageError("\n".join(lines), ctx) from None

@@ -19,6 +19,7 @@ from impasto.flux import precision
 from impasto.flux.checkpoint import locate
 from impasto.flux.checks import dry_load
 from impasto.flux.memory import is_out_of_memory
+from impasto.flux.models import Shift
 from impasto.settings import ModelSettings
 
 log = logging.getLogger("impasto.engine")
@@ -95,7 +96,7 @@ class FluxPipeline:
         self._use_threads()
         with self._streams.own():
             lora = self._loras.apply(job.loras)
-            text = self._text(job)
+            text = self._text(job, job.negative if job.cfg > 1 else None)
             given = pictures.read(job, self._pipeline)
             prompt = Prompt(text.seeing(given.seen), given, lora)
             self._streams.hand_out(prompt)
@@ -106,10 +107,11 @@ class FluxPipeline:
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
 
-    def _text(self, job: Job) -> flux.Conditioning:
+    def _text(self, job: Job, negative: str | None) -> flux.Conditioning:
         spec = self._pipeline.spec
-        words = Words(scope=job.scope, encoder=f"{spec.name}/{spec.max_text_tokens}", prompt=job.prompt)
-        text, hit = self._prompts.get(words, lambda: self._pipeline.encode(job.prompt))
+        encoder = f"{spec.name}/{spec.max_text_tokens}"
+        words = Words(scope=job.scope, encoder=encoder, prompt=job.prompt, negative=negative)
+        text, hit = self._prompts.get(words, lambda: self._pipeline.encode(job.prompt, negative=negative))
         log.debug("Request %s: prompt %s", job.request_id, "found in the cache" if hit else "read by the text encoder")
         return text.to(self._pipeline.device)
 
@@ -129,6 +131,9 @@ class FluxPipeline:
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
         self._use_threads()
         prompt: Prompt = conditioning.value
+        cfg = max(job.cfg, 1.0)
+        # Of a model that has no embedded scale, two passes are the only guidance.
+        only = self._pipeline.spec.guidance == "cfg" and cfg > 1.0
         steps = self._pipeline.denoise(
             prompt.text,
             seed=job.seed,
@@ -136,11 +141,13 @@ class FluxPipeline:
             height=job.height,
             width=job.width,
             steps=job.steps,
-            guidance=job.guidance,
+            guidance=cfg if only else job.guidance,
             init=prompt.given.init,
             reference=prompt.given.reference,
             beside=prompt.given.beside,
             context=prompt.given.context,
+            cfg=cfg,
+            shift=None if job.shift is None else Shift(*job.shift),
             sides=prompt.lora.sides,
         )
         launched: torch.cuda.Event | None = None
@@ -158,7 +165,8 @@ class FluxPipeline:
     def decode(self, job: Job, latents: Any) -> Pixels:
         self._use_threads()
         with self._streams.own():
-            return self._pipeline.decode(latents, height=job.height, width=job.width)
+            pixels = self._pipeline.decode(latents, height=job.height, width=job.width)
+        return pictures.pasted(job, pixels)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return is_out_of_memory(error)

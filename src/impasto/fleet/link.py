@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from impasto.fleet import messages as m
+from impasto.fleet.pace import Pace
 from impasto.fleet.work import Work
 
 OUTCOMES_WAITING = 256  # of one runner; beyond it the runner's sentences wait in its socket
@@ -29,7 +30,10 @@ class RunnerFacts:
     load_seconds: float
     slots: int
     busy: int
-    counters: Mapping[str, int]
+    steps_per_second: float | None = None  # None: it has not drawn yet
+    pictures: int = 0  # since it joined
+    work_seconds: float = 0.0  # in which it had something to do
+    counters: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +47,7 @@ class Link:
     ready: m.Ready | None = None
     counters: dict[str, int] = field(default_factory=dict[str, int])
     works: dict[str, Work] = field(default_factory=dict[str, Work])
+    pace: Pace = field(default_factory=Pace)
     settling: asyncio.Queue[Settled] = field(default_factory=lambda: asyncio.Queue(OUTCOMES_WAITING))
 
     def say(self, message: m.Down) -> None:
@@ -79,6 +84,9 @@ class Link:
             load_seconds=self.ready.load_seconds,
             slots=self.ready.slots,
             busy=len(self.works),
+            steps_per_second=self.pace.steps_per_second,
+            pictures=self.pace.pictures,
+            work_seconds=self.pace.seconds(asyncio.get_running_loop().time()),
             counters=self.counters,
         )
 

@@ -15,7 +15,7 @@ one sample (and its twin without the prompt, for guidance by two passes), and sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +35,7 @@ from impasto.flux.checkpoint import redux as redux_of
 from impasto.flux.checks import dry_load
 from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens
 from impasto.flux.linear import Sides
-from impasto.flux.models import ModelSpec
+from impasto.flux.models import ModelSpec, Shift
 from impasto.flux.redux import Redux
 from impasto.flux.run import Run
 from impasto.flux.sizes import kontext_size
@@ -180,10 +180,16 @@ class Pipeline:
     def encode_fill(self, pixels: Pixels, mask: NDArray[np.uint8], *, height: int, width: int) -> Tensor:
         """What Fill reads beside the noise: picture and mask, both [H, W, 3]; bright in the mask is what to fill."""
         native = self.spec.native_size.native(height, width)
-        fitted = torch.from_numpy(images.fit(mask, native=native, asked=(height, width)))
-        hole = fitted.to(self._device)[..., 0].ge(128).float()[None, None]
+        white = images.white(images.fit(mask, native=native, asked=(height, width)))
+        hole = torch.from_numpy(white).to(self._device).float()[None, None]
         x = self._input(pixels, height, width) * (1 - hole)
         return fill_tokens(self._autoencoder.encode(x).float(), hole)
+
+    def encode_region(self, mask: NDArray[np.uint8], *, height: int, width: int) -> Tensor:
+        """A mask [H, W, 3] as `Init.region`: each latent as the mask is at its first pixel, as diffusers takes it."""
+        native = self.spec.native_size.native(height, width)
+        white = images.white(images.fit(mask, native=native, asked=(height, width)))
+        return torch.from_numpy(white).to(self._device)[:: lat.DOWNSCALE, :: lat.DOWNSCALE].float()[None, None]
 
     def encode_control(self, pixels: Pixels, *, height: int, width: int) -> Tensor:
         """What Canny and Depth read beside the noise: the map [H, W, 3] as packed latents."""
@@ -232,6 +238,7 @@ class Pipeline:
         beside: Tensor | None = None,
         context: Context | None = None,
         cfg: float = 1.0,
+        shift: Shift | None = None,
         sides: Sides | None = None,
     ) -> Iterator[Step]:
         """Draws sample `index` of a request, one `Step` at a time: exactly `steps` of them, or the last ones of the
@@ -240,9 +247,10 @@ class Pipeline:
         `height` and `width` are the asked size in pixels; the latents have the model's native size for it. `steps` and
         `guidance` None: the model's defaults. Models without guidance ignore it. `beside` [1, L, C]: further channels
         of every image token; `context`: further image tokens; `cfg`: scale of a guidance by two passes on top of an
-        embedded scale, for a conditioning with a negative prompt; `sides`: LoRAs of this sample (`adapters.combine`).
+        embedded scale, for a conditioning with a negative prompt; `shift`: instead of the model's own, if it has one;
+        `sides`: LoRAs of this sample (`adapters.combine`).
         """
-        spec = self.spec
+        spec = self.spec if shift is None or self.spec.shift is None else replace(self.spec, shift=shift)
         native = spec.native_size.native(height, width)
         run = Run(
             self._transformer,
@@ -257,9 +265,8 @@ class Pipeline:
             context=context,
             sides=sides,
         )
-        img = lat.pack(lat.noise(seed, index, *native, spec.autoencoder.z_channels)).to(self._device)
-        if init is not None:
-            img = schedule.noised(lat.pack(init.latents), img, sigma=run.sigmas[0])
+        noise = lat.pack(lat.noise(seed, index, *native, spec.autoencoder.z_channels)).to(self._device)
+        img = noise if init is None else schedule.noised(lat.pack(init.latents), noise, sigma=run.sigmas[0])
         target = lat.pack(reference.latents) if reference is not None and reference.strength > 0 else None
         for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
             velocity = run.velocity(i, img)
@@ -267,6 +274,8 @@ class Pipeline:
                 weight = schedule.pull(reference.strength, sigma)
                 velocity = schedule.towards(target, img, velocity, sigma=sigma, weight=weight)
             img = schedule.euler(img, velocity, sigma=sigma, sigma_next=sigma_next)
+            if init is not None:
+                img = init.outside_kept(img, noise, sigma=sigma_next)
             clean = partial(schedule.clean, img, velocity, sigma=sigma_next)
             preview = partial(self._preview, clean, native, height, width)
             yield Step(i, run.steps, sigma_next, lat.unpack(img, *native), preview)
