@@ -15,6 +15,7 @@ from typing import Literal
 from impasto import __version__
 from impasto.engine.memory import available_memory
 from impasto.errors import ConfigError, ImpastoError, ModelUnavailable, WeightsError
+from impasto.flux.residency import EVERYTHING_NEAR
 from impasto.settings import Settings
 
 State = Literal["good", "note", "problem"]
@@ -92,7 +93,10 @@ def memory(settings: Settings) -> Check:
     except (WeightsError, ConfigError) as error:
         return Check("memory", "problem", error.message.splitlines()[0], "see docs/models.md, what fits where")
     gpu = f"{arrangement.device / 2**30:.1f} GiB of the GPU and " if arrangement.device else ""
-    return Check("memory", "good", f"{found}; {settings.model.name} takes {gpu}{arrangement.host / 2**30:.1f} GiB")
+    takes = f"{found}; {settings.model.name} takes {gpu}{arrangement.host / 2**30:.1f} GiB"
+    if arrangement.residency != EVERYTHING_NEAR:
+        takes += f" ({arrangement.residency.words})"
+    return Check("memory", "note" if arrangement.remark else "good", takes, arrangement.remark)
 
 
 def weights(settings: Settings) -> Check:

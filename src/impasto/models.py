@@ -6,7 +6,8 @@ through `huggingface_hub`, an optional package, which draws the progress bars an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,13 @@ def lines(settings: Settings) -> Iterator[str]:
             yield f"{name:<20} {'':>8}  {item.model:<36} {item.path}"
 
 
-def add(settings: Settings, path: Path, *, name: str | None = None, model: str | None = None) -> str:
-    """Raises ModelUnavailable or WeightsError when the files are not a whole model; nothing is written then."""
+def add(settings: Settings, path: Path, *, name: str | None = None, model: str | None = None, sums: bool = True) -> str:
+    """Raises ModelUnavailable or WeightsError when the files are not a whole model; nothing is written then. `sums`:
+    whether to read every byte for the checksums that `check` compares.
+    """
     from impasto.flux.checkpoint import like, locate
     from impasto.flux.checks import dry_load
+    from impasto.flux.stored import files_of
 
     found = locate(path.resolve(), models=settings.models_folder)
     if model is not None:
@@ -51,7 +55,9 @@ def add(settings: Settings, path: Path, *, name: str | None = None, model: str |
     if name in MODELS and MODELS[name].embedded:
         raise ConfigError(f"{name} comes with impasto. Choose another with --name.")
     parts = dry_load(found)
-    library.keep(settings.models_folder, library.Kept(name=name, model=kind, path=path))
+    item = library.Kept(name=name, model=kind, path=path.resolve())
+    files = [file for part in parts for file in files_of(part.path)]
+    library.keep(settings.models_folder, _summed(item, files if sums else ()))
     size = sum(part.size for part in parts) / 1e9
     return f"{name}: {kind}, {size:.1f} GB in {path.resolve()}. Serve it with `impasto serve --model {name}`."
 
@@ -82,14 +88,18 @@ def pull(settings: Settings, name: str) -> str:
         ) from None
     sums = {each.rfilename: each.lfs.sha256 for each in info.siblings or () if each.lfs is not None}
     sums = {file: value for file, value in sums.items() if (target / file).is_file()}
-    item = library.Kept(name=name, model=name, path=target, source=spec.source, revision=revision, sums=sums)
-    library.keep(settings.models_folder, item)
+    item = library.Kept(name=name, model=name, path=target.resolve(), source=spec.source, revision=revision)
+    item = _summed(item, sorted(target.rglob("*.safetensors")))
+    damaged = next((file for file, value in sums.items() if item.sums.get(file, value) != value), None)
+    if damaged is not None:
+        raise WeightsError(f"{target / damaged}: is not what the hub has. Delete it and pull again.")
+    library.keep(settings.models_folder, replace(item, sums=sums | dict(item.sums)))
     return f"{name}: in {target}, licence {spec.licence}. Check it with `impasto models check {name}`."
 
 
 def check(settings: Settings, name: str, *, sums: bool = True) -> Iterator[str]:
     """What was found, part by part. Raises WeightsError at the first thing that is not right."""
-    from impasto.flux.checkpoint import locate, sha256
+    from impasto.flux.checkpoint import locate
     from impasto.flux.checks import dry_load
 
     if name in ADD_ONS:
@@ -102,17 +112,43 @@ def check(settings: Settings, name: str, *, sums: bool = True) -> Iterator[str]:
         for part in dry_load(checkpoint):
             yield f"{part.role:<14} {part.parameters / 1e6:>8.1f} M parameters, {part.size / 1e9:.2f} GB  {part.path}"
         item = library.find(settings.models_folder, name)
-    known = dict(item.sums) if item is not None else {}
     if not sums:
         return
-    if item is None or not known:
-        yield "no checksums are known for these files"
+    if item is None or not item.sums:
+        yield "no checksums are known for these files: `impasto models add` or `pull` them again to record some"
         return
-    for file, expected in known.items():
-        found = sha256(item.folder / file) if (item.folder / file).is_file() else "missing"
-        if found != expected:
-            raise WeightsError(f"{item.folder / file}: SHA-256 is {found}, must be {expected}. Pull it again.")
-        yield f"{file}: SHA-256 matches"
+    for file in item.sums:
+        yield _compared(item, file)
+
+
+def _compared(item: library.Kept, file: str) -> str:
+    """One file against its recorded sum. Raises WeightsError that names the file and its first tensor that differs."""
+    from impasto.flux.checkpoint import sha256
+    from impasto.flux.sums import of
+
+    path, expected = item.folder / file, item.sums[file]
+    remedy = "Pull it again." if item.source else "Copy it here again; if it was changed on purpose, add it again."
+    if not path.is_file():
+        raise WeightsError(f"{path}: is missing. {remedy}")
+    found = of(path) if path.suffix == ".safetensors" else None
+    digest = sha256(path) if found is None else found.sha256
+    if digest == expected:
+        return f"{file}: SHA-256 matches"
+    first = None if found is None else found.first_other(item.tensors.get(file, {}))
+    place = "" if first is None else f" The first tensor that differs is {first}."
+    raise WeightsError(f"{path}: SHA-256 is {digest}, must be {expected}.{place} {remedy}")
+
+
+def _summed(item: library.Kept, files: Iterable[Path]) -> library.Kept:
+    """The note with the sums of those `files` that lie below its folder; parts that another model has are its own."""
+    from impasto.flux.sums import of
+
+    below = {str(path.relative_to(item.folder)): of(path) for path in files if path.is_relative_to(item.folder)}
+    return replace(
+        item,
+        sums={file: each.sha256 for file, each in below.items()},
+        tensors={file: each.tensors for file, each in below.items()},
+    )
 
 
 def remove(settings: Settings, name: str) -> str:

@@ -123,10 +123,24 @@ class ModelSettings(Section):
         description="Which loaded model serves an endpoint's model, e.g. flux-pro = impasto-mini; a model that is not "
         "named is served by the one that is loaded.",
     )
-    residency: Literal["auto", "device", "text_on_host"] = Field(
+    residency: Literal["auto", "device", "text_on_host", "modulation_on_host", "layers_on_host"] = Field(
         default="auto",
-        description="Where the weights live on a GPU: all on the device, or the text encoders on the CPU; auto: the "
-        "first that fits into what is free.",
+        description="Where the weights live on a GPU: all on the device; the text encoders on the CPU; the modulation "
+        "too, which travels once a request; or all layers, each copied right before it runs. auto: the first that fits "
+        "into what is free, with as few layers away as it takes.",
+    )
+    weights_dtype: Literal["auto", "full", "fp8", "int8"] = Field(
+        default="auto",
+        description="How the transformer's weights are held: as wide as the computation, or in 8 bits, widened for "
+        "each product. auto: full, but files in fp8 stay so when that saves moving weights (the same pictures), and "
+        "others become int8 only when nothing else fits, which doctor, log and /v1/models say.",
+    )
+    room_for: int = Field(
+        default=1024,
+        ge=64,
+        le=2048,
+        description="Side in pixels of the square picture for which memory is kept free beside the weights; larger "
+        "ones are drawn where it is enough.",
     )
     overlap: Literal["auto", "on", "off"] = Field(
         default="auto",

@@ -70,7 +70,12 @@ class TestModels:
         row = body["models"][0]
         assert row["metadata"]["display_name"] == ENDPOINTS[APP].title
         assert row["metadata"]["category"] == "text-to-image"
-        assert row["impasto"] == {"model": "flux-pro", "served_by": "fake", "licence": None}
+        assert row["impasto"] == {
+            "model": "flux-pro",
+            "served_by": "fake",
+            "licence": None,
+            "residency": "weights in int8",
+        }
         server.worker.ready = False
         body = (await client.get("/v1/models")).json()
         assert body["models"][0]["impasto"]["served_by"] is None, "nobody draws it now, and that is said"

@@ -1,11 +1,11 @@
 """Ours beside fal's platform API, what the dashboard shows: activity, models, webhooks, requests with everything."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from impasto.fleet.link import RunnerFacts
 from impasto.flux.models import MODELS
 from impasto.store.records import DeliveryAttempt, DeliveryState, NewRequest, Outcome, Result
 
@@ -80,11 +80,7 @@ class TestModels:
         kept.mkdir(parents=True)  # noqa: ASYNC240 - a test may wait
         note = {"name": "mine", "model": "flux.1-schnell", "path": str(kept)}
         (kept / "mine.json").write_text(json.dumps(note))
-        server.worker.runners = [
-            RunnerFacts(
-                runner_id="r", pid=1, models=("fake", "mine"), device="cpu", dtype="f", load_seconds=1, slots=2, busy=0
-            )
-        ]
+        server.worker.runners = [replace(server.worker.runners[0], models=("fake", "mine"))]
         rows = {row["name"]: row for row in (await client.get("/v1/system/models?limit=100")).json()["models"]}
         assert set(MODELS) < set(rows)
         assert all(rows[name]["licence"] == spec.licence for name, spec in MODELS.items())
@@ -95,12 +91,8 @@ class TestModels:
         assert APP in rows["fake"]["serves"]
 
     async def test_a_runner_tells_how_fast_it_is(self, server, client):
-        server.worker.runners = [
-            RunnerFacts(
-                runner_id="r", pid=1, models=("fake",), device="cpu", dtype="f", load_seconds=1, slots=2, busy=0,
-                steps_per_second=3.14159, pictures=6, work_seconds=2.0,
-            )
-        ]  # fmt: skip
+        worked = {"steps_per_second": 3.14159, "pictures": 6, "work_seconds": 2.0}
+        server.worker.runners = [replace(server.worker.runners[0], **worked)]
         (runner,) = (await client.get("/v1/system")).json()["runners"]
         assert (runner["steps_per_second"], runner["pictures"], runner["work_seconds"]) == (3.14, 6, 2.0)
 

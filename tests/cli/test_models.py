@@ -40,11 +40,40 @@ def test_weights_on_disk_become_a_name_and_are_forgotten_again(
     assert str(file) in impasto("models", "list", *data).stdout
     checked = impasto("models", "check", "portraits", *data)
     assert [line.split()[0] for line in checked.stdout.splitlines()[:4]] == ["transformer", "autoencoder", "clip", "t5"]
+    assert [line.partition(":")[0] for line in checked.stdout.splitlines()[4:]] == [
+        "ae.safetensors", "clip_l.safetensors", "portraits.safetensors", "t5xxl_fp16.safetensors",
+    ]  # fmt: skip
     assert impasto("models", "remove", "portraits", *data).stdout.startswith("portraits: forgotten")
     assert file.is_file()
     gone = impasto("models", "check", "portraits", *data)
     assert gone.returncode == 1
     assert "Traceback" not in gone.stderr
+
+
+def test_added_weights_that_changed_are_named_with_their_first_bad_tensor(
+    impasto: Callable[..., Any], parts: Made, tmp_path: Path
+) -> None:
+    from impasto.flux.stored import StoredFile
+
+    file = write_single(tmp_path / "weights", parts, name="portraits.safetensors")
+    data = ("--data", str(tmp_path / "data"))
+    assert impasto("models", "add", str(file), "--name", "portraits", *data).returncode == 0
+    entries = StoredFile(file).entries
+    for key in ("txt_in.weight", "single_blocks.1.linear2.weight"):  # the second one lies before the first
+        with file.open("r+b") as handle:
+            handle.seek(entries[key].end - 1)
+            handle.write(b"\x7f")
+    assert entries["single_blocks.1.linear2.weight"].start < entries["txt_in.weight"].start
+    changed = impasto("models", "check", "portraits", *data)
+    assert changed.returncode == 1
+    assert "portraits.safetensors: SHA-256 is" in changed.stderr
+    assert "The first tensor that differs is single_blocks.1.linear2.weight" in changed.stderr
+    assert impasto("models", "check", "portraits", "--no-sums", *data).returncode == 0, "names and shapes are right"
+    with file.open("r+b") as handle:
+        handle.truncate(entries["txt_in.weight"].start + 1)
+    cut = impasto("models", "check", "portraits", "--no-sums", *data)
+    assert cut.returncode == 1
+    assert "it ends inside txt_in.weight" in cut.stderr
 
 
 def test_half_a_model_is_not_added(impasto: Callable[..., Any], parts: Made, tmp_path: Path) -> None:
@@ -186,7 +215,10 @@ def test_a_model_is_pulled_checked_and_deleted(
     assert "flux1-schnell.safetensors: SHA-256 matches" in checked.stdout
     file = target / "flux1-schnell.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
-    assert "flux1-schnell.safetensors: SHA-256 is" in impasto("models", "check", "flux.1-schnell", *data).stderr
+    broken = impasto("models", "check", "flux.1-schnell", *data).stderr
+    assert "flux1-schnell.safetensors: SHA-256 is" in broken
+    assert "The first tensor that differs is" in broken
+    assert "Pull it again" in broken
     assert impasto("models", "remove", "flux.1-schnell", *data).stdout == "flux.1-schnell: deleted\n"
     assert not target.exists()
 

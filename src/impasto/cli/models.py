@@ -49,9 +49,14 @@ def models_pull(ctx: click.Context, name: str, data: str | None) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="What to call it (default: what it is).")
 @click.option("--as", "model", metavar="MODEL", help="What it is, where the files do not tell: flux.1-krea-dev …")
+@click.option(
+    "--sums/--no-sums", default=True, show_default=True, help="Record checksums for `check`, which reads every byte."
+)
 @data_option
 @click.pass_context
-def models_add(ctx: click.Context, path: Path, name: str | None, model: str | None, data: str | None) -> None:
+def models_add(
+    ctx: click.Context, path: Path, name: str | None, model: str | None, sums: bool, data: str | None
+) -> None:
     """Make weights on this machine known by name. They stay where they are.
 
     \b
@@ -61,7 +66,7 @@ def models_add(ctx: click.Context, path: Path, name: str | None, model: str | No
     """
     from impasto.models import add
 
-    click.echo(add(load(ctx, data=data), path, name=name, model=model))
+    click.echo(add(load(ctx, data=data), path, name=name, model=model, sums=sums))
 
 
 @models.command("check")

@@ -25,6 +25,7 @@ class FakePipeline:
         self.models = (model,)
         self.device = "cpu"
         self.dtype = "uint8"
+        self.residency = "no weights"
         self.warm_up_images = ()
         self.overlaps = True
         self._step_seconds = step_seconds

@@ -10,14 +10,13 @@ import torch
 from impasto.engine import pictures
 from impasto.engine.job import ImageInput, Job, Notice
 from impasto.engine.loras import Applied, Loras
-from impasto.engine.memory import HEADROOM, Plan, available_memory, check_memory, plan
+from impasto.engine.memory import Plan, available_memory, plan, plan_on_cpu
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.engine.prompts import PromptCache, Words
 from impasto.engine.streams import Streams
+from impasto.flux import footprint, precision
 from impasto.flux import pipeline as flux
-from impasto.flux import precision
 from impasto.flux.checkpoint import locate
-from impasto.flux.checks import dry_load
 from impasto.flux.memory import is_out_of_memory
 from impasto.flux.models import Shift
 from impasto.settings import ModelSettings
@@ -25,7 +24,7 @@ from impasto.settings import ModelSettings
 log = logging.getLogger("impasto.engine")
 
 WORDS_NAMED = 6
-WORKING = 2 * 2**30  # bytes for the largest picture that is served, beside a FLUX.1's weights
+ROOM = 4 * 2**30  # free bytes of a GPU from which a second picture may be encoded or decoded beside the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,10 @@ class FluxPipeline:
         dtype: torch.dtype,
         prompt_cache: int = 0,
         overlaps: bool = False,
+        residency: str = "",
     ) -> None:
         self.models = (pipeline.spec.name,)
+        self.residency = residency
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self._pipeline = pipeline
@@ -67,6 +68,9 @@ class FluxPipeline:
         """Reads the weights of `settings.name`. Raises WeightsError, which says what is missing or does not fit."""
         device = precision.choose_device(settings.device)
         arrangement = plan_for(settings)
+        log.info("%s: %s", settings.name, arrangement.sentence)
+        if arrangement.remark:
+            log.warning("%s: %s", settings.name, arrangement.remark)
         dtype = precision.choose_dtype(device)
         pipeline = flux.Pipeline.load(
             settings.name,
@@ -74,14 +78,15 @@ class FluxPipeline:
             device=str(device),
             dtype=dtype,
             threads=settings.threads,
-            text_on_host=arrangement.text_on_host,
+            residency=arrangement.residency,
         )
         return cls(
             pipeline,
             device=device,
             dtype=dtype,
             prompt_cache=settings.prompt_cache_mb * 2**20,
-            overlaps=_overlaps(settings, device),
+            overlaps=_overlaps(settings, device) and not arrangement.residency.streams,
+            residency=arrangement.residency.words,
         )
 
     @property
@@ -184,7 +189,7 @@ def _overlaps(settings: ModelSettings, device: torch.device) -> bool:
     """
     if settings.overlap != "auto":
         return settings.overlap == "on"
-    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= 2 * WORKING
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= ROOM
 
 
 def _unknown(name: str, text: flux.Conditioning) -> str:
@@ -201,22 +206,15 @@ def plan_for(settings: ModelSettings) -> Plan:
     """
     device = precision.choose_device(settings.device)
     checkpoint = locate(settings.name, models=settings.folder)
-    spec, width = checkpoint.spec, precision.choose_dtype(device).itemsize
-    if spec.embedded:
-        parts, working = {"transformer": spec.memory}, 0
-    else:
-        parts = {part.role: part.parameters * width for part in dry_load(checkpoint)}
-        working = WORKING
+    near, far = precision.choose_dtype(device), precision.choose_dtype("cpu")
+    needs = footprint.needs(checkpoint, device=near, host=far, side=settings.room_for)
     if device.type == "cpu":
-        needed = sum(parts.values()) + working + HEADROOM
-        check_memory(needed, available_memory(), name=spec.name)
-        return Plan(0, needed, text_on_host=False)
+        return plan_on_cpu(needs, free=available_memory(), bits=settings.weights_dtype)
     free, _ = torch.cuda.mem_get_info(device)
     return plan(
-        parts,
-        working=working,
+        needs,
         device_free=free,
         host_free=available_memory(),
-        name=spec.name,
         asked=settings.residency,
+        bits=settings.weights_dtype,
     )

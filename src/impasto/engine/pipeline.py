@@ -51,6 +51,11 @@ class Pipeline(Protocol):
     def dtype(self) -> str: ...
 
     @property
+    def residency(self) -> str:
+        """Where the weights live and in how many bits, in words."""
+        ...
+
+    @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
         """Pictures without which the model cannot draw, for a first step that nobody sees."""
         ...

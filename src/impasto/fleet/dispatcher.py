@@ -386,8 +386,9 @@ class Dispatcher:
                 runner.ready = message
                 self._trouble = ""
                 log.info(
-                    "%s ready: %s on %s (%s), loaded in %.1f s",
-                    runner.runner_id, ", ".join(message.models), message.device, message.dtype, message.load_seconds,
+                    "%s ready: %s on %s (%s; %s), loaded in %.1f s",
+                    runner.runner_id, ", ".join(message.models), message.device, message.dtype, message.residency,
+                    message.load_seconds,
                 )  # fmt: skip
                 self._wake.set()
             case m.Unready(reason=reason):

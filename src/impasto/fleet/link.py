@@ -28,6 +28,7 @@ class RunnerFacts:
     device: str
     dtype: str
     load_seconds: float
+    residency: str
     slots: int
     busy: int
     steps_per_second: float | None = None  # None: it has not drawn yet
@@ -82,6 +83,7 @@ class Link:
             device=self.ready.device,
             dtype=self.ready.dtype,
             load_seconds=self.ready.load_seconds,
+            residency=self.ready.residency,
             slots=self.ready.slots,
             busy=len(self.works),
             steps_per_second=self.pace.steps_per_second,

@@ -38,6 +38,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     device: str
     dtype: str
     load_seconds: float
+    residency: str = ""  # for people: where the weights live, in how many bits
 
 
 class Unready(msgspec.Struct, frozen=True, tag=True, kw_only=True):

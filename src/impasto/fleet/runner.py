@@ -145,6 +145,7 @@ class Runner:
             device=pipeline.device,
             dtype=pipeline.dtype,
             load_seconds=round(time.monotonic() - start, 3),
+            residency=pipeline.residency,
         )
         if not self._draining.is_set():
             self._say(ready)

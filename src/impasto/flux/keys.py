@@ -70,6 +70,25 @@ class Converted(Tensors):
         parts = [torch.empty(self._tensors.shape(part), device="meta") for part in row.diffusers]
         return tuple(row.join(parts).shape)
 
+    def dtype(self, key: str) -> torch.dtype:
+        return self._tensors.dtype(self._stored[key][0])
+
+    def narrow(self, key: str) -> tuple[Tensor, Tensor] | None:
+        if not self.is_narrow(key):
+            return None
+        found = [pair for part in self._stored[key] if (pair := self._tensors.narrow(part)) is not None]
+        weights, scales = zip(*found, strict=True)
+        return (torch.cat(weights), torch.cat(scales)) if len(found) > 1 else found[0]
+
+    def is_narrow(self, key: str) -> bool:
+        plain = key not in self._rows or not (self._rows[key].swap or self._rows[key].conv)
+        return plain and all(self._tensors.is_narrow(part) for part in self._stored[key])
+
+    def is_mapped(self, key: str, *, narrow: bool = False) -> bool:
+        row = self._rows.get(key)
+        plain = row is None or (len(row.diffusers) == 1 and not row.swap)
+        return plain and self._tensors.is_mapped(self._stored[key][0], narrow=narrow)
+
     def size(self, key: str) -> int:
         return sum(self._tensors.size(part) for part in self._stored[key])
 

@@ -19,7 +19,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A model on this machine. `model`: what it is, a name of the table; `sums`: SHA-256 by path below the folder."""
+    """A model on this machine. `model`: what it is, a name of the table; `sums`: SHA-256 by path below the folder;
+    `tensors`: CRC-32 of each tensor of these files by its key, to find the place where one is damaged.
+    """
 
     name: str
     model: str
@@ -27,6 +29,7 @@ class Kept:
     source: str = ""
     revision: str = ""
     sums: Mapping[str, str] = field(default_factory=dict[str, str])
+    tensors: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property
     def folder(self) -> Path:
@@ -64,6 +67,7 @@ def keep(models: Path, item: Kept) -> None:
         "source": item.source,
         "revision": item.revision,
         "sha256": dict(sorted(item.sums.items())),
+        "crc32": {file: dict(sums) for file, sums in sorted(item.tensors.items())},
     }
     fresh.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     fresh.replace(note)
@@ -89,6 +93,7 @@ def _read(note: Path) -> Kept:
             source=str(document.get("source", "")),
             revision=str(document.get("revision", "")),
             sums={str(key): str(value) for key, value in document.get("sha256", {}).items()},
+            tensors={str(file): dict(sums) for file, sums in document.get("crc32", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(

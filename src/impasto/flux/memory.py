@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 
+_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How the CPU's allocator, the driver and the libraries on top of it say it, without a type of its own."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory was full. On the CPU torch says so in words only."""
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    """Whether `error` says that memory was full."""
+    in_words = isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    return in_words or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def release(device: torch.device) -> None:

@@ -36,7 +36,9 @@ from impasto.flux.checks import dry_load
 from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens
 from impasto.flux.linear import Sides
 from impasto.flux.models import ModelSpec, Shift
+from impasto.flux.placing import load_transformer
 from impasto.flux.redux import Redux
+from impasto.flux.residency import EVERYTHING_NEAR, Residency
 from impasto.flux.run import Run
 from impasto.flux.sizes import kontext_size
 from impasto.flux.t5clip import T5ClipTextEncoder
@@ -104,13 +106,13 @@ class Pipeline:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         threads: int = 0,
-        text_on_host: bool = False,
+        residency: Residency = EVERYTHING_NEAR,
     ) -> Pipeline:
         """Reads a model: a name of the table or of the folder `models`, or the path of a checkpoint.
 
         `device` auto, cpu, cuda…; `dtype` None: what `precision` finds best there; `threads` of the CPU, 0: what
-        suits the model, which may be all cores (set for the whole process, since PyTorch has one pool); `text_on_host`:
-        prompts are read on the CPU, and only their states go to the device. Raises ModelUnavailable or WeightsError.
+        suits the model, which may be all cores (set for the whole process, since PyTorch has one pool); `residency`:
+        what is not on the device (see `residency`). Raises ModelUnavailable or WeightsError.
         """
         checkpoint = locate(model, models=models)
         spec, place = checkpoint.spec, precision.choose_device(device)
@@ -123,9 +125,9 @@ class Pipeline:
         host = weights.Target(torch.device("cpu"), precision.choose_dtype("cpu"))
         return cls(
             spec,
-            transformer=weights.load_transformer(checkpoint, target),
+            transformer=load_transformer(checkpoint, target, residency),
             autoencoder=weights.load_autoencoder(checkpoint, target),
-            text=load_text(checkpoint, host if text_on_host else target),
+            text=load_text(checkpoint, host if residency.text_on_host else target),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
             redux=None if (found := redux_of(checkpoint)) is None else Redux.load(found, target),
             vocabulary=checkpoint.vocabulary,

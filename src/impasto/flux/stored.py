@@ -68,6 +68,28 @@ class Tensors(Mapping[str, Tensor]):
         """Bytes as they lie in the file."""
         return self[key].nbytes
 
+    def dtype(self, key: str) -> torch.dtype:
+        """As it is stored."""
+        return self[key].dtype
+
+    def narrow(self, key: str) -> tuple[Tensor, Tensor] | None:
+        """A matrix as it is stored in 8 bits, and each row's scale [rows, 1], float32. None: it is wider."""
+        return None
+
+    def is_narrow(self, key: str) -> bool:
+        """Whether `narrow` has something; reads no tensor."""
+        return False
+
+    def is_mapped(self, key: str, *, narrow: bool = False) -> bool:
+        """Whether the tensor, or what `narrow` gives of it, is the file's own bytes, which may be used as they lie
+        there for as long as one likes.
+        """
+        return False
+
+    def keeps(self, key: str) -> bool:
+        """Whether the tensor is to stay in the dtype that it has here."""
+        return False
+
     def done(self, key: str) -> None:
         """The tensor has been copied."""
 
@@ -183,6 +205,24 @@ class Stored(Tensors):
             return tensor
         scale = self._scales[key].view().float()
         return tensor.float() * (scale.reshape(-1, *[1] * (tensor.ndim - 1)) if scale.numel() > 1 else scale)
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self._entries[key].dtype
+
+    def narrow(self, key: str) -> tuple[Tensor, Tensor] | None:
+        if not self.is_narrow(key):
+            return None
+        tensor, scale = self._entries[key].view(), self._scales.get(key)
+        rows = torch.ones(1) if scale is None else scale.view().float().reshape(-1)
+        return tensor, rows.expand(tensor.shape[0])[:, None]
+
+    def is_narrow(self, key: str) -> bool:
+        return self._entries[key].dtype in FP8 and len(self._entries[key].shape) == 2
+
+    def is_mapped(self, key: str, *, narrow: bool = False) -> bool:
+        entry = self._entries[key]
+        as_it_is = self.is_narrow(key) if narrow else key not in self._scales
+        return as_it_is and entry.start % entry.dtype.itemsize == 0
 
     def _names(self) -> Mapping[str, object]:
         return self._entries

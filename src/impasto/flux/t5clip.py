@@ -60,6 +60,9 @@ class Renamed(Tensors):
     def size(self, key: str) -> int:
         return self._tensors.size(self._stored[key])
 
+    def is_mapped(self, key: str, *, narrow: bool = False) -> bool:
+        return self._tensors.is_mapped(self._stored[key], narrow=narrow)
+
     def done(self, key: str) -> None:
         self._tensors.done(self._stored[key])
 

@@ -2,7 +2,8 @@
 
 What comes in: a checkpoint (see `checkpoint`). What goes out: modules with exactly the weights found there, in either
 dialect of keys (see `keys`). Only safetensors are read: a pickle can run code. A module is built on the meta device, so
-it takes no memory until its tensors arrive; each goes from the mapped file to its place on its own (see `stored`).
+it takes no memory until its tensors arrive; each goes from the mapped file to its place on its own (see `stored`), or
+stays where it is: a CPU that computes in the file's dtype reads the weights out of the mapped file.
 Loading is strict, and what does not fit is reported whole, not at the first key.
 """
 
@@ -43,6 +44,16 @@ class Target:
 
     device: torch.device
     dtype: torch.dtype
+
+    def place(self, key: str, source: Tensors) -> Tensor:
+        """The tensor there, as a copy; on a CPU the file's own bytes, where they are what is wanted already."""
+        tensor = source[key]
+        dtype = tensor.dtype if source.keeps(key) else self.dtype
+        if self.device.type == "cpu" and tensor.dtype == dtype and source.is_mapped(key):
+            return tensor
+        placed = tensor.to(device=self.device, dtype=dtype, copy=True)
+        source.done(key)
+        return placed
 
 
 CPU = Target(torch.device("cpu"), torch.float32)
@@ -99,8 +110,7 @@ def build(
     check(built, source, name=name, tied=tied)
     placed: dict[str, Tensor] = {}
     for key in source:
-        placed[key] = source[key].to(device=target.device, dtype=target.dtype, copy=True)
-        source.done(key)
+        placed[key] = target.place(key, source)
     placed |= {key: placed[other] for key, other in tied.items()}
     built.load_state_dict(placed, strict=True, assign=True)
     return built.requires_grad_(False).eval()

@@ -44,8 +44,9 @@ async def models(call: Call) -> Response:
 def _model(call: Call, endpoint: Endpoint, licence: Licence, *, openapi: bool) -> dict[str, Any]:
     """fal's fields as far as they mean something here; `impasto` says which model is asked, and what
     draws it now under which licence."""
-    home = call.address.file_base
-    served_by = call.gateway.dispatcher.served_by(endpoint)
+    home, fleet = call.address.file_base, call.gateway.dispatcher
+    served_by = fleet.served_by(endpoint)
+    residency = next((runner.residency for runner in fleet.runners if served_by in runner.models), None)
     row: dict[str, Any] = {
         "endpoint_id": endpoint.id,
         "metadata": {
@@ -57,7 +58,12 @@ def _model(call: Call, endpoint: Endpoint, licence: Licence, *, openapi: bool) -
             "updated_at": q.shown(call.gateway.started_at),
             "model_url": f"{home}/{endpoint.id}",
         },
-        "impasto": {"model": endpoint.model, "served_by": served_by, "licence": served_by and licence(served_by)},
+        "impasto": {
+            "model": endpoint.model,
+            "served_by": served_by,
+            "licence": served_by and licence(served_by),
+            "residency": residency,
+        },
     }
     if openapi:
         row["openapi"] = queue_document(endpoint, base=call.address.queue_base, home=home)

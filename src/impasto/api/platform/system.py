@@ -57,6 +57,7 @@ def _runner(facts: RunnerFacts) -> dict[str, Any]:
         "device": facts.device,
         "dtype": facts.dtype,
         "load_seconds": round(facts.load_seconds, 3),
+        "residency": facts.residency,
         "slots": facts.slots,
         "busy": facts.busy,
         "counters": dict(facts.counters),

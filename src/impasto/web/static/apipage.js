@@ -11,7 +11,7 @@ export function ApiPage({ id }) {
   const [answer, error, again] = useAnswer(() => Promise.all([api.openapi(id, { app: true }), api.model(id)]), [id]);
   useEffect(() => {
     // The browser looked for the place that the address names before there was any.
-    if (answer) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+    if (answer) document.getElementById(location.hash.slice(1))?.scrollIntoView({ behavior: "instant" });
   }, [answer]);
   useTitle(`${answer?.[1]?.metadata.display_name ?? id}, API`);
   if (error) return html`<${Trouble} title=${id} error=${error} retry=${again} />`;
