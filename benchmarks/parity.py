@@ -62,7 +62,6 @@ from impasto.flux.models import (
 from impasto.flux.pipeline import Pipeline, Pixels
 from impasto.flux.redux import Projector, Redux
 from impasto.flux.run import Run
-from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.transformer import Flux
 
 HEIGHT, WIDTH, STEPS, SEED = 96, 128, 4, 5
@@ -201,7 +200,7 @@ def case(spec: ModelSpec) -> Case:
         small,
         transformer=weights.build(lambda: Flux(small.transformer), parts.bfl(), name="transformer"),
         autoencoder=weights.build(lambda: Autoencoder(AUTOENCODER), parts.bfl_autoencoder(), name="vae"),
-        text=T5ClipTextEncoder(parts.t5, parts.clip, max_tokens=64),
+        text=parts.words(64),
         redux=redux(),
     )
     return Case(parts, ours)

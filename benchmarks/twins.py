@@ -22,8 +22,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from impasto.flux import keys
-from impasto.flux.models import FLUX1_DEV, AutoencoderParams, ModelSpec, TransformerParams
+from impasto.flux import encoders, keys, t5clip, weights
+from impasto.flux.models import FLUX1_DEV, AutoencoderParams, ClipParams, ModelSpec, T5Params, TransformerParams
+from impasto.flux.t5clip import T5ClipTextEncoder
 
 AUTOENCODER = AutoencoderParams(
     in_channels=3,
@@ -162,6 +163,25 @@ class Made:
     def bfl(self) -> dict[str, Tensor]:
         """The transformer's tensors as BFL's single files name them."""
         return keys.from_diffusers(self.transformer.state_dict(), keys.transformer_rows(self.small.transformer))
+
+    def words(self, max_tokens: int) -> T5ClipTextEncoder:
+        """The encoders with these weights, as impasto has them."""
+        c, t = self.clip.config, self.t5.config
+        clip = ClipParams(
+            hidden_size=c.hidden_size, intermediate_size=c.intermediate_size, num_heads=c.num_attention_heads,
+            num_layers=c.num_hidden_layers, vocab_size=c.vocab_size,
+        )  # fmt: skip
+        t5 = T5Params(
+            d_model=t.d_model, d_ff=t.d_ff, d_kv=t.d_kv, num_heads=t.num_heads, num_layers=t.num_layers,
+            vocab_size=t.vocab_size,
+        )  # fmt: skip
+        bare = {key.removeprefix(t5clip.TOWER): value for key, value in self.clip.state_dict().items()}
+        once = {key: value for key, value in self.t5.state_dict().items() if key not in t5clip.TIED}
+        return T5ClipTextEncoder(
+            weights.build(lambda: encoders.T5(t5), once, name="t5", tied=t5clip.TIED),
+            weights.build(lambda: encoders.Clip(clip), bare, name="clip"),
+            max_tokens=max_tokens,
+        )
 
     def bfl_autoencoder(self) -> dict[str, Tensor]:
         return keys.from_diffusers(self.autoencoder.state_dict(), keys.autoencoder_rows(AUTOENCODER))

@@ -1,24 +1,31 @@
 """`impasto generate`: the server's own way from words to files, without the server. Same input rules, same bytes."""
 
+import asyncio
 import os
 import re
 import secrets
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from impasto import terminal
+from impasto.endpoints.base import WantedLora
+from impasto.endpoints.flux_lora import LORA
 from impasto.endpoints.flux_pro import FLUX_PRO
 from impasto.endpoints.validation import validate
 from impasto.engine.drawing import Finisher, draw
+from impasto.engine.job import LoraInput
 from impasto.engine.loading import load_pipeline
 from impasto.engine.pipeline import Step
 from impasto.engine.safety import Safety
 from impasto.errors import ConfigError
 from impasto.files.images import encode
+from impasto.fleet.loras import LoraFiles
 from impasto.settings import Settings
 
 FORMATS = {".jpeg": "jpeg", ".jpg": "jpeg", ".png": "png"}
@@ -35,18 +42,23 @@ def generate_files(
     guidance: float,
     num_images: int,
     preview: bool = False,
+    loras: Sequence[str] = (),
 ) -> list[Path]:
     """Draw and write; → the files written. With several pictures `-2`, `-3`… goes before the suffix.
 
-    `preview`: show them on standard error, too, as the terminal can.
+    `preview`: show them on standard error, too, as the terminal can. `loras`: each a file, a URL or a name of the hub,
+    with `:SCALE` behind it or not.
 
     Raises ModelError with the wire's items for values out of bounds, ConfigError for a file that cannot be written.
     """
     targets = _targets(output, num_images)
     drawn_seed = secrets.randbits(32) if seed is None else seed
+    endpoint = LORA if loras else FLUX_PRO
+    wanted = {"loras": [_lora(each) for each in loras]} if loras else {}
     input_ = validate(
-        FLUX_PRO,
+        endpoint,
         {
+            **wanted,
             "prompt": prompt,
             "image_size": _size(size),
             "num_inference_steps": steps,
@@ -56,7 +68,9 @@ def generate_files(
             "output_format": FORMATS[output.suffix.lower()],
         },
     )
-    job = FLUX_PRO.to_job(input_, request_id="generate", seed=drawn_seed, model=settings.model.name)
+    job = endpoint.to_job(input_, request_id="generate", seed=drawn_seed, model=settings.model.name)
+    if endpoint.loras is not None:
+        job = replace(job, loras=_bring(endpoint.loras(input_), settings))
     pipeline = load_pipeline(settings.loading)
     finisher = Finisher(Safety.load(settings.safety), encode)
     with click.progressbar(
@@ -76,6 +90,32 @@ def generate_files(
         note = ", flagged by the safety classifier: black" if picture.nsfw else ""
         click.echo(f"{target}  {picture.width}x{picture.height}, seed {result.seed}{note}")
     return targets
+
+
+def _lora(text: str) -> dict[str, Any]:
+    """PATH_OR_URL[:SCALE] → the wire's object."""
+    path, _, scale = text.rpartition(":")
+    try:
+        return {"path": path, "scale": float(scale)} if path else {"path": text}
+    except ValueError:
+        return {"path": text}
+
+
+def _bring(wanted: Sequence[WantedLora], settings: Settings) -> tuple[LoraInput, ...]:
+    """The LoRAs as files: those of this machine as they lie, others as the server fetches them. Raises ModelError."""
+    files = LoraFiles(settings=settings, own=_no_file_of_a_server)
+    brought: list[LoraInput] = []
+    for each in wanted:
+        here = Path(each.path).expanduser()
+        if here.is_file():
+            brought.append(files.of_this_machine(here, scale=each.scale))
+        else:
+            brought.extend(asyncio.run(files.bring([each], base_url="", reader="")))
+    return tuple(brought)
+
+
+def _no_file_of_a_server(url: str, base_url: str, *, field: str, reader: str) -> Path | None:
+    return None
 
 
 def _targets(output: Path, count: int) -> list[Path]:

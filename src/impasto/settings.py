@@ -1,6 +1,6 @@
 """One frozen settings tree. `impasto.toml` < `IMPASTO_*` environment < command-line flags.
 
-Built once in `cli.py` and passed down; nobody else reads the environment. Every field carries the sentence that
+Built once in `cli` and passed down; nobody else reads the environment. Every field carries the sentence that
 `--help`, `docs/settings.md` and the error message use.
 """
 
@@ -170,6 +170,17 @@ class ModelSettings(Section):
     speed_folder: Path | None = Field(
         default=None,
         description="Folder of compiled code and of what was measured; default: speed in the data folder.",
+    )
+    overlap: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Read the next prompt and decode the last picture while the steps of another are made; auto: on "
+        "a GPU with room for it. On a CPU it pays where as many cores as the model uses are idle.",
+    )
+    prompt_cache_mb: int = Field(
+        default=256,
+        ge=0,
+        description="Prompts that the text encoders have read are kept, each for the key that sent it, up to so many "
+        "MiB of the host's memory; 0: none.",
     )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."

@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
 from impasto.cli import main
+from impasto.flux.models import IMPASTO_MINI
+from impasto.flux.transformer import Flux
 
 
 def generate(*arguments: str, pipeline: str = "fake") -> Result:
@@ -80,3 +85,59 @@ def test_the_picture_is_shown_in_the_terminal_when_it_is_asked_for(tmp_path: Pat
     assert "▀" in shown.stderr
     assert "▀" not in shown.stdout
     assert "▀" not in generate("x", "-o", str(tmp_path / "piped.jpeg")).stderr
+
+
+def write_lora(path: Path, *, wide: int = 0) -> Path:
+    """Of the embedded model's shape, or `wide` channels too wide for it."""
+    with torch.device("meta"):
+        layers = {n: m for n, m in Flux(IMPASTO_MINI.transformer).named_modules() if isinstance(m, nn.Linear)}
+    generator = torch.Generator().manual_seed(1)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, layer in layers.items():
+        if name.startswith("single_blocks"):
+            tensors[f"{name}.lora_A.weight"] = torch.randn(4, layer.in_features + wide, generator=generator) * 0.1
+            tensors[f"{name}.lora_B.weight"] = torch.randn(layer.out_features, 4, generator=generator) * 0.1
+    save_file(tensors, path)
+    return path
+
+
+def test_loras_change_the_picture_by_their_scale(tmp_path: Path):
+    lora = write_lora(tmp_path / "style.safetensors")
+    asked = ["a red apple", "--size", "128x96", "--steps", "2", "--seed", "7"]
+    drawn: dict[str, bytes] = {}
+    for name, loras in {
+        "plain": [],
+        "styled": ["--lora", str(lora)],
+        "twice": ["--lora", f"{lora}:0.5", "--lora", f"{lora}:0.5"],
+        "without": ["--lora", f"{lora}:0"],
+    }.items():
+        ended = generate(*asked, "-o", str(tmp_path / f"{name}.png"), *loras, pipeline="flux")
+        assert ended.exit_code == 0, ended.output
+        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert drawn["styled"] != drawn["plain"]
+    assert drawn["twice"] != drawn["plain"]
+    assert drawn["without"] == drawn["plain"]
+
+
+@pytest.mark.parametrize(
+    ("lora", "words"),
+    [
+        ("nothing.safetensors", ["loras", "no such LoRA"]),
+        ("{folder}/weights.pt", ["loras", "pickle"]),
+        ("{folder}/text.safetensors", ["loras", "not a complete safetensors file"]),
+        ("{folder}/wide.safetensors:0.5", ["loras", "for another model"]),
+        ("{folder}/wide.safetensors:9", ["scale", "4"]),
+        ("http://127.0.0.1:9/x.safetensors", ["loras", "cannot be downloaded"]),
+    ],
+)
+def test_a_lora_that_cannot_be_used_is_named(tmp_path: Path, lora: str, words: list[str]):
+    write_lora(tmp_path / "wide.safetensors", wide=8)
+    (tmp_path / "text.safetensors").write_text("not one at all")
+    (tmp_path / "weights.pt").write_bytes(b"\x80\x02}q\x00.")
+    ended = generate(
+        "x", "-o", str(tmp_path / "out.png"), "--lora", lora.format(folder=tmp_path), "--steps", "1",
+        "--size", "128x96", pipeline="flux",
+    )  # fmt: skip
+    assert ended.exit_code == 2, ended.output
+    assert all(word in ended.output for word in words), ended.output
+    assert not (tmp_path / "out.png").exists()

@@ -24,6 +24,18 @@ from .conftest import PATIENCE, Recorder, encode_image, make_job
 MakeEngine = Callable[..., Engine]
 
 
+@pytest.fixture(params=["overlapping", "in turn"])
+def make_engine(make_engine: MakeEngine, request: pytest.FixtureRequest) -> MakeEngine:
+    """Every promise is kept both ways."""
+
+    def make(pipeline: FakePipeline | None = None, **options: Any) -> Engine:
+        drawn_with = pipeline or FakePipeline()
+        drawn_with.overlaps = request.param == "overlapping"
+        return make_engine(drawn_with, **options)
+
+    return make
+
+
 def sums(result: object) -> list[str]:
     assert isinstance(result, JobResult), result
     return [hashlib.sha256(picture.data).hexdigest() for picture in result.pictures]
@@ -109,6 +121,7 @@ def test_pictures_differ_by_seed_prompt_and_size(change: dict[str, Any]) -> None
     assert alone(make_job()) != alone(make_job(**change))
 
 
+@pytest.mark.parametrize("make_engine", ["in turn"], indirect=True)  # overlapping: its prompt is read meanwhile
 def test_two_jobs_share_the_engine_and_the_short_one_is_not_held_up(
     make_engine: MakeEngine, recorder: Recorder
 ) -> None:

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Too little memory: before loading, a smaller arrangement is taken and told; while drawing, one request fails."""
-=======
-"""Memory that is not enough: a smaller arrangement is taken and told before loading; then one request fails."""
->>>>>>> wt/memory
 
 from __future__ import annotations
 

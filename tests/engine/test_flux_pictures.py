@@ -30,7 +30,6 @@ from impasto.flux.models import (
     FLUX1_SCHNELL,
     ModelSpec,
 )
-from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.transformer import Flux
 
 from ..checkpoints import AUTOENCODER, made, redux_parts, write_redux, write_single
@@ -45,7 +44,7 @@ def pipeline(spec: ModelSpec) -> FluxPipeline:
         small,
         transformer=weights.build(lambda: Flux(small.transformer), parts.bfl(), name="transformer"),
         autoencoder=weights.build(lambda: Autoencoder(AUTOENCODER), parts.bfl_autoencoder(), name="vae"),
-        text=T5ClipTextEncoder(parts.t5, parts.clip, max_tokens=32),
+        text=parts.words(32),
     )
     return FluxPipeline(loaded, device=torch.device("cpu"), dtype=torch.float32)
 

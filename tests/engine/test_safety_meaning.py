@@ -29,10 +29,11 @@ def test_the_vectors_are_those_of_the_text_encoder_s_third_layer() -> None:
 
     sentences = ["a red fox in the snow", "an old man smiling at his dog in a garden", "fox"]
     model = MiniLMTextEncoder.load(WEIGHTS)._model
+    model.encoder.layer = model.encoder.layer[:LAYERS]
     for sentence, vector in zip(sentences, MiniLM()(sentences), strict=True):
         ids = torch.tensor([MiniLM()._tokenizer.encode(sentence).ids])
         with torch.inference_mode():
-            states = model(input_ids=ids, output_hidden_states=True).hidden_states[LAYERS][0]
+            states = model(ids)[0]
         expected = states.mean(dim=0).numpy()
         np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-3)
 

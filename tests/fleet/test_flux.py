@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from impasto.flux.checkpoint import EMBEDDED
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.transformer import Flux
 from impasto.settings import ModelSettings, SafetySettings
-from impasto.store.records import Outcome
+from impasto.store.records import NewRequest, Outcome
 from impasto.training.assets import write_config
 
 from .conftest import make_settings, open_house
@@ -86,7 +87,11 @@ class Outcomes:
         raise AssertionError("nothing is released here")
 
 
-def test_interleaved_jobs_give_the_bytes_that_each_gives_alone(pipeline: FluxPipeline, finisher: Finisher) -> None:
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_interleaved_jobs_give_the_bytes_that_each_gives_alone(
+    pipeline: FluxPipeline, finisher: Finisher, monkeypatch: pytest.MonkeyPatch, overlaps: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "overlaps", overlaps)
     jobs = [
         make_job("short", steps=2, num_images=1),
         make_job("long", steps=4, prompt="a blue boat", width=192, height=256),
@@ -147,3 +152,34 @@ async def test_a_killed_flux_runner_s_picture_is_drawn_again_to_the_same_bytes(
         job = make_job(request_id, width=128, height=96, steps=20)
         expected = draw(job, pipeline=pipeline, finisher=finisher)
         assert house.file_bytes(result) == [picture.data for picture in expected.pictures]
+
+
+async def test_a_prompt_is_kept_for_the_key_that_sent_it_and_for_no_other(checkpoint: Path, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path).model_copy(
+        update={"model": ModelSettings(name=str(checkpoint), device="cpu", threads=1)}
+    )
+    async with open_house(settings) as house:
+        await house.until_ready()
+        for key_id, store_io in (("alice", True), ("alice", True), ("bob", True), ("alice", False)):
+            request = await house.store.submit(
+                NewRequest(
+                    request_id=str(uuid.uuid4()),
+                    endpoint="fal-ai/flux-pro",
+                    input={
+                        "prompt": "a red apple",
+                        "image_size": {"width": 64, "height": 64},
+                        "num_inference_steps": 1,
+                    },
+                    seed=7,
+                    base_url="http://127.0.0.1:8000",
+                    key_id=key_id,
+                    store_io=store_io,
+                )
+            )
+            await house.ended(request.request_id)
+
+        def counted() -> tuple[int, int]:
+            (facts,) = house.dispatcher.runners
+            return facts.counters.get("prompt_cache_hits", 0), facts.counters.get("prompt_cache_misses", 0)
+
+        await house.until(lambda: counted() == (1, 2))

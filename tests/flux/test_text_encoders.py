@@ -68,7 +68,7 @@ def clip_files() -> dict[str, object]:
 @pytest.mark.parametrize("prompt", ["a red fox in the snow", "", "un café, déjà vu"])
 def test_states_equal_those_of_diffusers(parts: Made, spec: object, prompt: str) -> None:
     length = spec.max_text_tokens  # type: ignore[attr-defined]
-    states = T5ClipTextEncoder(parts.t5, parts.clip, max_tokens=length).encode([prompt])
+    states = parts.words(length).encode([prompt])
     txt, vec, _ = judge(parts).encode_prompt(prompt, prompt_2=prompt, max_sequence_length=length)
     assert states.txt.shape == (1, length, 32)
     torch.testing.assert_close(states.txt, txt, rtol=0, atol=0)
@@ -83,7 +83,7 @@ def test_encoders_load_from_either_layout_to_the_same_states(parts: Made, layout
     else:
         path = write_single(tmp_path / "flux", parts, name="some.safetensors")
     loaded = T5ClipTextEncoder.load(locate(path), weights.CPU)
-    wanted = T5ClipTextEncoder(parts.t5, parts.clip, max_tokens=512)
+    wanted = parts.words(512)
     for prompt in ("a red fox", "a"):
         got, expected = loaded.encode([prompt]), wanted.encode([prompt])
         assert torch.equal(got.txt, expected.txt)

@@ -5,6 +5,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -106,7 +107,9 @@ class PromptRefused(ModelError):
 
 @dataclass(slots=True)
 class Drawing:
-    """State of one job. `step` and `decode` belong to the thread that owns the pipeline."""
+    """State of one job. `step` and `take` belong to the thread that makes the steps; `read` and `decode` may run in
+    others, each in one at a time, when the pipeline overlaps. `pending`: what was handed to those.
+    """
 
     job: Job
     lease: str
@@ -120,16 +123,26 @@ class Drawing:
     steps: int = 0  # made so far, of all samples
     reused: int = 0  # of these, how many took over the work of the step before
     timings: dict[str, float] = field(default_factory=dict[str, float])
+    ahead: float = 0.0  # seconds of `read` before the first step's turn came
+    pending: list[Future[Any]] = field(default_factory=list[Future[Any]])
 
     @property
     def complete(self) -> bool:
         return len(self.pictures) == self.job.num_images
 
     def begin(self) -> Conditioning:
-        """Encode the prompt. The clock of `timings.inference` starts here."""
+        """Encode the prompt, unless it is. The clock of `timings.inference` starts here."""
         self.started = time.perf_counter()
+        if self.conditioning is not None:
+            self.ahead = self.timings["text_encode"]
+            return self.conditioning
+        return self.read()
+
+    def read(self) -> Conditioning:
+        """Encode the prompt."""
+        start = time.perf_counter()
         self.conditioning = self.pipeline.encode(self.job)
-        self._spent("text_encode", self.started)
+        self._spent("text_encode", start)
         return self.conditioning
 
     def step(self, index: int) -> Step | None:
@@ -146,13 +159,17 @@ class Drawing:
         self._spent("denoise", start)
         return step
 
-    def decode(self, index: int) -> Pixels:
-        """The finished latents of sample `index` → pixels [height, width, 3]; the latents are let go."""
-        start = time.perf_counter()
+    def take(self, index: int) -> Any:
+        """The finished latents of sample `index`; here they are let go."""
         self.samples.pop(index, None)
         if index not in self.latents:
             raise RuntimeError(f"the pipeline made no step for sample {index}")
-        pixels = self.pipeline.decode(self.job, self.latents.pop(index))
+        return self.latents.pop(index)
+
+    def decode(self, latents: Any) -> Pixels:
+        """Finished latents → pixels [height, width, 3]."""
+        start = time.perf_counter()
+        pixels = self.pipeline.decode(self.job, latents)
         if pixels.shape != (self.job.height, self.job.width, 3) or pixels.dtype != np.uint8:
             expected = (self.job.height, self.job.width, 3)
             raise RuntimeError(f"the pipeline decoded {pixels.dtype} {pixels.shape} instead of uint8 {expected}")
@@ -192,10 +209,12 @@ class Drawing:
         return self.result()
 
     def result(self) -> JobResult:
-        """`timings.inference` is the wall time since `begin`; the others are this job's own seconds."""
+        """`timings.inference` is the wall time since `begin`, and what was done ahead of it; the others are this job's
+        own seconds.
+        """
         assert self.started is not None
         assert self.conditioning is not None
-        timings = {"inference": time.perf_counter() - self.started, **self.timings}
+        timings = {"inference": time.perf_counter() - self.started + self.ahead, **self.timings}
         return JobResult(
             request_id=self.job.request_id,
             pictures=tuple(self.pictures[index] for index in range(self.job.num_images)),
@@ -222,5 +241,5 @@ def draw(
                 on_step(index, step)
             if step.number >= step.total:
                 break
-        drawing.add(index, finisher(job, drawing.decode(index)))
+        drawing.add(index, finisher(job, drawing.decode(drawing.take(index))))
     return drawing.result()

@@ -2,8 +2,9 @@
 
 In (any thread): submit, cancel, drop, drain. They are put in an inbox that the loop empties before every step.
 Out (the loop's thread): calls on a Sink: log, progress, and exactly one of done, failed, released for every job that
-was not dropped. The scheduler says whose step is next, a Drawing makes it, the finisher's own thread classifies and
-compresses the pixels meanwhile. Whatever goes wrong ends one job, never the loop.
+was not dropped. The scheduler says whose step is next, a Drawing makes it; `beside` it, in threads of their own, pixels
+are classified and compressed, and where the pipeline overlaps, the next job's prompt is read and the last one's latents
+are decoded. Whatever goes wrong ends one job, never the loop.
 """
 
 import logging
@@ -11,12 +12,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from impasto.engine import failure
+from impasto.engine.beside import Beside
 from impasto.engine.custom import Custom
 from impasto.engine.drawing import Drawing, Finished, Finisher, Preview, PromptRefused
 from impasto.engine.failure import Failure
@@ -26,6 +28,7 @@ from impasto.engine.safety import Verdict
 from impasto.engine.scheduler import Scheduler
 
 log = logging.getLogger("impasto.engine")
+T = TypeVar("T")
 
 
 class Sink(Protocol):
@@ -76,7 +79,13 @@ class _Finished:
     future: Future[Finished]
 
 
-_Command = _Submit | _Remove | _Drain | _Finished
+@dataclass(frozen=True, slots=True)
+class _Read:
+    lease: str
+    future: Future[Verdict]
+
+
+_Command = _Submit | _Remove | _Drain | _Read | _Finished
 
 
 class Engine:
@@ -100,7 +109,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._deadline: float | None = None  # of a drain
         self._turn_started: float | None = None
-        self._after = ThreadPoolExecutor(max_workers=1, thread_name_prefix="impasto-finisher")
+        self._beside = Beside()
         self._thread = threading.Thread(target=self._loop, name="impasto-engine", daemon=True)
 
     # ------------------------------------------------------------ any thread
@@ -130,9 +139,9 @@ class Engine:
 
     @property
     def stalled_for(self) -> float:
-        """Seconds that the current step has taken so far; 0 between steps."""
+        """Seconds that the current step, or what runs beside it, has taken so far; 0 when nothing does."""
         started = self._turn_started
-        return 0.0 if started is None else time.monotonic() - started
+        return max(0.0 if started is None else time.monotonic() - started, self._beside.stalled_for)
 
     # ------------------------------------------------------------ the engine's thread
 
@@ -148,7 +157,7 @@ class Engine:
         for drawing in list(self._drawings.values()):
             self._forget(drawing.lease)
             self._sink.released(drawing.job, drawing.lease)
-        self._after.shutdown(wait=True, cancel_futures=True)
+        self._beside.close()
 
     def _obey(self) -> bool:
         """Carry out what lies in the inbox; wait for something when there is no step to make. → whether it waited."""
@@ -172,20 +181,20 @@ class Engine:
                 log.error("Request %s: %s", job.request_id, message)
             case _Submit(job, lease):
                 custom = self._custom[job.endpoint]
-                self._drawings[lease] = Drawing(job, lease, custom.pipeline, custom.post)
-                self._scheduler.add(
-                    lease,
-                    samples=job.num_images,
-                    steps=job.steps,
-                    cost=job.width * job.height,
-                    priority=job.priority,
-                )
+                drawing = Drawing(job, lease, custom.pipeline, custom.post)
+                self._drawings[lease] = drawing
+                if self._overlaps(drawing):
+                    self._hand_over(drawing, self._beside.read(partial(self._read, drawing)), partial(_Read, lease))
+                else:
+                    self._schedule(drawing)
             case _Remove(lease, silent):
                 drawing = self._forget(lease)
                 if drawing is not None and not silent:
                     self._fail(drawing, failure.cancelled())
             case _Drain(deadline):
                 self._deadline = deadline
+            case _Read(lease, future):
+                self._guarded(lease, partial(self._begin, lease, future))
             case _Finished(lease, index, future):
                 self._guarded(lease, partial(self._finish, lease, index, future))
 
@@ -207,13 +216,14 @@ class Engine:
         # Only here: inside the except block the traceback's frames still hold the tensors.
         self._fail(drawing, verdict)
         del drawing
-        self._pipeline.free_memory()
+        if verdict.status >= 500:  # a bad input takes nothing from those who sent good ones
+            self._pipeline.free_memory()
 
     def _step(self, lease: str, index: int) -> None:
         drawing = self._drawings[lease]
         job = drawing.job
         if drawing.started is None:
-            if self._blacken(drawing):
+            if drawing.conditioning is None and self._blacken(drawing, partial(self._finisher.screen, job)):
                 return
             self._sink.log(job, lease, _opening(job))
             for notice in (*job.notices, *drawing.begin().notices):
@@ -226,9 +236,50 @@ class Engine:
                 self._sink.log(job, lease, f"{_image(job, index)}step {step.number}/{step.total}")
         if step is None or step.number >= step.total:
             self._scheduler.end(lease, index)
-            pixels = drawing.decode(index)
-            future = self._after.submit(self._finisher, job, pixels)
-            future.add_done_callback(lambda done: self._inbox.put(_Finished(lease, index, done)))
+            latents = drawing.take(index)
+            if self._overlaps(drawing):
+                task = partial(self._develop, drawing, latents)
+            else:
+                task = partial(self._finisher, job, drawing.decode(latents))
+            self._hand_over(drawing, self._beside.finish(task), partial(_Finished, lease, index))
+
+    # ------------------------------------------------------------ beside the steps
+
+    def _overlaps(self, drawing: Drawing) -> bool:
+        """Others' pipelines were promised one thread at a time."""
+        return drawing.pipeline is self._pipeline and self._pipeline.overlaps
+
+    def _hand_over(self, drawing: Drawing, future: Future[T], news: Callable[[Future[T]], _Command]) -> None:
+        drawing.pending.append(future)
+        future.add_done_callback(lambda done: self._inbox.put(news(done)))
+
+    def _read(self, drawing: Drawing) -> Verdict:
+        """The reader's thread: what of a job needs no step."""
+        verdict = self._finisher.screen(drawing.job)
+        if not verdict.flagged:
+            drawing.read()
+        return verdict
+
+    def _develop(self, drawing: Drawing, latents: Any) -> Finished:
+        """The finisher's thread."""
+        return self._finisher(drawing.job, drawing.decode(latents))
+
+    # ------------------------------------------------------------ the engine's thread again
+
+    def _begin(self, lease: str, future: Future[Verdict]) -> None:
+        drawing = self._drawings.get(lease)
+        if drawing is not None and not self._blacken(drawing, future.result):
+            self._schedule(drawing)
+
+    def _schedule(self, drawing: Drawing) -> None:
+        job = drawing.job
+        self._scheduler.add(
+            drawing.lease,
+            samples=job.num_images,
+            steps=job.steps,
+            cost=job.width * job.height,
+            priority=job.priority,
+        )
 
     def _preview(self, drawing: Drawing, index: int, step: Step) -> None:
         """Hand a preview to the finisher's thread. One that fails is a line in the server's log, never a failed job."""
@@ -246,13 +297,13 @@ class Engine:
             if preview is not None:
                 self._sink.preview(job, drawing.lease, preview, image=index + 1, step=step.number, steps=step.total)
 
-        self._after.submit(finish)
+        self._beside.finish(finish)
 
-    def _blacken(self, drawing: Drawing) -> bool:
-        """Ends the job at once when its prompt is flagged; → whether it is. Raises when the prompt is refused."""
+    def _blacken(self, drawing: Drawing, judge: Callable[[], Verdict]) -> bool:
+        """Ends the job at once when `judge` flags its prompt; → whether it does. Raises when the prompt is refused."""
         job, lease = drawing.job, drawing.lease
         try:
-            verdict = self._finisher.screen(job)
+            verdict = judge()
         except PromptRefused as refused:
             self._sink.log(job, lease, f"Refused: {_reason(refused.verdict)}", level="WARN")
             raise
@@ -278,6 +329,8 @@ class Engine:
             self._forget(lease)
             for notice in drawing.afterwards:
                 self._sink.log(drawing.job, lease, notice.message, level="WARN")
+            stages = ", ".join(f"{name} {seconds:.4f}" for name, seconds in result.timings.items())
+            log.debug("Request %s: %s s", drawing.job.request_id, stages)
             self._sink.log(drawing.job, lease, f"Done in {result.timings['inference']:.1f} s")
             self._sink.done(drawing.job, lease, result)
 
@@ -296,7 +349,11 @@ class Engine:
 
     def _forget(self, lease: str) -> Drawing | None:
         self._scheduler.remove(lease)
-        return self._drawings.pop(lease, None)
+        drawing = self._drawings.pop(lease, None)
+        if drawing is not None:
+            for future in drawing.pending:
+                future.cancel()  # what has begun goes on, and nobody listens
+        return drawing
 
 
 def _opening(job: Job) -> str:

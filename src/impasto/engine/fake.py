@@ -6,7 +6,7 @@ size), so two requests differ visibly and the same request gives the same pixels
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,12 @@ class FakePipeline:
         self.dtype = "uint8"
         self.residency = "no weights"
         self.warm_up_images = ()
+        self.overlaps = True
         self._step_seconds = step_seconds
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return {}
 
     def encode(self, job: Job) -> Conditioning:
         return Conditioning(job.prompt)

@@ -1,8 +1,7 @@
 """The real pipeline behind the engine's protocol. The only file of the engine that imports torch."""
 
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,8 @@ from impasto.engine.job import ImageInput, Job, Notice
 from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import Plan, available_memory, plan, plan_on_cpu
 from impasto.engine.pipeline import Conditioning, Pixels, Step
+from impasto.engine.prompts import PromptCache, Words
+from impasto.engine.streams import Streams
 from impasto.flux import footprint, fp8, precision
 from impasto.flux import pipeline as flux
 from impasto.flux.checkpoint import locate
@@ -23,8 +24,8 @@ from impasto.settings import ModelSettings
 
 log = logging.getLogger("impasto.engine")
 
-PROMPTS_KEPT = 64
 WORDS_NAMED = 6
+ROOM = 4 * 2**30  # free bytes of a GPU from which a second picture may be encoded or decoded beside the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,9 @@ class Prompt:
 
 
 class FluxPipeline:
-    """Wraps a loaded `flux.pipeline.Pipeline`. Prompts read lately are kept: the same words again are free."""
+    """Wraps a loaded `flux.pipeline.Pipeline`. `prompt_cache`: bytes of read prompts to keep, on the host; `overlaps`:
+    whether it may be used beside its steps.
+    """
 
     def __init__(
         self,
@@ -46,6 +49,8 @@ class FluxPipeline:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        prompt_cache: int = 0,
+        overlaps: bool = False,
         residency: str = "",
         settings: ModelSettings | None = None,
     ) -> None:
@@ -57,8 +62,10 @@ class FluxPipeline:
         self._pipeline = pipeline
         self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
-        self._read: OrderedDict[tuple[str, str | None], flux.Conditioning] = OrderedDict()
+        self._prompts: PromptCache[flux.Conditioning] = PromptCache(prompt_cache, store=lambda c: c.to("cpu"))
         self._loras = Loras(pipeline)
+        self.overlaps = overlaps
+        self._streams = Streams(device if overlaps else None)
 
     @classmethod
     def load(cls, settings: ModelSettings) -> "FluxPipeline":
@@ -78,31 +85,47 @@ class FluxPipeline:
             residency=arrangement.residency,
         )
         pipeline.accelerate(_wanted(settings, arrangement))
-        words = arrangement.residency.words
-        return cls(pipeline, device=device, dtype=dtype, residency=words, settings=settings)
+        return cls(
+            pipeline,
+            device=device,
+            dtype=dtype,
+            prompt_cache=settings.prompt_cache_mb * 2**20,
+            overlaps=_overlaps(settings, device) and not arrangement.residency.streams,
+            residency=arrangement.residency.words,
+            settings=settings,
+        )
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
         return tuple(pictures.blank(role) for role in pictures.NEEDS[self._pipeline.spec.sight])
 
-    def encode(self, job: Job) -> Conditioning:
-        # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
-        torch.set_num_threads(self._threads)
-        lora = self._loras.apply(job.loras)
-        text = self._text(job.prompt, job.negative if job.cfg > 1 else None)
-        given = pictures.read(job, self._pipeline)
-        speed = acceleration.choose(job, self._settings, fp8=self._pipeline.means.fp8 is not None)
-        notices = (*self._notices(job, text), *lora.notices, *speed.notices)
-        return Conditioning(Prompt(text.seeing(given.seen), given, lora, speed), notices, speed.report)
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return {f"prompt_cache_{name}": count for name, count in self._prompts.counters.items()}
 
-    def _text(self, prompt: str, negative: str | None) -> flux.Conditioning:
-        words = (prompt, negative)
-        if words not in self._read:
-            self._read[words] = self._pipeline.encode(prompt, negative=negative)
-            if len(self._read) > PROMPTS_KEPT:
-                self._read.popitem(last=False)
-        self._read.move_to_end(words)
-        return self._read[words]
+    def encode(self, job: Job) -> Conditioning:
+        self._use_threads()
+        with self._streams.own():
+            lora = self._loras.apply(job.loras)
+            text = self._text(job, job.negative if job.cfg > 1 else None)
+            given = pictures.read(job, self._pipeline)
+            speed = acceleration.choose(job, self._settings, fp8=self._pipeline.means.fp8 is not None)
+            prompt = Prompt(text.seeing(given.seen), given, lora, speed)
+            self._streams.hand_out(prompt)
+        return Conditioning(prompt, (*self._notices(job, text), *lora.notices, *speed.notices), speed.report)
+
+    def _use_threads(self) -> None:
+        # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+
+    def _text(self, job: Job, negative: str | None) -> flux.Conditioning:
+        spec = self._pipeline.spec
+        encoder = f"{spec.name}/{spec.max_text_tokens}"
+        words = Words(scope=job.scope, encoder=encoder, prompt=job.prompt, negative=negative)
+        text, hit = self._prompts.get(words, lambda: self._pipeline.encode(job.prompt, negative=negative))
+        log.debug("Request %s: prompt %s", job.request_id, "found in the cache" if hit else "read by the text encoder")
+        return text.to(self._pipeline.device)
 
     def _notices(self, job: Job, text: flux.Conditioning) -> tuple[Notice, ...]:
         name, limit = self.models[0], self._pipeline.spec.max_text_tokens
@@ -118,6 +141,7 @@ class FluxPipeline:
         return tuple(notices)
 
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
+        self._use_threads()
         prompt: Prompt = conditioning.value
         cfg = max(job.cfg, 1.0)
         # Of a model that has no embedded scale, two passes are the only guidance.
@@ -153,18 +177,30 @@ class FluxPipeline:
             yield Step(step.index + 1, step.total, step.latents, step.preview, step.reused)
 
     def decode(self, job: Job, latents: Any) -> Pixels:
-        return pictures.pasted(job, self._pipeline.decode(latents, height=job.height, width=job.width))
+        self._use_threads()
+        with self._streams.own():
+            pixels = self._pipeline.decode(latents, height=job.height, width=job.width)
+        return pictures.pasted(job, pixels)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return is_out_of_memory(error)
 
     def free_memory(self) -> None:
-        self._read.clear()
+        self._prompts.clear()
         self._loras.clear()
         if self._pipeline.means.graphs is not None:
             self._pipeline.means.graphs.clear()
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def _overlaps(settings: ModelSettings, device: torch.device) -> bool:
+    """On a GPU, with room for two pictures' activations. On a CPU a busy core makes it a loss (benchmarks/LOG.md), and
+    who knows of an idle one says so.
+    """
+    if settings.overlap != "auto":
+        return settings.overlap == "on"
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= ROOM
 
 
 def _unknown(name: str, text: flux.Conditioning) -> str:

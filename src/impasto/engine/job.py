@@ -67,6 +67,7 @@ class Job:
     safety_tolerance: int = 2  # 1 strictest … 6
     safety_checker: bool = True
     priority: int = 0
+    scope: str = ""  # whose it is, opaque: what one scope has brought about serves no other; "": nobody's
     images: tuple[ImageInput, ...] = ()
     loras: tuple[LoraInput, ...] = ()
     raw: bool = False  # ultra: a less polished look

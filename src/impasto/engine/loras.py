@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +54,10 @@ class Loras:
         self._read.clear()
 
     def _adapter(self, lora: LoraInput, index: int) -> Adapter:
-        if lora.digest not in self._read:
+        adapter = self._read.get(lora.digest)
+        if adapter is None:
             try:
-                self._read[lora.digest] = self._model.read_lora(Path(lora.path))
+                adapter = self._read[lora.digest] = self._model.read_lora(Path(lora.path))
             except WeightsError as error:
                 if not Path(lora.path).is_file():
                     raise ServiceUnavailable(f"The LoRA {lora.name} is no longer on this machine; try again.") from None
@@ -63,12 +65,14 @@ class Loras:
                 message = f"The LoRA {lora.name} cannot be used with {self._model.spec.name}. {why}"
                 raise ModelError.at(f"{FIELD}.{index}.path", message, "value_error") from None
             self._shrink()
-        self._read.move_to_end(lora.digest)
-        return self._read[lora.digest]
+        with suppress(KeyError):  # another thread let it go
+            self._read.move_to_end(lora.digest)
+        return adapter
 
     def _shrink(self) -> None:
-        while len(self._read) > 1 and sum(each.nbytes for each in self._read.values()) > self._kept_bytes:
-            self._read.popitem(last=False)
+        kept = list(self._read.items())
+        while len(kept) > 1 and sum(each.nbytes for _, each in kept) > self._kept_bytes:
+            self._read.pop(kept.pop(0)[0], None)
 
 
 def unmatched(name: str, keys: Sequence[str], model: str) -> Notice:

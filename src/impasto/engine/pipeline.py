@@ -3,7 +3,7 @@
 Everything between the three calls (conditioning, latents) is the pipeline's own and opaque to the engine.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,7 +41,9 @@ class Step:
 
 
 class Pipeline(Protocol):
-    """A loaded model. Used by one thread at a time; samples of several jobs may be in the making at once."""
+    """A loaded model. Samples of several jobs may be in the making at once. Used by one thread at a time; one that
+    `overlaps` is used by three: `encode`, `denoise` with its steps and previews, `decode`, each in one at a time.
+    """
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -62,6 +64,16 @@ class Pipeline(Protocol):
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
         """Pictures without which the model cannot draw, for a first step that nobody sees."""
+        ...
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether prompts may be read and latents decoded while steps are made, and that is worth it here."""
+        ...
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What it has counted since it was loaded, for the operator: prompt_cache_hits, …"""
         ...
 
     def encode(self, job: Job) -> Conditioning:

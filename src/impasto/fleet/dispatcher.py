@@ -39,6 +39,7 @@ from impasto.fleet.inputs import Inputs
 from impasto.fleet.link import Link, RunnerFacts, bind
 from impasto.fleet.loras import LoraFiles
 from impasto.fleet.outcomes import Outcomes
+from impasto.fleet.scopes import Scopes
 from impasto.fleet.sweeper import sweep_for_ever
 from impasto.fleet.work import Work
 from impasto.settings import Settings
@@ -74,6 +75,7 @@ class Dispatcher:
         self._outcomes = Outcomes(store, blobs, self._let_go)
         self._endpoints = Endpoints() if endpoints is None else endpoints
         self._inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=secret)
+        self._scopes = Scopes()
         self._loras = LoraFiles(settings=settings, own=self._inputs.own_file)
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
@@ -265,6 +267,8 @@ class Dispatcher:
                 request.request_id, lease, crashed=False, drain=True, reason="the runner left before it began"
             )
             return
+        if request.store_io:  # what must not be kept is nobody's
+            work.job = replace(work.job, scope=self._scopes.of(request.key_id))
         if request.request_id in self._watched:
             every = max(1, work.job.steps // (PREVIEWS + 1))
             work.job = replace(work.job, preview_every=every)
@@ -391,7 +395,8 @@ class Dispatcher:
                 if reason != self._trouble:
                     log.error("%s cannot draw: %s", runner.runner_id, reason)
                 self._trouble = reason
-            case m.Beat(leases=leases):
+            case m.Beat(leases=leases, counters=counters):
+                runner.counters = counters
                 await self._renew(runner, leases)
             case m.Progress(request_id=request_id, lease=lease):
                 if runner.held(request_id, lease):

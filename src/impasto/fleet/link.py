@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class RunnerFacts:
     steps_per_second: float | None = None  # None: it has not drawn yet
     pictures: int = 0  # since it joined
     work_seconds: float = 0.0  # in which it had something to do
+    counters: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +46,7 @@ class Link:
     writer: asyncio.StreamWriter
     heard: float  # loop time of its last sentence
     ready: m.Ready | None = None
+    counters: dict[str, int] = field(default_factory=dict[str, int])
     works: dict[str, Work] = field(default_factory=dict[str, Work])
     pace: Pace = field(default_factory=Pace)
     settling: asyncio.Queue[Settled] = field(default_factory=lambda: asyncio.Queue(OUTCOMES_WAITING))
@@ -86,6 +89,7 @@ class Link:
             steps_per_second=self.pace.steps_per_second,
             pictures=self.pace.pictures,
             work_seconds=self.pace.seconds(asyncio.get_running_loop().time()),
+            counters=self.counters,
         )
 
 

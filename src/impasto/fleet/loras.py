@@ -72,6 +72,11 @@ class LoraFiles:
             brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
         return tuple(brought)
 
+    def of_this_machine(self, path: Path, *, scale: float) -> LoraInput:
+        """A file that the operator himself names. Raises ModelError as `bring` does."""
+        here = self._local(path, str(path))
+        return LoraInput(path=str(here.path), digest=here.digest, scale=scale, name=str(path))
+
     async def _bring(self, name: str, base_url: str, reader: str) -> _Here:
         if is_pickle(urlsplit(name).path):
             raise _refused(name, "it is a pickle, which can run code; only .safetensors files are read")

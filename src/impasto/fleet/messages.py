@@ -48,9 +48,10 @@ class Unready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """{request_id: lease} of all work in hand; renews the leases."""
+    """{request_id: lease} of all work in hand; renews the leases. `counters`: `Pipeline.counters`, for the operator."""
 
     leases: dict[str, str]
+    counters: dict[str, int] = {}
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -70,6 +70,7 @@ class Runner:
         self._outgoing: asyncio.Queue[m.Up] = asyncio.Queue()
         self._held: dict[str, str] = {}  # request id → lease of all work in hand
         self._engine: Engine | None = None
+        self._pipeline: Pipeline | None = None
         self._draining = asyncio.Event()
         self._drain_seconds = config.drain_seconds
 
@@ -120,7 +121,8 @@ class Runner:
             if stalled > self._config.stall_seconds:
                 log.critical("A step has taken %.0f s: it hangs. The runner ends, its work is drawn again", stalled)
                 return Exit.STALLED
-            self._say(m.Beat(leases=dict(self._held)))
+            counters = dict(self._pipeline.counters) if self._pipeline else {}
+            self._say(m.Beat(leases=dict(self._held), counters=counters))
 
     async def _live(self) -> int:
         """Load, say so, serve until told to drain, drain."""
@@ -134,6 +136,7 @@ class Runner:
             self._say(m.Unready(reason=reason))
             await self._outgoing.join()
             return Exit.UNREADY
+        self._pipeline = pipeline
         self._engine = Engine(pipeline=pipeline, finisher=finisher, sink=self, custom=custom)
         self._engine.start()
         ready = m.Ready(
@@ -250,9 +253,13 @@ class Runner:
 
 def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]]:
     """Model and classifier, tried out on a small picture, so that the first request meets no surprise; users' code."""
+    clock = Laps()
     endpoints = load_endpoints(config.endpoints, without_torch=False)
+    clock.lap("endpoints")
     pipeline = load_pipeline(ModelSettings(**config.model))
+    clock.lap("model")
     finisher = Finisher(Safety.load(SafetySettings(**config.safety)), images.encode)
+    clock.lap("safety")
     warm_up = Job(
         request_id="warm-up",
         model=pipeline.models[0],
@@ -265,8 +272,26 @@ def _load(config: m.RunnerConfig) -> tuple[Pipeline, Finisher, dict[str, Custom]
         images=pipeline.warm_up_images,
     )
     draw(warm_up, pipeline=pipeline, finisher=finisher)
+    clock.lap("warm-up")
+    log.debug("Start: %s s", clock)
     custom = wrap(pipeline, {id_: (endpoint.pipeline, endpoint.post) for id_, endpoint in endpoints.items()})
     return pipeline, finisher, custom
+
+
+class Laps:
+    """How long the stages of a start took."""
+
+    def __init__(self) -> None:
+        self._laps: list[tuple[str, float]] = []
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps.append((name, now - self._last))
+        self._last = now
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._laps)
 
 
 def _reason(error: Exception, config: m.RunnerConfig) -> str:

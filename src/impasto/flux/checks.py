@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from impasto.flux import redux, shapes, t5clip, weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import Checkpoint, locate
 from impasto.flux.checkpoint import redux as redux_of
+from impasto.flux.encoders import T5, Clip
 from impasto.flux.models import Role
 from impasto.flux.stored import Tensors
 from impasto.flux.transformer import Flux
@@ -68,33 +68,33 @@ def part(
 
 
 def _transformer(checkpoint: Checkpoint) -> Part:
-    with torch.device("meta"):
+    with weights.on_meta():
         module = Flux(checkpoint.spec.transformer)
     return part("transformer", checkpoint, module, weights.transformer_tensors(checkpoint))
 
 
 def _autoencoder(checkpoint: Checkpoint) -> Part:
-    with torch.device("meta"):
+    with weights.on_meta():
         module = Autoencoder(checkpoint.spec.autoencoder)
     return part("autoencoder", checkpoint, module, weights.autoencoder_tensors(checkpoint))
 
 
 def _clip(checkpoint: Checkpoint) -> Part:
-    with torch.device("meta"):
-        module = t5clip.new_clip(t5clip.clip_params(checkpoint))
+    with weights.on_meta():
+        module = Clip(t5clip.clip_params(checkpoint))
     return part("clip", checkpoint, module, t5clip.clip_tensors(checkpoint))
 
 
 def _t5(checkpoint: Checkpoint) -> Part:
     tensors = t5clip.t5_tensors(checkpoint)
-    with torch.device("meta"):
-        module = t5clip.new_t5(shapes.t5(tensors))
+    with weights.on_meta():
+        module = T5(shapes.t5(tensors))
     return part("t5", checkpoint, module, tensors, tied=t5clip.TIED)
 
 
 def _redux(checkpoint: Checkpoint) -> list[Part]:
     params = redux.params_of(checkpoint)
-    with torch.device("meta"):
+    with weights.on_meta():
         encoder, projector = redux.new_encoder(params), redux.Projector(params)
     return [
         part("image_encoder", checkpoint, encoder, redux.encoder_tensors(checkpoint)),

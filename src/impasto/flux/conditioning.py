@@ -39,6 +39,14 @@ class Conditioning:
     unknown: tuple[str, ...] = ()
     instead: str | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return self.txt.nbytes + self.vec.nbytes
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """The same bits on `device`; itself when they are there."""
+        return replace(self, txt=self.txt.to(device), vec=self.vec.to(device))
+
     def seeing(self, pictures: Sequence[Seen]) -> Conditioning:
         """With Redux's tokens of `pictures` behind the text's, as diffusers' FluxPriorReduxPipeline puts them: each
         picture with the text, scaled, and the sum of all. The pass without the prompt sees nothing in their place.

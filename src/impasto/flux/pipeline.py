@@ -151,6 +151,11 @@ class Pipeline:
         self.means = Means.of(self._transformer, self.spec, wanted)
 
     @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return self._device
+
+    @property
     def has_redux(self) -> bool:
         return self._redux is not None
 

@@ -89,7 +89,7 @@ def params_of(checkpoint: Checkpoint) -> ReduxParams:
 
 def encoder_tensors(checkpoint: Checkpoint) -> Tensors:
     """SigLIP's vision tower under the keys that this release of transformers gives it."""
-    with torch.device("meta"):
+    with weights.on_meta():
         small = ReduxParams(hidden_size=4, intermediate_size=4, num_heads=1, num_layers=1, image_size=2, patch_size=1)
         ours = next(iter(new_encoder(small).state_dict()))
     wanted = TOWER if ours.startswith(TOWER) else ""

@@ -1,5 +1,4 @@
-"""FLUX.1's own text encoders, through `transformers`: T5-XXL's token states for the text stream, CLIP-L's pooled state
-for the modulation.
+"""FLUX.1's own text encoders: T5-XXL's token states for the text stream, CLIP-L's pooled state for the modulation.
 
 The tokenizers come with the package (they are the same for every FLUX.1), so a single-file checkpoint needs no hub.
 Lengths are fixed, as in training: prompts are padded to 512 tokens ([schnell]: 256) for T5 and 77 for CLIP, and no
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from impasto.flux import shapes, weights
 from impasto.flux.checkpoint import Checkpoint
-from impasto.flux.models import ClipParams, T5Params
+from impasto.flux.encoders import T5, Clip
+from impasto.flux.models import ClipParams
 from impasto.flux.stored import Shape, Tensors, read_json
 from impasto.flux.text import TextStates
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import CLIPTextModel, T5EncoderModel
 
 TOKENIZERS = Path(__file__).parent / "tokenizers"
 CLIP_TOKENS = 77
@@ -83,7 +82,7 @@ def tokenizer(name: str, length: int) -> Tokenizer:
 class T5ClipTextEncoder:
     """Both encoders. `max_tokens` is T5's length."""
 
-    def __init__(self, t5: T5EncoderModel, clip: CLIPTextModel, *, max_tokens: int) -> None:
+    def __init__(self, t5: T5, clip: Clip, *, max_tokens: int) -> None:
         self.t5 = t5
         self.clip = clip
         self._max_tokens = max_tokens
@@ -103,8 +102,8 @@ class T5ClipTextEncoder:
         t5_ids = torch.tensor([encoding.ids for encoding in long], device=self.t5.device)
         clip_ids = torch.tensor([encoding.ids for encoding in short], device=self.clip.device)
         return TextStates(
-            txt=self.t5(input_ids=t5_ids).last_hidden_state,
-            vec=self.clip(input_ids=clip_ids).pooler_output,
+            txt=self.t5(t5_ids),
+            vec=self.clip(clip_ids),
             counts=tuple(sum(encoding.attention_mask) for encoding in long),
             truncated=tuple(bool(encoding.overflowing) for encoding in long),
         )
@@ -114,67 +113,25 @@ def t5_tensors(checkpoint: Checkpoint) -> Tensors:
     return Renamed(checkpoint.tensors("t5"), prefix="", left_out=tuple(TIED))
 
 
-def load_t5(checkpoint: Checkpoint, target: weights.Target) -> T5EncoderModel:
+def load_t5(checkpoint: Checkpoint, target: weights.Target) -> T5:
     tensors = t5_tensors(checkpoint)
     params = shapes.t5(tensors)
     name = str(checkpoint.path("t5"))
-    return weights.build(lambda: new_t5(params), tensors, name=name, target=target, tied=TIED)
-
-
-def new_t5(params: T5Params) -> T5EncoderModel:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=params.vocab_size,
-            d_model=params.d_model,
-            d_kv=params.d_kv,
-            d_ff=params.d_ff,
-            num_layers=params.num_layers,
-            num_heads=params.num_heads,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    return weights.build(lambda: T5(params), tensors, name=name, target=target, tied=TIED)
 
 
 def clip_tensors(checkpoint: Checkpoint) -> Tensors:
-    """CLIP's text tower under the keys that this release of transformers gives it."""
-    with torch.device("meta"):
-        small = ClipParams(hidden_size=4, intermediate_size=4, num_heads=1, num_layers=1, vocab_size=4)
-        ours = next(iter(new_clip(small).state_dict()))
-    wanted = TOWER if ours.startswith(TOWER) else ""
-    return Renamed(checkpoint.tensors("clip"), prefix=TOWER, wanted=wanted, left_out=NOT_OURS)
+    """CLIP's text tower, without the tower's name."""
+    return Renamed(checkpoint.tensors("clip"), prefix=TOWER, left_out=NOT_OURS)
 
 
 def clip_params(checkpoint: Checkpoint) -> ClipParams:
-    bare = Renamed(checkpoint.tensors("clip"), prefix=TOWER, left_out=NOT_OURS)
-    return shapes.clip(bare, config_beside(checkpoint.path("clip")))
+    return shapes.clip(clip_tensors(checkpoint), config_beside(checkpoint.path("clip")))
 
 
-def load_clip(checkpoint: Checkpoint, target: weights.Target) -> CLIPTextModel:
+def load_clip(checkpoint: Checkpoint, target: weights.Target) -> Clip:
     params, name = clip_params(checkpoint), str(checkpoint.path("clip"))
-    model = weights.build(lambda: new_clip(params), clip_tensors(checkpoint), name=name, target=target)
-    return fill_positions(model, params.max_tokens, target)
-
-
-def new_clip(params: ClipParams) -> CLIPTextModel:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=params.vocab_size,
-            hidden_size=params.hidden_size,
-            intermediate_size=params.intermediate_size,
-            num_hidden_layers=params.num_layers,
-            num_attention_heads=params.num_heads,
-            max_position_embeddings=params.max_tokens,
-            hidden_act="quick_gelu",
-            # As in the published configuration: the pooled state is that of the highest token id, the end mark.
-            bos_token_id=0,
-            eos_token_id=2,
-            pad_token_id=1,
-        )
-    )
+    return weights.build(lambda: Clip(params), clip_tensors(checkpoint), name=name, target=target)
 
 
 def fill_positions(model: Any, count: int, target: weights.Target) -> Any:

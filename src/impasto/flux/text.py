@@ -1,5 +1,4 @@
-"""Prompts → text states. The embedded model's encoder is all-MiniLM-L6-v2 (Apache-2.0), through `transformers`; those
-of FLUX.1 are in `t5clip`.
+"""Prompts → text states. The embedded model's encoder is all-MiniLM-L6-v2 (`minilm`); those of FLUX.1 are in `t5clip`.
 
 What comes in: prompts. What goes out: `TextStates`: `txt`, a state for every token, which the transformer's text
 stream reads (T5's place in FLUX.1), and `vec`, their mean, which steers the modulation (CLIP's place).
@@ -21,11 +20,11 @@ from torch.nn import functional as F
 
 from impasto.errors import WeightsError
 from impasto.flux import weights
+from impasto.flux.minilm import MiniLM
 from impasto.flux.stored import open_stored
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import BertModel
 
 LAYERS = 5
 MAX_TOKENS = 32
@@ -48,7 +47,7 @@ class MiniLMTextEncoder:
     core.
     """
 
-    def __init__(self, model: BertModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: MiniLM, tokenizer: Tokenizer) -> None:
         tokenizer.enable_truncation(MAX_TOKENS)
         tokenizer.enable_padding()  # to the longest of the batch: padding is what most of 32 tokens would be
         self._model = model
@@ -57,32 +56,14 @@ class MiniLMTextEncoder:
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> MiniLMTextEncoder:
         """Reads `text_encoder.safetensors` and `tokenizer.json` of a checkpoint folder. Raises WeightsError."""
-        # transformers takes about two seconds to import; only who draws pays for it.
         from tokenizers import Tokenizer
-        from transformers import BertConfig, BertModel
 
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise WeightsError(f"{file}: no such file. The text encoder needs its tokenizer.")
-        config = BertConfig(
-            vocab_size=30522,
-            hidden_size=384,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=12,
-            intermediate_size=1536,
-            max_position_embeddings=512,
-        )
         target = weights.Target(torch.device(device), torch.float32)
         source = folder / "text_encoder.safetensors"
-        model = weights.build(
-            lambda: BertModel(config, add_pooling_layer=False), open_stored(source), name=str(source), target=target
-        )
-        # The meta device left these two without values; they are counters, not weights, so no file holds them.
-        for name, values in (
-            ("position_ids", torch.arange(512)),
-            ("token_type_ids", torch.zeros(512, dtype=torch.long)),
-        ):
-            model.embeddings.register_buffer(name, values[None].to(device), persistent=False)
+        model = weights.build(lambda: MiniLM(LAYERS), open_stored(source), name=str(source), target=target)
         return cls(model, Tokenizer.from_file(str(file)))
 
     @torch.inference_mode()
@@ -92,7 +73,8 @@ class MiniLMTextEncoder:
         device = self._model.device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
-        states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        padded = len({sum(encoding.attention_mask) for encoding in encodings}) > 1
+        states = self._model(ids, mask.bool() if padded else None)
         keep = mask[..., None].to(states.dtype)
         txt = F.layer_norm(states, states.shape[-1:]) * keep
         return TextStates(

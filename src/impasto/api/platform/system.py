@@ -60,6 +60,7 @@ def _runner(facts: RunnerFacts) -> dict[str, Any]:
         "residency": facts.residency,
         "slots": facts.slots,
         "busy": facts.busy,
+        "counters": dict(facts.counters),
         "resident_bytes": _resident(facts.pid),
         "steps_per_second": None if facts.steps_per_second is None else round(facts.steps_per_second, 2),
         "pictures": facts.pictures,

@@ -57,6 +57,12 @@ class Safety:
         Sexual content with minors is looked for always: with the checks disabled, at every tolerance, and beside a
         third party's check.
         """
+        verdict = self._screen(job)
+        if isinstance(self._minors, RulesAndPrototypes):
+            self._minors.forget()
+        return verdict
+
+    def _screen(self, job: Job) -> Verdict:
         worst = self._minors.sexual_minors(job.prompt)
         if worst.flagged or self._prompts is None or not job.safety_checker:
             return worst if worst.flagged else PASSED

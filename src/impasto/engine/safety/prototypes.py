@@ -25,7 +25,6 @@ from impasto.engine.safety.sentences import Embed, MiniLM, Vectors
 
 CLAUSE = re.compile(r"[.,;:!?()\[\]|\n]+")
 RUN = 24  # words read together
-PROMPTS_KEPT = 16  # findings of; a prompt is judged more than once
 SURE = 0.7  # probability from which meaning alone refuses
 MAX_PIECES = 32  # of a prompt; what lies beyond is read by the rules alone
 
@@ -80,7 +79,7 @@ class RulesAndPrototypes:
         self._prototypes = Prototypes(table, embed)
         self._curve: Mapping[str, float] = table["curve"]
         self._thresholds = thresholds
-        self.findings = lru_cache(PROMPTS_KEPT)(self._findings)
+        self.findings = lru_cache(1)(self._findings)  # a prompt is judged more than once
 
     @classmethod
     def load(cls, thresholds: Sequence[float]) -> "RulesAndPrototypes":
@@ -94,6 +93,10 @@ class RulesAndPrototypes:
         score, category = max(map(self._score, self.findings(prompt)), default=self._rules.worst(prompt))
         flagged = score >= threshold_of(self._thresholds, tolerance)
         return Verdict(flagged, score, category, f"prompt check: {category}")
+
+    def forget(self) -> None:
+        """Once a request's prompt is judged: the same words from somebody else must not be answered any sooner."""
+        self.findings.cache_clear()
 
     def sexual_minors(self, prompt: str) -> Verdict:
         """As the rules say it. Beside a minor, what is sexual in meaning counts too, where no word is sexual: where one
