@@ -1,29 +1,37 @@
-"""One step and one decoding of a small FLUX on a CPU: ours beside diffusers eager, in its default and its best layout.
+"""A step, a decoding and a request of a small FLUX on a CPU: ours beside diffusers, in its default and at its best.
 
-    python benchmarks/compare.py --repeats 3
+    python benchmarks/compare.py --repeats 3 [--compiled]
 
 The configuration is a FLUX.1 in small: hidden 512, 2 + 4 blocks, 512 text tokens, 1024x768, an autoencoder of a quarter
 of the published width. Same random weights, same dtype, one thread. CPU time (`time.process_time`), least of
 interleaved repeats, so that other work on the machine counts little. `ours + LoRA` has one of rank 16 on every layer of
 the blocks. bf16 is measured only where the processor multiplies it: elsewhere torch emulates it, slower than float32.
+`--compiled` adds torch.compile on both sides, which takes minutes: diffusers at its best is channels_last, with fused
+QKV and compiled blocks. A request is 28 steps and a decoding, added up from the rows above it; no prompt is read.
+Against diffusers' default (float32, NCHW) stands the last column.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import twins
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from impasto.flux import adapters, keys, latents, precision
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.compiled import Compiled
 from impasto.flux.linear import attached
 from impasto.flux.models import AutoencoderParams, TransformerParams
 from impasto.flux.transformer import Flux
@@ -37,16 +45,13 @@ CODER = AutoencoderParams(
     in_channels=3, ch=32, out_ch=3, ch_mult=(1, 2, 4, 4), num_res_blocks=2, z_channels=16, scale_factor=0.3611,
     shift_factor=0.1159,
 )  # fmt: skip
-TEXT, RANK = 512, 16
+TEXT, RANK, STEPS = 512, 16, 28
 Runs = dict[str, Callable[[], Any]]
 
 
-def steps(dtype: torch.dtype, height: int, width: int) -> Runs:
+def steps(dtype: torch.dtype, height: int, width: int, *, compiled: bool) -> Runs:
     ours = Flux(PARAMS).eval().requires_grad_(False)
-    theirs = FluxTransformer2DModel(
-        in_channels=64, num_layers=2, num_single_layers=4, attention_head_dim=128, num_attention_heads=4,
-        joint_attention_dim=512, pooled_projection_dim=256, guidance_embeds=True, axes_dims_rope=PARAMS.axes_dim,
-    ).eval()  # fmt: skip
+    theirs = twins.transformer(PARAMS)
     theirs.load_state_dict(keys.to_diffusers(ours.state_dict(), keys.transformer_rows(PARAMS)))
     ours, theirs = ours.to(dtype), theirs.to(dtype)
     img = torch.randn(1, latents.token_count(height, width), 64)
@@ -57,17 +62,29 @@ def steps(dtype: torch.dtype, height: int, width: int) -> Runs:
     words, pe = ours.context(txt), ours.positions(text_ids, image_ids)
     mods = ours.modulate(ours.vector(time_, vec, guidance))
 
-    def peer() -> Tensor:
-        return theirs(
+    def peer(model: FluxTransformer2DModel) -> Tensor:
+        return model(
             hidden_states=img.to(dtype), encoder_hidden_states=txt, pooled_projections=vec, timestep=time_,
             guidance=guidance, img_ids=image_ids, txt_ids=text_ids, return_dict=False,
         )[0]  # fmt: skip
 
-    def with_lora(sides: adapters.Sides = lora(ours)) -> Tensor:  # noqa: B008 - made once
-        with attached(ours, sides):
-            return ours.velocity(img, words, pe, mods)
+    def mine(model: Flux, sides: adapters.Sides) -> Tensor:
+        with attached(model, sides):
+            return model.velocity(img, words, pe, mods)
 
-    return {"diffusers": peer, "ours": lambda: ours.velocity(img, words, pe, mods), "ours + LoRA": with_lora}
+    runs: Runs = {
+        "diffusers": partial(peer, theirs),
+        "ours": partial(mine, ours, {}),
+        "ours + LoRA": partial(mine, ours, lora(ours)),
+    }
+    if compiled:
+        best, fast = copy.deepcopy(theirs), copy.deepcopy(ours)
+        best.fuse_qkv_projections()
+        best.compile_repeated_blocks()
+        runs["diffusers best"] = partial(peer, best)
+        if Compiled.of(fast, folder=Path(tempfile.gettempdir()) / "impasto-compare") is not None:
+            runs["ours compiled"] = partial(mine, fast, {})
+    return runs
 
 
 def lora(model: Flux) -> adapters.Sides:
@@ -83,15 +100,11 @@ def lora(model: Flux) -> adapters.Sides:
     return adapters.combine([(adapters.Adapter(tuple(branches)), 1.0)])
 
 
-def decodings(dtype: torch.dtype, height: int, width: int) -> Runs:
+def decodings(dtype: torch.dtype, height: int, width: int, *, compiled: bool) -> Runs:
     ours = Autoencoder(CODER).eval().requires_grad_(False)
 
     def peer() -> AutoencoderKL:
-        model = AutoencoderKL(
-            in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(32, 64, 128, 128), layers_per_block=2,
-            latent_channels=16, norm_num_groups=CODER.norm_groups, use_quant_conv=False, use_post_quant_conv=False,
-        ).eval()  # fmt: skip
+        model = twins.autoencoder(CODER)
         model.load_state_dict(keys.to_diffusers(ours.state_dict(), keys.autoencoder_rows(CODER)))
         return model.to(dtype)
 
@@ -101,11 +114,16 @@ def decodings(dtype: torch.dtype, height: int, width: int) -> Runs:
     coder = coder.to(dtype).channels_last()
     z = torch.randn(1, 16, height // 8, width // 8, dtype=dtype)
     z_last = z.contiguous(memory_format=torch.channels_last)
-    return {
+    runs: Runs = {
         "diffusers": lambda: default.decode(z, return_dict=False),
         "diffusers channels_last": lambda: best.decode(z_last, return_dict=False),
         "ours": lambda: coder.decode(z),
     }
+    if compiled:
+        quick = peer().to(memory_format=torch.channels_last)
+        quick.decoder.compile()
+        runs["diffusers best"] = lambda: quick.decode(z_last, return_dict=False)
+    return runs
 
 
 def least(runs: Runs, repeats: int) -> dict[str, float]:
@@ -119,12 +137,29 @@ def least(runs: Runs, repeats: int) -> dict[str, float]:
     return best
 
 
+def requests(step: dict[str, float], decode: dict[str, float]) -> dict[str, float]:
+    """A request by each way: its steps and its decoding; ways that differ in one of them only share the other."""
+    pairs = {
+        "diffusers": ("diffusers", "diffusers"),
+        "diffusers channels_last": ("diffusers", "diffusers channels_last"),
+        "diffusers best": ("diffusers best", "diffusers best"),
+        "ours": ("ours", "ours"),
+        "ours compiled": ("ours compiled", "ours"),
+    }
+    return {
+        run: STEPS * step[steps] + decode[decoding]
+        for run, (steps, decoding) in pairs.items()
+        if steps in step and decoding in decode
+    }
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 768), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--compiled", action="store_true", help="also with torch.compile: minutes more")
     options = parser.parse_args()
     width, height = options.size
     torch.set_num_threads(1)
@@ -139,16 +174,28 @@ def main() -> None:
         "unit": "CPU milliseconds, 1 thread, least of interleaved repeats",
         "rows": [],
     }
-    print(f"{'what':<8} {'dtype':<9} {'run':<24} {'CPU ms':>9} {'diffusers / it':>15}")
+    print(f"{'what':<8} {'dtype':<9} {'run':<24} {'CPU ms':>9} {'diffusers / it':>15} {'its default / it':>17}")
+    default: dict[str, float] = {}
     for dtype in dict.fromkeys((torch.float32, native)):
+        found: dict[str, dict[str, float]] = {}
         for what, make in (("step", steps), ("decode", decodings)):
-            found = least(make(dtype, height, width), options.repeats)
-            for run, ms in found.items():
-                ratio = found["diffusers"] / ms
-                row = {"what": what, "dtype": str(dtype).removeprefix("torch."), "run": run, "ms": ms, "ratio": ratio}
+            found[what] = least(make(dtype, height, width, compiled=options.compiled), options.repeats)
+        found["request"] = requests(found["step"], found["decode"])
+        for what, runs in found.items():
+            default.setdefault(what, runs["diffusers"])  # float32 comes first
+            for run, ms in runs.items():
+                row = {
+                    "what": what,
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "run": run,
+                    "ms": ms,
+                    "ratio": runs["diffusers"] / ms,
+                    "default_ratio": default[what] / ms,
+                }
                 report["rows"].append(row)
-                print(f"{what:<8} {row['dtype']:<9} {run:<24} {ms:>9.1f} {ratio:>15.2f}", flush=True)
-            options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                ratios = f"{row['ratio']:>15.2f} {row['default_ratio']:>17.2f}"
+                print(f"{what:<8} {row['dtype']:<9} {run:<24} {ms:>9.1f} {ratios}", flush=True)
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

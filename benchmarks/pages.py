@@ -20,7 +20,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-PAGES = ("/", "/models", "/models/fal-ai/flux-pro/api", "/history", "/compare", "/dashboard")
+PAGES = (
+    "/", "/models", "/models/fal-ai/flux-pro/api", "/models/fal-ai/flux/dev/api", "/models/fal-ai/flux-lora",
+    "/history", "/compare", "/dashboard",
+)  # fmt: skip
 RESULT = Path(__file__).parent / "results" / "pages.json"
 MEASURE = """() => {
   const paint = performance.getEntriesByType("paint").find((entry) => entry.name === "first-contentful-paint");

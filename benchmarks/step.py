@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the runner has it
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+import twins
 
 from impasto.engine.drawing import Finisher, draw
 from impasto.engine.job import Job
@@ -45,18 +45,7 @@ def transformers(dtype: torch.dtype) -> tuple[Callable[[], Any], Callable[[], An
     """(ours, theirs): one pass with guidance through two prompts."""
     params = IMPASTO_MINI.transformer
     ours = Flux(params).eval()
-    theirs = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=params.in_channels,
-        num_layers=params.depth,
-        num_single_layers=params.depth_single_blocks,
-        attention_head_dim=params.head_dim,
-        num_attention_heads=params.num_heads,
-        joint_attention_dim=params.context_in_dim,
-        pooled_projection_dim=params.vec_in_dim,
-        guidance_embeds=params.guidance_embed,
-        axes_dims_rope=params.axes_dim,
-    ).eval()
+    theirs = twins.transformer(params)
     theirs.load_state_dict(to_diffusers(ours.state_dict(), transformer_rows(params)))
     ours, theirs = ours.to(dtype), theirs.to(dtype)
     img = torch.randn(2, lat.token_count(SIDE, SIDE), params.in_channels, dtype=dtype)
@@ -82,18 +71,7 @@ def decoders(dtype: torch.dtype) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """(ours, theirs): one decoding. diffusers runs as it comes, in NCHW; ours is channels_last."""
     params = IMPASTO_MINI.autoencoder
     ours = Autoencoder(params).eval()
-    theirs = AutoencoderKL(
-        in_channels=params.in_channels,
-        out_channels=params.out_ch,
-        down_block_types=("DownEncoderBlock2D",) * len(params.ch_mult),
-        up_block_types=("UpDecoderBlock2D",) * len(params.ch_mult),
-        block_out_channels=tuple(params.ch * mult for mult in params.ch_mult),
-        layers_per_block=params.num_res_blocks,
-        latent_channels=params.z_channels,
-        norm_num_groups=params.norm_groups,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    ).eval()
+    theirs = twins.autoencoder(params)
     theirs.load_state_dict(to_diffusers(ours.state_dict(), autoencoder_rows(params)))
     ours, theirs = ours.to(dtype).channels_last(), theirs.to(dtype)
     latents = torch.randn(1, params.z_channels, SIDE // 8, SIDE // 8, dtype=dtype)

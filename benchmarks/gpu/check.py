@@ -20,6 +20,9 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import passes
 
 from impasto.flux import footprint, keys, placing, quantise
 from impasto.flux import latents as lat
@@ -197,7 +200,9 @@ def side_branches(model: Flux, rank: int = 16) -> dict[str, Side]:
 
 @torch.inference_mode()
 def step() -> dict[str, Any]:
-    """Milliseconds of one pass of FLUX.1 [dev] at 1024x1024 with 512 text tokens, random bf16 weights."""
+    """Milliseconds of one pass of FLUX.1 [dev] at 1024x1024 with 512 text tokens, random bf16 weights, by every way;
+    then of whole requests.
+    """
     params = MODELS[FULL].transformer
     size, tokens = 1024, 512
     if REHEARSAL:
@@ -211,10 +216,11 @@ def step() -> dict[str, Any]:
     with attached(model, side_branches(model)):
         result["eager_with_lora_ms"] = milliseconds(lambda: model(**values))
     result |= peer(model, values)
-    for blocks in (model.double_blocks, model.single_blocks):
-        for block in blocks:
-            block.compile()
-    result["compiled_blocks_ms"] = milliseconds(lambda: model(**values))
+    found, means = passes.passes(model, values, milliseconds, rehearsal=REHEARSAL)
+    result |= found
+    spec = MODELS[FULL]
+    coder = replace(spec.autoencoder, ch=32) if REHEARSAL else spec.autoencoder
+    result |= passes.request(model, spec, coder, values, milliseconds, means=means)
     result["peak_gib"] = None if REHEARSAL else torch.cuda.max_memory_allocated() / 2**30
     return result
 

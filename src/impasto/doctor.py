@@ -75,6 +75,29 @@ def instructions(settings: Settings) -> Check:
     return Check("instructions", "good", found)
 
 
+def speed(settings: Settings) -> Check:
+    """What was asked to make passes fast, and whether this machine can do it."""
+    from impasto.flux import compiled, fp8, graphs
+    from impasto.flux.precision import choose_device
+
+    model = settings.model
+    asked = {"compile": model.compile == "blocks", "cuda_graphs": model.cuda_graphs, "fp8": model.fp8}
+    if not any(asked.values()):
+        return Check("speed", "good", "nothing compiled, recorded or in 8 bits was asked for (docs/speed.md)")
+    try:
+        device = choose_device(model.device)
+    except ConfigError as error:
+        return Check("speed", "problem", error.message, "set model.device to auto or cpu")
+    answers = {"compile": compiled.obstacle, "cuda_graphs": graphs.obstacle, "fp8": fp8.obstacle}
+    reasons = {name: answers[name](device) for name, wanted in asked.items() if wanted}
+    if refused := [f"model.{name}: {reason}" for name, reason in reasons.items() if reason]:
+        return Check("speed", "note", "; ".join(refused), "the model runs without it")
+    found = ", ".join(reasons)
+    if asked["compile"] and settings.loading.speed_folder is not None:
+        found += f"; {compiled.cost(settings.loading.speed_folder)}"
+    return Check("speed", "good", found)
+
+
 def memory(settings: Settings) -> Check:
     available = available_memory()
     if available is None:
@@ -180,6 +203,7 @@ QUESTIONS: tuple[Callable[[Settings], Check], ...] = (
     program,
     device,
     instructions,
+    speed,
     memory,
     weights,
     classifier,

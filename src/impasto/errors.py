@@ -283,8 +283,13 @@ class ModelError(WireError):
 
     @classmethod
     def at(cls, field: str, message: str, type_: str = "value_error", **ctx: Any) -> ModelError:
-        """One item at input field `field`; `ctx` holds the bound that was missed (`le=4`)."""
-        item: dict[str, Any] = {"loc": ["body", field], "msg": message, "type": type_, "url": DOCS_URL + type_}
+        """One item at input field `field` (dots lead deeper: "loras.0.path"); `ctx`: the bound missed (`le=4`)."""
+        item: dict[str, Any] = {
+            "loc": ["body", *field.split(".")],
+            "msg": message,
+            "type": type_,
+            "url": DOCS_URL + type_,
+        }
         if ctx:
             item["ctx"] = ctx
         return cls([item])

@@ -230,6 +230,7 @@ def _print_welcome(settings: Settings, listener: socket.socket) -> None:
         f"""impasto {__version__}: serving {url}
   model  {model}
   data   {settings.data.resolve()}
+  open   {url}/     (the playground)
   key    {explained}
   try    curl {url}/fal-ai/flux-pro -H "Authorization: Key {key}" -d '{{"prompt": "a red apple"}}'
          {_program()} exec --url {url} -- python app.py     (a program written for fal, unchanged)"""

@@ -102,6 +102,9 @@ class OpenAISettings(Section):
     )
 
 
+Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
 class ModelSettings(Section):
     name: str = Field(
         default="impasto-mini",
@@ -141,6 +144,32 @@ class ModelSettings(Section):
         le=2048,
         description="Side in pixels of the square picture for which memory is kept free beside the weights; larger "
         "ones are drawn where it is enough.",
+    )
+    acceleration: Literal["asked", "none", "regular", "high"] = Field(
+        default="asked",
+        description="What may change the picture for speed: what a request's `acceleration` asks for, nothing, or "
+        "regular or high also for requests that do not say.",
+    )
+    step_cache: tuple[Threshold, Threshold] = Field(
+        default=(0.08, 0.12),
+        description="How much a step may differ, for acceleration regular and high, to take over the work of the step "
+        "before (docs/speed.md); 0: never.",
+    )
+    compile: Literal["off", "blocks"] = Field(
+        default="off",
+        description="blocks: compile the transformer's blocks when the model is loaded; a minute the first time, kept "
+        "after that. Needs a C++ compiler on a CPU, Triton on a GPU.",
+    )
+    cuda_graphs: bool = Field(
+        default=False, description="Record a step for every size on a GPU and replay it; the same picture, sooner."
+    )
+    fp8: bool = Field(
+        default=False,
+        description="Keep the transformer's linears in 8 bits, too, for requests of acceleration high; Ada and Hopper.",
+    )
+    speed_folder: Path | None = Field(
+        default=None,
+        description="Folder of compiled code and of what was measured; default: speed in the data folder.",
     )
     pipeline: Literal["flux", "fake"] = Field(
         default="flux", description="flux draws; fake makes deterministic test pictures at once, without torch."
@@ -305,7 +334,8 @@ class Settings(Section):
     @property
     def loading(self) -> ModelSettings:
         """The model's settings with nothing left open, for whoever loads it."""
-        return self.model.model_copy(update={"folder": self.models_folder})
+        speed = self.model.speed_folder or self.data / "speed"
+        return self.model.model_copy(update={"folder": self.models_folder, "speed_folder": speed})
 
     @property
     def local_url(self) -> str:
@@ -335,6 +365,7 @@ LISTS = {
     "safety.thresholds",
     "safety.prompt_thresholds",
     "webhooks.retry_after",
+    "model.step_cache",
 }  # in the environment: separated by commas
 TABLES = {"model.serve", "platform.prices"}  # in the environment: name=value, separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line

@@ -43,6 +43,20 @@ def picture(format_: str, width: int, height: int) -> Picture:
     )
 
 
+def runner() -> RunnerFacts:
+    return RunnerFacts(
+        runner_id="w1",
+        pid=0,
+        models=("fake",),
+        device="cpu",
+        dtype="uint8",
+        load_seconds=0.0,
+        residency="weights in int8",
+        slots=1,
+        busy=0,
+    )
+
+
 @dataclass(kw_only=True)
 class Worker:
     """The fleet's part, step by step: `take` a request, `log` about it, `draw` or `fail` it. Tells if it is ready."""
@@ -55,13 +69,7 @@ class Worker:
     watched: list[str] = field(default_factory=list)
     steps: dict[str, Progress] = field(default_factory=dict)
     seen: dict[str, list[Preview]] = field(default_factory=dict)
-
-    @property
-    def runners(self) -> list[RunnerFacts]:
-        return [
-            RunnerFacts(runner_id="w1", pid=0, models=("fake",), device="cpu", dtype="uint8", load_seconds=0.0,
-                        residency="weights in int8", slots=1, busy=0)
-        ]  # fmt: skip
+    runners: list[RunnerFacts] = field(default_factory=lambda: [runner()])
 
     def served_by(self, endpoint: Endpoint) -> str | None:
         return "fake" if self.ready else None

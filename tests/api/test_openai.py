@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from impasto.api.forms import parse
+from impasto.api.openai.names import choose
+from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest, ModelError
 from impasto.fleet.messages import Preview
+from impasto.settings import OpenAISettings
 from impasto.store.records import Outcome, Status
 
 BASE = "/openai/v1"
@@ -196,6 +199,12 @@ async def test_a_failed_model_keeps_its_status_and_says_whether_to_repeat(client
 
 
 # ---------------------------------------------------------------- edits
+
+
+def test_an_endpoint_that_may_take_pictures_but_edits_none_hands_over_to_its_sibling() -> None:
+    endpoint, (notice,) = choose("fal-ai/flux-general", Endpoints(), settings=OpenAISettings(), editing=True)
+    assert endpoint.id == "fal-ai/flux-general/image-to-image"
+    assert (notice.code, notice.field) == ("model_replaced", "model")
 
 
 async def test_an_edit_starts_from_the_picture(client, server, working) -> None:

@@ -64,13 +64,18 @@ def draw(server) -> Callable[..., Awaitable[str]]:
 
 class TestModels:
     async def test_every_endpoint_is_listed_with_what_draws_it(self, client, server):
-        body = (await client.get("/v1/models")).json()
+        body = (await client.get("/v1/models?limit=100")).json()
         assert [row["endpoint_id"] for row in body["models"]] == list(ENDPOINTS)
         assert (body["next_cursor"], body["has_more"]) == (None, False)
         row = body["models"][0]
         assert row["metadata"]["display_name"] == ENDPOINTS[APP].title
         assert row["metadata"]["category"] == "text-to-image"
-        assert row["impasto"] == {"model": "flux-pro", "served_by": "fake", "residency": "weights in int8"}
+        assert row["impasto"] == {
+            "model": "flux-pro",
+            "served_by": "fake",
+            "licence": None,
+            "residency": "weights in int8",
+        }
         server.worker.ready = False
         body = (await client.get("/v1/models")).json()
         assert body["models"][0]["impasto"]["served_by"] is None, "nobody draws it now, and that is said"
@@ -106,6 +111,18 @@ class TestModels:
         body = (await client.get(f"/v1/models?endpoint_id={APP}&expand=openapi-3.0")).json()
         document = (await client.get(f"/api/openapi/queue/openapi.json?endpoint_id={APP}")).json()
         assert body["models"][0]["openapi"] == document
+
+    @pytest.mark.parametrize(
+        "path", ["/v1/models", "/openapi.json", f"/api/openapi/queue/openapi.json?endpoint_id={APP}"]
+    )
+    async def test_long_answers_come_gzipped_to_whom_takes_that(self, client, path: str):
+        small = await client.get(path, headers={"Accept-Encoding": "gzip"})
+        plain = await client.get(path, headers={"Accept-Encoding": "identity"})
+        assert (small.headers["content-encoding"], plain.headers.get("content-encoding")) == ("gzip", None)
+        assert "Accept-Encoding" in small.headers["vary"]
+        assert "Accept-Encoding" in plain.headers["vary"]
+        assert small.json() == plain.json()
+        assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 3
 
     async def test_fals_own_host_is_served(self, server):
         async with server.client(base="https://api.fal.ai") as client:
@@ -342,9 +359,12 @@ class TestScopes:
 
     @pytest.mark.parametrize(
         ("method", "path"),
-        [("GET", "/v1/keys"), ("POST", "/v1/keys"), ("DELETE", "/v1/keys/x"), ("GET", "/v1/account/billing")],
-    )
-    async def test_keys_and_account_are_for_admin(self, keyed, method, path):
+        [
+            ("GET", "/v1/keys"), ("POST", "/v1/keys"), ("DELETE", "/v1/keys/x"), ("GET", "/v1/account/billing"),
+            ("GET", "/v1/system"), ("GET", "/v1/system/activity"), ("GET", "/v1/system/models"),
+        ],
+    )  # fmt: skip
+    async def test_keys_account_and_system_are_for_admin(self, keyed, method, path):
         server, alice, _ = keyed
         async with server.client(key=alice) as client:
             answer = await client.request(method, path)

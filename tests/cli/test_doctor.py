@@ -28,6 +28,7 @@ def test_a_machine_that_can_serve_has_no_problem(tmp_path: Path):
         ({"model.name": "no-such-model"}, "weights", "problem"),
         ({"safety.enabled": False}, "safety", "note"),
         ({"server.host": "0.0.0.0"}, "keys", "note"),
+        ({"model.device": "cpu", "model.cuda_graphs": True, "model.fp8": True}, "speed", "note"),
     ],
 )
 def test_what_is_wrong_comes_with_a_remedy(tmp_path: Path, flags: dict[str, object], name: str, state: str):
@@ -54,3 +55,17 @@ def test_a_taken_port(tmp_path: Path):
         taken.listen()
         check = checks(tmp_path, **{"server.port": taken.getsockname()[1]})["address"]
     assert (check.state, "--port" in check.remedy) == ("note", True)
+
+
+def test_what_compiling_costs_is_told_before_and_after_it_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text("")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = {"model.device": "cpu", "model.compile": "blocks"}
+    assert "not compiled yet" in checks(tmp_path, **asked)["speed"].found
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "cost.txt").write_text("41 s for 4 parts, torch 2.13")
+    assert "compiled in 41 s" in checks(tmp_path, **asked)["speed"].found
+    compiler.unlink()
+    assert "C++ compiler" in checks(tmp_path, **asked)["speed"].found

@@ -24,6 +24,16 @@ def test_a_start_prints_url_key_and_a_line_to_try_and_draws(start: Callable[...,
     assert server.process.stdout is not None
 
 
+def test_the_welcome_names_the_playground_which_a_browser_gets_there(start: Callable[..., Any]):
+    server = start()
+    welcome = [server.process.stdout.readline().split() for _ in range(3)]
+    address = next(words[1] for words in welcome if words[0] == "open")
+    assert address == f"{server.url}/"
+    asked = urllib.request.Request(address, headers={"Accept": "text/html"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
 def test_results_survive_a_restart_and_the_same_seed_gives_the_same_bytes(start: Callable[..., Any], tmp_path: Path):
     body: dict[str, object] = {"prompt": "x", "seed": 5, "image_size": "square", "sync_mode": True}
     first = start()

@@ -36,7 +36,7 @@ class Receiver:
         assert first.startswith("listening on http://"), first
         self.url = first.split()[-1] + "/hook?x=1"
         self.got: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.reading = threading.Thread(target=self._read)
+        self.reading = threading.Thread(target=self._read, daemon=True)
         self.reading.start()
 
     @property
@@ -54,7 +54,8 @@ class Receiver:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(PATIENCE)
-        self.reading.join()
+        self.reading.join(PATIENCE)
+        assert not self.reading.is_alive(), "something else holds the receiver's output open"
         assert self.process.stdout is not None
         self.process.stdout.close()
 

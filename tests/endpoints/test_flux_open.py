@@ -74,5 +74,16 @@ def test_notices_name_what_was_changed_or_ignored() -> None:
         ("size_rounded", "image_size")
     ]
     assert job("fal-ai/flux-pro", image_size={"width": 512, "height": 320}).notices == ()
-    assert [n.field for n in job("fal-ai/flux/dev", acceleration="high").notices] == ["acceleration"]
     assert job("fal-ai/flux-pro/v1.1-ultra", raw=True).raw  # whether it is ignored, the pipeline knows
+
+
+@pytest.mark.parametrize("id_", ["fal-ai/flux/dev", "fal-ai/flux/schnell", "fal-ai/flux-kontext/dev"])
+def test_acceleration_is_what_the_caller_said_or_that_nothing_was_said(id_: str) -> None:
+    given = {"image_url": "https://example.org/a.png"} if "kontext" in id_ else {}
+    assert job(id_, acceleration="high", **given).acceleration == "high"
+    assert job(id_, acceleration="none", **given).acceleration == "none"
+    assert job(id_, **given).acceleration is None
+
+
+def test_an_endpoint_without_the_field_says_nothing_of_acceleration() -> None:
+    assert job("fal-ai/flux-pro").acceleration is None

@@ -54,6 +54,12 @@ def test_apps_are_owner_and_alias() -> None:
         "fal-ai/flux-1",
         "fal-ai/flux-kontext",
         "fal-ai/flux-lora",
+        "fal-ai/flux-lora-fill",
+        "fal-ai/flux-lora-canny",
+        "fal-ai/flux-lora-depth",
+        "fal-ai/flux-krea-lora",
+        "fal-ai/flux-kontext-lora",
+        "fal-ai/flux-general",
     }
     assert split_id("fal-ai/flux-pro/v1.1/redux") == ("fal-ai/flux-pro", "v1.1/redux")
     assert split_id("workflows/me/mine/sub") == ("workflows/me/mine", "sub")

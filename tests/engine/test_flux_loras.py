@@ -113,13 +113,13 @@ def test_a_lora_of_another_model_is_a_422_on_loras(
 ) -> None:
     engine = make_engine(pipeline)
     engine.start()
-    engine.submit(job(loras=(lora(tmp_path, seed=5, wide=8),)), "wrong")
+    engine.submit(job(loras=(lora(tmp_path, seed=1), lora(tmp_path, seed=5, wide=8))), "wrong")
     recorder.wait("wrong")
     failure = recorder.outcomes["wrong"]
     assert isinstance(failure, Failure)
     assert failure.status == 422
     (item,) = failure.body["detail"]
-    assert item["loc"] == ["body", "loras"]
+    assert item["loc"] == ["body", "loras", "1", "path"], "which of them it is"
     assert "https://loras.example/5.safetensors cannot be used with impasto-mini" in item["msg"]
     assert "for another model" in item["msg"]
 

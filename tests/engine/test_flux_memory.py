@@ -1,4 +1,4 @@
-"""Memory that is not enough: a smaller arrangement is taken and told before loading; then one request fails."""
+"""Too little memory: before loading, a smaller arrangement is taken and told; while drawing, one request fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from impasto.settings import ModelSettings, load
 from ..checkpoints import AUTOENCODER, Made, made, write_single
 from .conftest import Recorder, make_job
 
-WORDS = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+WORDS = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+)
 
 
 @pytest.fixture(scope="module")

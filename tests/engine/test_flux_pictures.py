@@ -104,6 +104,56 @@ def test_a_mask_says_where() -> None:
     assert not np.array_equal(draw(it, job(images=(image("fill"), image("mask", mask)))), none)
 
 
+def half() -> Pixels:
+    """A mask of the right half."""
+    mask = np.zeros((48, 64, 3), np.uint8)
+    mask[:, 32:] = 255
+    return mask
+
+
+def test_pasting_back_keeps_the_pictures_own_pixels_where_the_mask_is_black() -> None:
+    it = pipeline(FLUX1_FILL)
+    given = image("fill")
+    drawn = draw(it, job(images=(given, image("mask", half()))))
+    pasted = draw(it, job(images=(given, image("mask", half())), paste_back=True))
+    assert np.array_equal(pasted[:, :32], pictures.pixels(given)[:, :32])
+    assert np.array_equal(pasted[:, 32:], drawn[:, 32:])
+    assert not np.array_equal(drawn[:, :32], pasted[:, :32])
+
+
+@pytest.mark.parametrize("spec", [FLUX1_DEV, FLUX1_SCHNELL, FLUX1_KONTEXT], ids=lambda spec: spec.name)
+def test_inpainting_draws_anew_where_its_region_is_white(spec: ModelSpec) -> None:
+    it = pipeline(spec)
+    start = image("init", strength=0.8)
+    everywhere = draw(it, job(images=(start,)))
+    somewhere = draw(it, job(images=(start, image("region", half()))))
+    nowhere = draw(it, job(images=(start, image("region", np.zeros((48, 64, 3), np.uint8)))))
+    latents = it._pipeline.encode_image(pictures.pixels(start), height=48, width=64)
+    assert np.array_equal(nowhere, it.decode(job(), latents)), "nothing is drawn: the picture comes through"
+    assert not np.array_equal(somewhere, everywhere)
+    assert not np.array_equal(somewhere, nowhere)
+    whole = image("region", np.full((48, 64, 3), 255, np.uint8))
+    assert np.array_equal(draw(it, job(images=(start, whole))), everywhere)
+
+
+def test_a_second_pass_counts_above_a_scale_of_one_and_tells_it_what_to_avoid() -> None:
+    it = pipeline(FLUX1_DEV)
+    plain = draw(it, job())
+    for off in (job(negative="blurred"), job(negative="blurred", cfg=0.5), job(cfg=3.0)):
+        assert np.array_equal(draw(it, off), plain)
+    one, other = draw(it, job(negative="blurred", cfg=3.0)), draw(it, job(negative="", cfg=3.0))
+    assert not np.array_equal(one, plain)
+    assert not np.array_equal(one, other), "both are kept as what they are"
+    assert np.array_equal(draw(it, job(negative="blurred", cfg=3.0)), one)
+
+
+def test_a_schedule_may_be_shifted_otherwise() -> None:
+    it = pipeline(FLUX1_DEV)
+    usual = draw(it, job())
+    assert np.array_equal(draw(it, job(shift=(0.5, 1.15))), usual), "FLUX.1's own"
+    assert not np.array_equal(draw(it, job(shift=(2.0, 3.0))), usual)
+
+
 def test_kontext_takes_several_pictures_in_order() -> None:
     it = pipeline(FLUX1_KONTEXT)
     one, two = image("context"), image("context", grey())

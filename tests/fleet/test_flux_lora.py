@@ -53,5 +53,5 @@ async def test_a_request_is_drawn_with_its_loras_and_the_next_one_without(tmp_pa
             )
             assert result.http_status == 422
             (item,) = result.payload["detail"]
-            assert item["loc"] == ["body", "loras"]
+            assert item["loc"] == ["body", "loras", "0", "path"]
             assert said in item["msg"]

@@ -5,6 +5,7 @@ import struct
 import time
 import zlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,20 @@ async def test_a_mask_of_another_size_is_refused_at_its_field(room: Room, mask: 
     size = (40, 30) if mask[0] < 100 else (2000, 1500)
     with pytest.raises(ModelError, match=f"{mask[0]}x{mask[1]}.*{size[0]}x{size[1]}") as caught:
         await room.inputs.read_all(pair(*size, *mask), base_url=BASE, reader="alice")
+    assert caught.value.items[0]["loc"] == ["body", "mask_url"]
+
+
+async def test_a_mask_belongs_to_the_picture_that_it_masks(room: Room) -> None:
+    """Inpainting's to the one it starts from; a reference beside them may have any size."""
+    picture, mask = pair(40, 30, 40, 30)
+    reference, other = (replace(each, role="context", field="reference_image_url") for each in pair(50, 20, 40, 31))
+    repaint = [replace(picture, role="init"), replace(mask, role="region"), reference]
+    images, _ = await room.inputs.read_all(repaint, base_url=BASE, reader="alice")
+    assert [image.role for image in images] == ["init", "region", "context"]
+    with pytest.raises(ModelError) as caught:
+        await room.inputs.read_all(
+            [repaint[0], replace(other, role="region", field="mask_url")], base_url=BASE, reader="alice"
+        )
     assert caught.value.items[0]["loc"] == ["body", "mask_url"]
 
 

@@ -85,7 +85,7 @@ class Room:
             await self.bring(path)
         (item,) = caught.value.items
         assert caught.value.status == 422
-        assert item["loc"] == ["body", "loras"]
+        assert item["loc"] == ["body", "loras", "0", "path"]
         return item["type"], item["msg"]
 
 
@@ -155,6 +155,24 @@ async def test_the_hub_is_asked_by_owner_and_name(site: Site, tmp_path: Path) ->
     site.asked.clear()
     assert (await Room(tmp_path, hub="").refused("someone/style"))[0] == "file_download_error"
     assert site.asked == []
+
+
+async def test_a_repository_of_the_hub_is_asked_once(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path, hub=site.url)
+    site.files["/api/models/someone/style"] = json.dumps({"siblings": [{"rfilename": "a.safetensors"}]}).encode()
+    site.files["/someone/style/resolve/main/a.safetensors"] = safetensors()
+    one = await room.bring("someone/style")
+    assert (await room.bring("someone/style")).path == one.path
+    assert (await room.bring("someone/style/a.safetensors")).path == one.path
+    assert site.asked == ["/api/models/someone/style", "/someone/style/resolve/main/a.safetensors"]
+
+
+async def test_of_several_the_wrong_one_is_told_by_its_place(site: Site, tmp_path: Path) -> None:
+    site.files["/a"] = safetensors()
+    wanted = [WantedLora(path=f"{site.url}/{name}", scale=1.0) for name in ("a", "lost", "a.pt")]
+    with pytest.raises(ModelError) as caught:
+        await Room(tmp_path).files.bring(wanted, base_url="http://me", reader="k")
+    assert [item["loc"] for item in caught.value.items] == [["body", "loras", "1", "path"]]
 
 
 async def test_files_of_the_allowed_folder_only(tmp_path: Path) -> None:

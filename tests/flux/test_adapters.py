@@ -14,6 +14,7 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from twins import relative
 
 from impasto.errors import WeightsError
 from impasto.flux import adapters, keys, weights
@@ -21,7 +22,7 @@ from impasto.flux.linear import attached, merged
 from impasto.flux.transformer import Flux
 
 from ..checkpoints import diffusers_transformer, transformer_params
-from .test_parity import Inputs, relative
+from .test_parity import Inputs
 
 TOLERANCE = 1e-5
 RANK, ALPHA = 4, 3.0
@@ -175,6 +176,10 @@ def test_taking_a_lora_away_restores_every_bit(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), attached(ours(), sides):
         raise RuntimeError
     assert torch.equal(drawn(), plain), "an error in the middle of a step takes the LoRA away, too"
+    with pytest.raises(AttributeError), attached(ours(), sides | {"no.such.layer": next(iter(sides.values()))}):
+        pass
+    assert torch.equal(drawn(), plain), "one that cannot be attached leaves nothing attached"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ours().state_dict().items())
 
 
 def test_a_scale_of_zero_is_no_lora(tmp_path: Path) -> None:

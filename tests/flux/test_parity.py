@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
+from twins import diffusers_autoencoder, diffusers_transformer, relative
 
 from impasto.errors import WeightsError
 from impasto.flux import keys, latents, weights
@@ -81,19 +82,6 @@ AUTOENCODERS = {
 }
 
 
-def randomised(module: nn.Module, seed: int) -> Any:
-    """Every parameter moved away from its initial value, so that no zero bias or unit scale hides a mistake."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return module.eval().requires_grad_(False)
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    return ((ours.double() - theirs.double()).norm() / theirs.double().norm()).item()
-
-
 @dataclass(frozen=True)
 class Inputs:
     img: Tensor
@@ -134,42 +122,6 @@ class Inputs:
             txt_ids=self.txt_ids,
             return_dict=False,
         )[0]
-
-
-def diffusers_transformer(params: TransformerParams) -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    model = FluxTransformer2DModel(
-        in_channels=params.in_channels,
-        num_layers=params.depth,
-        num_single_layers=params.depth_single_blocks,
-        attention_head_dim=params.head_dim,
-        num_attention_heads=params.num_heads,
-        joint_attention_dim=params.context_in_dim,
-        pooled_projection_dim=params.vec_in_dim,
-        guidance_embeds=params.guidance_embed,
-        axes_dims_rope=params.axes_dim,
-    )
-    return randomised(model, 1)
-
-
-def diffusers_autoencoder(params: AutoencoderParams) -> AutoencoderKL:
-    torch.manual_seed(0)
-    levels = len(params.ch_mult)
-    model = AutoencoderKL(
-        in_channels=params.in_channels,
-        out_channels=params.out_ch,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(params.ch * mult for mult in params.ch_mult),
-        layers_per_block=params.num_res_blocks,
-        latent_channels=params.z_channels,
-        norm_num_groups=params.norm_groups,
-        scaling_factor=params.scale_factor,
-        shift_factor=params.shift_factor,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
-    return randomised(model, 2)
 
 
 def our_transformer(theirs: nn.Module, params: TransformerParams, dtype: torch.dtype = torch.float32) -> Flux:

@@ -99,6 +99,18 @@ class TestUsage:
         assert row.ran == pytest.approx((5, 8, 9))
         assert row.waited == pytest.approx((0.5, 0.8, 0.9))
 
+    async def test_percentiles_of_the_whole_are_made_of_all_requests_not_of_percentiles(
+        self, store: Store, new, running, clock
+    ):
+        start = clock.now
+        for seconds in range(1, 10):
+            await end(store, running, status=200, clock=clock, wait=0, run=seconds, build=new)
+        await end(store, running, status=200, clock=clock, wait=0, run=100, build=new, endpoint="a/b")
+        _, rows = await store.usage(buckets=[start], until=clock.now + 1)
+        assert [row.ran[0] for row in rows] == pytest.approx([100, 5])
+        _, (row,) = await store.usage(buckets=[start], until=clock.now + 1, whole=True)
+        assert (row.endpoint, row.ran) == ("", pytest.approx((5, 8, 9)))
+
 
 class TestErasing:
     async def test_input_result_and_files_are_gone_and_the_request_stays(self, store: Store, running: Make, table):
@@ -159,7 +171,7 @@ class TestAHundredThousand:
         connection = sqlite3.connect(database)
         connection.create_function("bucket", 1, lambda at: at)
         values = dict.fromkeys(
-            ("key_id", "endpoint", "status", "lowest", "highest", "since", "until", "before", "limit"), None
+            ("key_id", "endpoint", "status", "lowest", "highest", "since", "until", "before", "limit", "whole"), None
         )
         plans = {
             name: " | ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + QUERIES[name].sql, values))

@@ -253,3 +253,25 @@ class TestDurability:
         assert table("webhook_deliveries") == table("webhook_attempts") == []
         assert not await store.record_delivery(delivery, attempt(2), state=DeliveryState.DELIVERED)
         assert table("webhook_attempts") == []
+
+
+class TestList:
+    async def test_the_latest_ends_come_first_with_their_last_try_page_by_page(self, store, posted, clock):
+        ids = [await posted(f"https://example.org/{n}") for n in range(3)]
+        claimed = {delivery.request_id: delivery for delivery in await claim(store)}
+        refused = attempt(1, http_status=503, error="It answers 503.")
+        assert await store.record_delivery(claimed[ids[0]], refused, state=DeliveryState.DEAD)
+        first = store.deliveries(limit=2)
+        assert [row.delivery.request_id for row in first] == [ids[2], ids[1]]
+        assert [row.last for row in first] == [None, None], "nobody has told how it went"
+        (rest,) = store.deliveries(limit=2, before=first[-1].delivery.delivery_id)
+        assert (rest.delivery.request_id, rest.delivery.state, rest.last) == (ids[0], DeliveryState.DEAD, refused)
+        assert rest.endpoint == "fal-ai/flux-pro"
+
+    async def test_they_are_those_of_a_state_and_of_a_key(self, store, posted, clock):
+        mine, theirs = await posted(key_id="mine"), await posted(key_id="theirs")
+        (delivery,) = [each for each in await claim(store) if each.request_id == mine]
+        assert await store.record_delivery(delivery, attempt(1), state=DeliveryState.DELIVERED)
+        assert [row.delivery.request_id for row in store.deliveries(state=DeliveryState.DELIVERED)] == [mine]
+        assert [row.delivery.request_id for row in store.deliveries(key_id="theirs")] == [theirs]
+        assert store.deliveries(key_id="theirs", state=DeliveryState.DELIVERED) == []

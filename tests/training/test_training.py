@@ -97,6 +97,24 @@ def test_a_cut_and_resumed_transformer_run_equals_the_unbroken_one(tmp_path: Pat
     _same(whole, resumed)
 
 
+def test_muon_in_float32_is_torchs_muon() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((48, 32), (32, 96), (16, 16))
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    begun = [p.detach().clone() for p in ours]
+    settings = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    optimisers = optimise.Float32Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(4):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for one, other, start in zip(ours, theirs, begun, strict=True):
+        assert (one - other).norm() < 0.02 * (one - start).norm()
+
+
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     one = transformer.train(_toy(), BUCKETS, EMPTY, tmp_path / "one", Deadline(steps=2))
     two = transformer.train(_toy(seed=12), BUCKETS, EMPTY, tmp_path / "two", Deadline(steps=2))
@@ -330,7 +348,7 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_end() -> None:
     assert optimise.rate(1.0, 5000, 1.0, decay_share=0.33) == 0.0
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu-next", "cpu-guided", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "cpu-next", "cpu-groups", "cpu-guided", "cpu-leaps", "gpu"])
 def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
     loaded = recipe.load(name)
     assert sum(bucket.share for bucket in loaded.buckets) == pytest.approx(1.0)

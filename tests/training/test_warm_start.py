@@ -15,6 +15,7 @@ from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.latents import image_ids, text_ids
 from impasto.flux.models import IMPASTO_MINI, Shift, TransformerParams
+from impasto.flux.schedule import sigmas
 from impasto.flux.transformer import Flux
 from impasto.training import autoencoder, pca, transformer
 from impasto.training.autoencoder import AutoencoderRecipe
@@ -123,6 +124,35 @@ def test_at_scale_one_the_teacher_says_what_the_prompt_alone_says(start: Path) -
     _, guided, *_, scale = teacher.teach(transformer.flow_batch(BUCKET, RECIPE, EMPTY, 5), *IDS, step=0)
     assert torch.equal(scale, torch.ones(8))
     assert torch.allclose(guided, _velocity(_random()), atol=1e-5)
+
+
+def test_a_leap_ends_where_the_teacher_arrives_by_small_steps(start: Path) -> None:
+    shift = Shift()
+    teacher = Teacher.load(start, TOY, EMPTY, (2.0, 2.0), seed=1, leaps=4, shift=shift)
+    noisy, velocity, txt, vec, t = transformer.flow_batch(BUCKET, RECIPE, EMPTY, 5)
+    begin, straight, *_, here, scale = teacher.teach((noisy, velocity, txt, vec, t), *IDS, step=0)
+    grid = sigmas(4, 4, shift)
+    model, clean = _random(), noisy - t[:, None, None] * velocity
+    for row in range(len(noisy)):
+        place = grid.index(pytest.approx(float(here[row]), abs=1e-6))
+        sigma, end = grid[place], grid[place + 1]
+        x = clean[row : row + 1] + sigma * velocity[row : row + 1]
+        assert torch.allclose(begin[row : row + 1], x, atol=1e-5)
+        for i in range(4):
+            at = torch.tensor([sigma + (end - sigma) * i / 4])
+            with torch.no_grad():
+                said = model(x, IDS[0], txt[row : row + 1], IDS[1], at, vec[row : row + 1])
+                bare = model(x, IDS[0], EMPTY[0].float(), IDS[1], at, EMPTY[1].float())
+            x = x + (end - sigma) / 4 * (bare + 2.0 * (said - bare))
+        leap = begin[row : row + 1] + (end - sigma) * straight[row : row + 1]
+        assert torch.allclose(leap, x, atol=1e-4)
+    assert torch.equal(scale, torch.full((8,), 2.0))
+    assert len(set(here.tolist())) > 1
+
+
+def test_leaps_without_guidance_are_refused(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"transformer\.guided"):
+        transformer.train(replace(RECIPE, leaps=4), [BUCKET], EMPTY, tmp_path, Deadline(steps=1), start=start)
 
 
 def test_distilling_without_a_start_or_an_embedder_is_refused(start: Path, tmp_path: Path) -> None:

@@ -1,9 +1,6 @@
-"""What the server keeps is there after a reload and a restart, and gone when it is deleted; keys and the dashboard."""
+"""What the server keeps is there after a reload and a restart, found again, and gone when it is deleted."""
 
 import json
-import subprocess
-import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +21,11 @@ def run(url: str, prompt: str, *, endpoint: str = "fal-ai/flux-pro", **more: Any
     )
     with urllib.request.urlopen(asked, timeout=60) as answer:
         return json.load(answer)
+
+
+def submit(url: str, prompt: str, **more: Any) -> str:
+    """Through the queue; → the request id."""
+    return run(url, prompt, endpoint="queue/fal-ai/flux-pro", **more)["request_id"]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,11 @@ def test_they_are_found_by_endpoint_outcome_and_words(visit: Visit, kept: Any) -
     page.get_by_label("Prompt").fill("RED")
     expect(prompts).to_have_text(["a red rocket", "a red apple"])
     page.get_by_label("Endpoint").select_option("fal-ai/flux/dev")
-    expect(page.get_by_text("Nothing yet")).to_be_visible()
+    expect(page.get_by_text("Nothing matches")).to_be_visible()
     page.get_by_label("Prompt").fill("")
     expect(prompts).to_have_text(["a yellow star"])
     page.get_by_label("Outcome").select_option("Failed")
-    expect(page.get_by_text("Nothing yet")).to_be_visible()
+    expect(page.get_by_text("Nothing matches")).to_be_visible()
 
 
 def test_one_shows_input_output_log_and_times_and_survives_a_restart(visit: Visit, kept: Any) -> None:
@@ -96,60 +98,57 @@ def test_a_deleted_one_loses_its_pictures_on_the_disk(visit: Visit, kept: Any) -
     assert not blob.exists()
 
 
-def test_the_dashboard_shows_running_work_runners_and_what_was_drawn(visit: Visit, kept: Any) -> None:
-    page = visit("/dashboard", origin=kept.url)
-    expect(page.locator(".tile")).to_have_count(4)
-    expect(page.get_by_role("row", name="runner-1")).to_contain_text("cpu")
-    expect(page.get_by_role("img", name="Pictures an hour, at most")).to_be_visible()
-    watched = visit("/", origin=kept.url)
-    watched.get_by_label("Inference steps", exact=True).fill("50")
-    watched.get_by_label("Number of images", exact=True).fill("4")
-    watched.get_by_label("Prompt", exact=True).fill("a long one")
-    watched.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("progress")).to_be_visible()
-    expect(watched.locator("[data-state=done]")).to_be_visible(timeout=60_000)
-
-
-@pytest.fixture(scope="module")
-def locked(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]]:
-    """A server that asks for keys, and an ADMIN one."""
-    folder: Path = tmp_path_factory.mktemp("locked")
-    command = [sys.executable, "-m", "impasto.cli", "keys", "create", "boss", "--scope", "ADMIN", "--data", str(folder)]
-    key = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
-    server = serve(folder, IMPASTO_AUTH_MODE="keys")
-    yield server, key
-    assert server.stop() == 0
-
-
-def test_a_server_with_keys_asks_for_one_and_keeps_it_in_the_browser(visit: Visit, locked: tuple[Any, str]) -> None:
-    server, key = locked
-    page = visit("/", origin=server.url, expected=(401,))
-    page.get_by_label("Prompt", exact=True).fill("a red apple")
-    page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.get_by_text("This server asks for a key.")).to_be_visible()
-    page.get_by_label("Key", exact=True).fill(key)
-    page.get_by_role("button", name="Save").click()
-    page.get_by_role("button", name="Key set").wait_for()
-    page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("[data-state=done]")).to_be_visible(timeout=60_000)
+def test_filters_stand_in_the_address_and_outlive_a_reload(visit: Visit, kept: Any) -> None:
+    page = visit("/history", origin=kept.url)
+    page.get_by_label("Prompt").press_sequentially("red ro")
+    page.get_by_label("Endpoint").select_option("fal-ai/flux-pro")
+    expect(page.locator(".card b")).to_have_text(["a red rocket"])
     page.reload()
-    expect(page.get_by_role("button", name="Key set")).to_be_visible()
+    expect(page.locator(".card b")).to_have_text(["a red rocket"])
+    expect(page.get_by_label("Prompt")).to_have_value("red ro")
+    expect(page.get_by_label("Endpoint")).to_have_value("fal-ai/flux-pro")
 
 
-def test_keys_are_made_shown_once_and_revoked(visit: Visit, locked: tuple[Any, str]) -> None:
-    server, key = locked
-    page = visit("/dashboard", origin=server.url, expected=(401,))
-    page.get_by_label("Key", exact=True).fill(key)
-    page.get_by_role("button", name="Save").click()
-    page.get_by_label("Name of a new key").fill("for ci")
-    page.get_by_role("button", name="Create").click()
-    made = page.get_by_text("Shown this once:").locator("code").inner_text()
-    headers = {"Authorization": f"Key {made}"}
-    with urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/requests", headers=headers), timeout=60):
-        pass
-    row = page.get_by_role("row", name="for ci")
-    row.get_by_role("button", name="Revoke").click()
-    row.get_by_role("button", name="Really revoke").click()
-    expect(row).to_have_count(0)
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/requests", headers=headers), timeout=60)
+def test_a_long_past_comes_in_pages(visit: Visit, serve: Callable[..., Any], tmp_path: Path) -> None:
+    server = serve(tmp_path, IMPASTO_MODEL_FAKE_STEP_SECONDS="0")
+    try:
+        for n in range(26):
+            submit(server.url, f"number {n}")
+        page = visit("/history", origin=server.url)
+        expect(page.locator(".card")).to_have_count(24)
+        expect(page.locator(".card b").first).to_have_text("number 25")
+        page.get_by_role("button", name="Older").click()
+        expect(page.locator(".card b")).to_have_text(["number 1", "number 0"])
+        page.get_by_role("button", name="Newer").click()
+        expect(page.locator(".card")).to_have_count(24)
+    finally:
+        server.stop()
+
+
+def test_what_is_being_drawn_comes_by_itself(visit: Visit, kept: Any) -> None:
+    page = visit("/history", origin=kept.url)
+    expect(page.locator(".card").first).to_be_visible()
+    request_id = submit(kept.url, "in the making", num_inference_steps=50, num_images=2)
+    page.goto(f"/history/{request_id}")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    expect(page.locator("figure img")).to_have_count(2, timeout=60_000)
+
+
+def test_a_refused_one_says_why_in_words(visit: Visit, kept: Any) -> None:
+    request_id = submit(kept.url, "too many steps", num_inference_steps=400)
+    page = visit(f"/history/{request_id}", origin=kept.url)
+    expect(page.locator(".trouble")).to_contain_text("num_inference_steps: Input should be less than or equal to 50")
+
+
+def test_a_past_picture_becomes_an_input_with_its_prompt(visit: Visit, kept: Any) -> None:
+    page = visit("/history?q=rocket", origin=kept.url)
+    page.get_by_role("link", name="a red rocket").click()
+    page.get_by_role("button", name="Use as input").first.click()
+    expect(page.locator(".drop img")).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red rocket")
+
+
+def test_a_request_that_is_gone_says_so_under_a_heading(visit: Visit, kept: Any) -> None:
+    page = visit("/history/00000000-0000-0000-0000-000000000000", origin=kept.url)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("no such request")

@@ -2,8 +2,10 @@
 
 import json
 import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -13,7 +15,10 @@ Visit = Callable[..., Page]
 SEED = (
     (Path(__file__).parents[1] / "conformance" / "fixtures" / "flux-pro-api-page.txt").read_text().replace("\xa0", " ")
 )
-PAGES = ("/", "/models", "/models/fal-ai/flux-pro/api", "/models/fal-ai/flux/dev/image-to-image", "/compare")
+PAGES = (
+    "/", "/models", "/models/fal-ai/flux-pro/api", "/models/fal-ai/flux/dev/image-to-image", "/models/fal-ai/flux-lora",
+    "/compare", "/history", "/dashboard",
+)  # fmt: skip
 
 
 def fields_of(section: str) -> list[tuple[str, str, bool, str]]:
@@ -48,6 +53,7 @@ TYPES = {
 def api_page(visit: Visit) -> Page:
     page = visit("/models/fal-ai/flux-pro/api")
     expect(page.locator("#schema")).to_be_visible()
+    page.locator("article details").evaluate_all("all => all.forEach((each) => (each.open = true))")
     return page
 
 
@@ -125,8 +131,8 @@ def test_two_settings_are_drawn_side_by_side_on_one_seed(visit: Visit) -> None:
     page = visit("/compare")
     columns = page.locator(".column")
     expect(columns).to_have_count(2)
-    columns.nth(0).get_by_label("Num Inference Steps").fill("4")
-    columns.nth(1).get_by_label("Num Inference Steps").fill("9")
+    columns.nth(0).get_by_label("Inference steps").fill("4")
+    columns.nth(1).get_by_label("Inference steps").fill("9")
     page.get_by_role("button", name="Run all").click()
     expect(page.locator("[data-state=done]")).to_have_count(2, timeout=60_000)
     logs = [column.locator("details.log") for column in columns.all()]
@@ -163,7 +169,7 @@ def test_the_colours_follow_the_system_and_the_switch(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("path", [*PAGES, "/history", "/dashboard"])
+@pytest.mark.parametrize("path", PAGES)
 def test_axe_finds_no_serious_violation(visit: Visit, path: str, dark: bool) -> None:
     page = visit(path, dark=dark)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -188,3 +194,48 @@ def test_axe_finds_no_serious_violation_beside_a_result(visit: Visit) -> None:
     page.locator("details.log summary").click()
     found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]})
     assert [v["id"] for v in found.response["violations"] if v["impact"] in {"serious", "critical"}] == []
+
+
+def test_models_are_found_by_words_and_kind(visit: Visit) -> None:
+    page = visit("/models")
+    page.get_by_label("Find").fill("SCHNELL redux")
+    expect(page.locator(".models li")).to_have_count(2)
+    page.get_by_role("button", name="text-to-image").click()
+    expect(page.get_by_text("No endpoint has these words.")).to_be_visible()
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator(".models li").first).to_contain_text("Apache-2.0")
+
+
+def test_every_page_has_a_title_and_a_new_one_takes_the_focus(visit: Visit) -> None:
+    page = visit("/models")
+    expect(page).to_have_title("Models · impasto")
+    page.get_by_role("link", name="History").click()
+    expect(page).to_have_title("History · impasto")
+    expect(page.locator("#main")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Endpoint")).to_be_focused()
+
+
+def test_nothing_but_this_server_may_be_asked_and_no_inline_code_or_style_runs(visit: Visit, server: Any) -> None:
+    with urllib.request.urlopen(
+        urllib.request.Request(server.url, headers={"Accept": "text/html"}), timeout=60
+    ) as shell:
+        policy = dict(rule.split(" ", 1) for rule in shell.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["style-src"] == policy["connect-src"] == "'self'"
+    assert re.fullmatch(r"'self' 'sha256-[\w+/=]+'", policy["script-src"])
+
+
+def test_a_link_to_a_part_of_the_api_page_leads_there(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro/api#output")
+    expect(page.locator("#output")).to_be_in_viewport()
+    expect(page.locator("#about")).not_to_be_in_viewport()
+
+
+def test_the_api_page_asks_for_the_document_of_its_own_endpoint_only(visit: Visit) -> None:
+    page = visit("/models")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("/models/fal-ai/flux/dev/api")
+    expect(page.locator("#schema")).to_be_visible()
+    assert len([url for url in asked if "openapi" in url]) == 1

@@ -1,9 +1,12 @@
-"""The playground as a person uses it: draw, watch, cancel, upload, mend an error, take the program away."""
+"""The playground as a person uses it: draw, watch, cancel, upload, paint a mask, mend errors, take the program away."""
 
 import io
 import json
 import re
+import urllib.request
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Page, expect
@@ -94,7 +97,7 @@ def test_a_chosen_file_goes_in_through_the_upload_and_its_url_is_sent(visit: Vis
         {"name": "teal.png", "mimeType": "image/png", "buffer": picture()}
     )
     expect(page.locator(".drop img")).to_be_visible()
-    assert "/files/b/" in page.get_by_label("Image Url", exact=True).input_value()
+    assert "/files/b/" in page.get_by_label("Image URL", exact=True).input_value()
     draw(page, "a blue star")
     done(page)
 
@@ -170,7 +173,7 @@ def test_a_custom_size_is_drawn_and_its_rounding_is_told(visit: Visit) -> None:
     page.get_by_label("Height").fill("300")
     draw(page)
     done(page)
-    expect(page.locator(".warning")).to_contain_text("size_rounded")
+    expect(page.locator(".result .warning")).to_contain_text("size_rounded")
     assert page.locator(".result img").evaluate("image => image.naturalWidth") == 496
 
 
@@ -205,3 +208,182 @@ def test_several_pictures_are_shown_side_by_side(visit: Visit) -> None:
     draw(page)
     done(page)
     expect(page.locator(".result figure img")).to_have_count(3)
+
+
+def sent(page: Page) -> dict[str, Any]:
+    """The request's body as the JSON tab shows it."""
+    page.get_by_role("tab", name="JSON").click()
+    return json.loads(page.get_by_role("region", name="The request's body").inner_text())
+
+
+def test_a_link_to_the_form_restores_it_elsewhere(visit: Visit) -> None:
+    page = visit()
+    page.get_by_label("Prompt", exact=True).fill("a boat & a 'sail' – 100 %")
+    page.get_by_label("Inference steps", exact=True).fill("7")
+    page.get_by_role("button", name="Portrait 16:9").click()
+    page.get_by_role("button", name="Share").click()
+    expect(page.get_by_text("Link to this form copied")).to_be_visible()
+    link = page.evaluate("navigator.clipboard.readText()")
+    other = visit(link)
+    expect(other.get_by_label("Prompt", exact=True)).to_have_value("a boat & a 'sail' – 100 %")
+    assert sent(other) == sent(page)
+    other.get_by_label("Prompt", exact=True).fill("changed since")
+    other.reload()
+    expect(other.get_by_label("Prompt", exact=True)).to_have_value("changed since")
+
+
+def test_a_damaged_link_leaves_the_form_as_it_was(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro#input=%7Bnonsense")
+    expect(page.get_by_text("The link is damaged")).to_be_visible()
+    expect(page.get_by_label("Inference steps", exact=True)).to_have_value("28")
+
+
+def test_reset_brings_the_defaults_back(visit: Visit) -> None:
+    page = visit()
+    page.get_by_label("Inference steps", exact=True).fill("7")
+    page.get_by_label("Prompt", exact=True).fill("gone soon")
+    page.get_by_role("button", name="Reset").click()
+    expect(page.get_by_label("Inference steps", exact=True)).to_have_value("28")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
+
+
+def test_the_seed_is_rolled_kept_and_let_go(visit: Visit) -> None:
+    page = visit()
+    seed = page.get_by_label("Seed", exact=True)
+    page.get_by_role("button", name="Roll the dice").click()
+    first = int(seed.input_value())
+    page.get_by_role("button", name="Roll the dice").click()
+    assert int(seed.input_value()) != first
+    page.get_by_role("button", name="Keep this seed").click()
+    expect(seed).to_have_value("")
+    assert "seed" not in sent(page)
+
+
+def test_the_edges_of_a_custom_size_are_swapped(visit: Visit) -> None:
+    page = visit()
+    page.get_by_role("button", name="Landscape 16:9").click()
+    page.get_by_role("button", name="Custom").click()
+    page.get_by_role("button", name="Swap the edges").click()
+    assert sent(page)["image_size"] == {"width": 576, "height": 1024}
+
+
+def test_control_enter_runs_from_anywhere_on_the_page(visit: Visit) -> None:
+    page = visit()
+    page.get_by_label("Prompt", exact=True).fill("a red apple")
+    page.get_by_label("Inference steps", exact=True).fill("2")
+    page.get_by_role("tab", name="Python", exact=True).focus()
+    page.keyboard.press("Control+Enter")
+    done(page)
+
+
+def test_loras_are_rows_of_their_own_fields(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-lora", expected=(422,))
+    page.get_by_label("Prompt", exact=True).fill("a heron")
+    page.get_by_role("button", name="Add a LoRA").click()
+    page.get_by_role("group", name="LoRA 1").get_by_label("Path", exact=True).fill("https://example.org/a.safetensors")
+    page.get_by_role("button", name="Add another LoRA").click()
+    second = page.get_by_role("group", name="LoRA 2")
+    second.get_by_label("Scale", exact=True).fill("0.5")
+    assert sent(page)["loras"] == [{"path": "https://example.org/a.safetensors", "scale": 1}, {"scale": 0.5}]
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("[data-field=loras] .wrong")).to_contain_text("2, path: Field required")
+    second.get_by_role("button", name="Remove LoRA 2").click()
+    assert len(sent(page)["loras"]) == 1
+
+
+def upload(page: Page, field: str, **size: int) -> None:
+    page.locator(f"[data-field={field}]").get_by_label("Choose a picture").set_input_files(
+        {"name": "in.png", "mimeType": "image/png", "buffer": picture(**size)}
+    )
+    expect(page.locator(f"[data-field={field}] .drop img")).to_be_visible()
+
+
+def test_a_mask_is_painted_over_the_picture(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro/v1/fill")
+    expect(page.get_by_text("the mask can be painted over it")).to_be_visible()
+    upload(page, "image_url", width=320, height=200)
+    page.get_by_role("button", name="Paint it").click()
+    canvas = page.get_by_label("The mask")
+    box = canvas.bounding_box()
+    assert box is not None
+    across = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 2, across)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, across, steps=5)
+    page.mouse.up()
+    page.get_by_role("button", name="Use this mask").click()
+    expect(page.locator("dialog.painter")).to_have_count(0)
+    url = page.get_by_label("Mask URL", exact=True).input_value()
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        mask = Image.open(io.BytesIO(answer.read())).convert("L")
+    assert mask.size == (320, 200)
+    assert [mask.getpixel(place) for place in ((40, 100), (300, 100), (40, 10))] == [255, 0, 0]
+
+
+def test_one_pasted_picture_goes_to_one_field_the_empty_one(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro/v1/fill")
+    upload(page, "image_url")
+    before = page.get_by_label("Image URL", exact=True).input_value()
+    page.evaluate(
+        """async () => {
+          const canvas = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
+          const blob = await new Promise(done => canvas.toBlob(done, "image/png"));
+          const data = new DataTransfer();
+          data.items.add(new File([blob], "pasted.png", {type: "image/png"}));
+          dispatchEvent(new ClipboardEvent("paste", {clipboardData: data}));
+        }"""
+    )
+    expect(page.locator("[data-field=mask_url] .drop img")).to_be_visible()
+    expect(page.get_by_label("Image URL", exact=True)).to_have_value(before)
+
+
+def test_a_result_goes_into_a_list_of_pictures_where_the_endpoint_takes_one(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro/kontext/multi")
+    upload(page, "image_urls")
+    page.get_by_label("Prompt", exact=True).fill("put them together")
+    page.get_by_role("button", name="Run", exact=True).click()
+    done(page)
+    result = page.locator(".result img").get_attribute("src") or "?"
+    page.get_by_role("button", name="Use as input").click()
+    expect(page.get_by_label("Image URLs, 1")).to_have_value(re.compile(re.escape(result)))
+
+
+def test_steps_are_announced_in_quarters_and_shown_one_by_one(visit: Visit) -> None:
+    page = visit()
+    page.get_by_label("Inference steps", exact=True).fill("50")
+    draw(page)
+    spoken = page.locator(".result [role=status]")
+    expect(spoken).to_have_text(re.compile(r"Drawing, (25|50|75) %"), timeout=60_000)
+    expect(page).to_have_title(re.compile(r"\d+ % · FLUX.1 \[pro\]"))
+    done(page)
+    expect(spoken).to_have_text("Done: 1 picture")
+    expect(page).to_have_title("FLUX.1 [pro] Text to Image · impasto")
+
+
+def test_who_wants_no_motion_sees_none(visit: Visit) -> None:
+    page = visit()
+    page.emulate_media(reduced_motion="reduce")
+    draw(page)
+    expect(page.locator(".waiting-canvas, img.preview, [data-state=done]").first).to_be_visible()
+    moving = "document.getAnimations().filter((each) => each.playState === 'running').length"
+    assert page.evaluate(moving) == 0
+    done(page)
+
+
+def test_a_server_that_is_gone_and_one_without_a_runner_are_told(
+    visit: Visit, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = serve(tmp_path, IMPASTO_MODEL_PIPELINE="flux", IMPASTO_MODEL_NAME="/nowhere/x.safetensors")
+    page = visit(origin=server.url, expected=(0,))  # the browser itself complains of a connection that is refused
+    expect(page.get_by_text("No runner draws for this endpoint")).to_be_visible()
+    server.stop()
+    page.get_by_label("Prompt", exact=True).fill("a red apple")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_role("alert").first).to_contain_text("The server does not answer")
+
+
+def test_the_chosen_language_is_remembered(visit: Visit) -> None:
+    page = visit()
+    page.get_by_role("tab", name="curl").click()
+    page.goto("/models/fal-ai/flux/dev/api")
+    expect(page.get_by_role("tab", name="curl")).to_have_attribute("aria-selected", "true")

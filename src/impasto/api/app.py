@@ -28,7 +28,19 @@ from impasto.api.openai import models as openai_models
 from impasto.api.openai.door import PREFIX as OPENAI
 from impasto.api.openai.door import OpenAIDoor
 from impasto.api.openai.door import unknown as not_openais
-from impasto.api.platform import account, history, keys, models, pricing, reports, requests, system
+from impasto.api.platform import (
+    account,
+    activity,
+    deliveries,
+    history,
+    installed,
+    keys,
+    models,
+    pricing,
+    reports,
+    requests,
+    system,
+)
 from impasto.api.platform.door import PlatformDoor, unknown
 from impasto.api.problems import Problems, teach_uvicorn
 from impasto.api.realtime import Sockets
@@ -175,6 +187,10 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/models/analytics", GET=reports.analytics),
         platform("/requests", GET=history.requests),
         platform("/system", GET=system.system),
+        platform("/system/activity", GET=activity.activity),
+        platform("/system/models", GET=installed.models),
+        platform("/webhooks", GET=deliveries.listed),
+        platform("/webhooks/{request_id}/redeliver", POST=deliveries.redeliver),
         platform("/keys", GET=keys.list_keys, POST=keys.create_key),
         platform("/keys/{key_id}", DELETE=keys.delete_key),
         platform("/account/billing", GET=account.billing),

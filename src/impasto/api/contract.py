@@ -453,6 +453,36 @@ CONTRACT: dict[tuple[str, str], Operation] = {
             runners={"type": "array", "items": OBJECT},
         ),
     ),
+    ("/v1/system/activity", "GET"): _platform(
+        "What was drawn, for whom and how fast (ours, not fal's)",
+        _object(
+            time_series={"type": "array", "items": OBJECT},
+            summary=OBJECT,
+            endpoints={"type": "array", "items": OBJECT},
+            keys={"type": "array", "items": OBJECT},
+        ),
+        Parameter(name="endpoint_id", description="One endpoint only."),
+        *TIMES,
+        *BUCKETS,
+    ),
+    ("/v1/system/models", "GET"): _platform(
+        "The known models, their licences, which are here and loaded (ours, not fal's)",
+        _page("models", OBJECT), LIMIT, CURSOR,
+    ),
+    ("/v1/webhooks", "GET"): _platform(
+        "Webhook deliveries, newest first (ours, not fal's)",
+        _page("deliveries", OBJECT),
+        Parameter(name="state", schema=_text(enum=["DUE", "DELIVERED", "DEAD"])),
+        LIMIT,
+        CURSOR,
+    ),
+    ("/v1/webhooks/{request_id}/redeliver", "POST"): Operation(
+        "Send a request's webhook again (ours, not fal's)",
+        {"202": DELIVERY},
+        (*KEYED, *OWN),
+        (REQUEST_ID,),
+        error="PlatformError",
+    ),
     ("/v1/keys", "GET"): _platform("The API keys", _page("keys", OBJECT), *PAGING),
     ("/v1/keys", "POST"): _platform(
         "A new API key",
@@ -495,7 +525,14 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     ("/api/openapi/queue/openapi.json", "GET"): Operation(
         "The document of one endpoint's queue",
         failures=OWN,
-        parameters=(Parameter(name="endpoint_id", required=True),),
+        parameters=(
+            Parameter(name="endpoint_id", required=True),
+            Parameter(
+                name="expand",
+                schema=_text(enum=["app"]),
+                description="app: with the inputs of the app's endpoints that start from a picture (ours, not fal's).",
+            ),
+        ),
         public=True,
     ),
     ("/llms.txt", "GET"): Operation("What is served, in words", {"200": TEXT}, public=True),

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from impasto import __version__
 from impasto.api.admission import resolve
-from impasto.api.bodies import Json
+from impasto.api.bodies import Json, zipped
 from impasto.api.contract import (
     BYTES,
     COMMON,
@@ -24,6 +24,7 @@ from impasto.api.contract import (
     Operation,
 )
 from impasto.api.gateway import Call
+from impasto.api.platform.query import choice
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.schema import REF, schemas
 from impasto.endpoints.table import Endpoints
@@ -53,17 +54,24 @@ _STATUS: dict[str, Any] = {
 
 
 async def of_queue(call: Call) -> Response:
-    """`?endpoint_id=fal-ai/flux-pro`: the document that code generators ask fal.ai for."""
+    """`?endpoint_id=fal-ai/flux-pro`: the document that code generators ask fal.ai for. `expand=app` (ours) adds the
+    inputs of the app's endpoints that start from a picture.
+    """
     id_ = call.request.query_params.get("endpoint_id")
     if not id_:
         raise BadRequest("The query lacks endpoint_id, e.g. endpoint_id=fal-ai/flux-pro.")
-    endpoint = resolve("/" + id_, call.gateway.endpoints)
-    return Json(queue_document(endpoint, base=call.address.queue_base, home=call.address.file_base))
+    endpoints = call.gateway.endpoints
+    endpoint = resolve("/" + id_, endpoints)
+    document = queue_document(endpoint, base=call.address.queue_base, home=call.address.file_base)
+    if choice(call.request.query_params, "expand", ("app",)):
+        own: dict[str, Any] = document["components"]["schemas"]
+        own |= {name: schema for name, schema in _inputs_of_app(endpoint, endpoints).items() if name not in own}
+    return zipped(call.request, Json(document))
 
 
 async def of_server(call: Call) -> Response:
     """Everything that this server answers."""
-    return Json(server_document(call.gateway.endpoints, base=call.address.file_base))
+    return zipped(call.request, Json(server_document(call.gateway.endpoints, base=call.address.file_base)))
 
 
 def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any]:
@@ -109,6 +117,19 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
         "servers": [{"url": base}],
         "security": [{"apiKeyAuth": []}],
     }
+
+
+def _inputs_of_app(endpoint: Endpoint, endpoints: Endpoints) -> dict[str, Any]:
+    """What the other endpoints of its app take that start from a picture: fal's pages show these types, too. An input
+    says in `x-impasto-endpoint` whose it is.
+    """
+    found: dict[str, Any] = {}
+    for other in endpoints.values():
+        if other.app == endpoint.app and other.category == "image-to-image" and other.id != endpoint.id:
+            types = {name: schema for name, schema in schemas(other).items() if name != other.Output.__name__}
+            types[other.Input.__name__] = types[other.Input.__name__] | {"x-impasto-endpoint": other.id}
+            found = types | found
+    return found
 
 
 def server_document(endpoints: Endpoints, *, base: str) -> dict[str, Any]:

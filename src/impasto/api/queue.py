@@ -111,7 +111,7 @@ def _status(call: Call, request: Request, logs: Sequence[LogLine] | None) -> dic
         body["logs"] = None
         body["metrics"] = {}
         return body
-    body["logs"] = None if logs is None else [_log(line) for line in logs]
+    body["logs"] = None if logs is None else [log_line(line) for line in logs]
     done = request.status is Status.COMPLETED
     timed = done and request.inference_time is not None
     body["metrics"] = {"inference_time": request.inference_time} if timed else {}
@@ -205,7 +205,8 @@ def _urls(call: Call, request: Request) -> dict[str, str]:
     return {"response_url": base, "status_url": base + "/status", "cancel_url": base + "/cancel"}
 
 
-def _log(line: LogLine) -> dict[str, Any]:
+def log_line(line: LogLine) -> dict[str, Any]:
+    """One line as the wire shows it."""
     return {
         "timestamp": line.timestamp,
         "message": line.message,

@@ -30,7 +30,8 @@ async def jwks(call: Call) -> Response:
 
 async def delivery_log(call: Call) -> Response:
     """Where the request's webhook stands, and what became of every try (the last hundred)."""
-    return Json(_log(call, _with_webhook(call)))
+    request = _with_webhook(call)
+    return Json(shown(request, call.gateway.store.delivery(request.request_id)))
 
 
 async def redeliver(call: Call) -> Response:
@@ -38,7 +39,7 @@ async def redeliver(call: Call) -> Response:
     request = _with_webhook(call)
     if not await call.gateway.store.redeliver(request.request_id):
         raise StillInProgress
-    return Json(_log(call, request), status_code=202)
+    return Json(shown(request, call.gateway.store.delivery(request.request_id)), status_code=202)
 
 
 def _with_webhook(call: Call) -> Request:
@@ -48,26 +49,27 @@ def _with_webhook(call: Call) -> Request:
     return request
 
 
-def _log(call: Call, request: Request) -> dict[str, Any]:
-    found = call.gateway.store.delivery(request.request_id)
+def shown(request: Request, found: tuple[Delivery, list[DeliveryAttempt]] | None) -> dict[str, Any]:
+    """Where the webhook of `request` stands, `found` being what the store says of it."""
     delivery, attempts = found or (None, [])
     return {
         "request_id": request.request_id,
         "url": request.webhook_url,
         "state": "WAITING" if delivery is None else delivery.state.value,
-        "next_try": _next_try(delivery),
-        "attempts": [_attempt(attempt) for attempt in attempts],
+        "next_try": next_try(delivery),
+        "attempts": [attempted(attempt) for attempt in attempts],
     }
 
 
-def _next_try(delivery: Delivery | None) -> str | None:
-    """None: there is none, or it is under way."""
+def next_try(delivery: Delivery | None) -> str | None:
+    """When it is sent next. None: there is none, or it is under way."""
     if delivery is None or delivery.state is not DeliveryState.DUE or delivery.claimed_until is not None:
         return None
     return _time(delivery.next_at)
 
 
-def _attempt(attempt: DeliveryAttempt) -> dict[str, Any]:
+def attempted(attempt: DeliveryAttempt) -> dict[str, Any]:
+    """One line of the delivery log."""
     return {
         "number": attempt.number,
         "at": _time(attempt.at),

@@ -125,7 +125,8 @@ def _word(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-UNION_TAGS = frozenset({"ImageSize", "Preset"})  # pydantic puts them into `loc`; no caller has such a field
+# pydantic puts them into `loc`; no caller has such a field
+UNION_TAGS = frozenset({"ImageSize", "Preset", "One", "Many"})
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT, description="The prompt to generate an image from.")]
 Size = Annotated[

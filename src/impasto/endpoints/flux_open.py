@@ -1,7 +1,7 @@
 """`fal-ai/flux/dev`, `fal-ai/flux/schnell` and their twins under `fal-ai/flux-1`: text to image with open weights.
 
-Field order, defaults and bounds: reference fal-endpoints B2, B5. `acceleration` asks for a trade of quality for speed
-that no model here makes: it is taken, and a notice says that it has no effect.
+Field order, defaults and bounds: reference fal-endpoints B2, B5. `acceleration` asks for a trade of quality for speed:
+`engine.acceleration` says what it leads to.
 """
 
 from dataclasses import replace

@@ -132,6 +132,7 @@ def to_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
         safety_tolerance=int(getattr(input_, "safety_tolerance", "2")),
         safety_checker=getattr(input_, "enable_safety_checker", True),
         raw=getattr(input_, "raw", False),
+        acceleration=input_.acceleration if "acceleration" in input_.model_fields_set else None,
         notices=tuple(_notices(input_, width, height)),
     )
 
@@ -149,8 +150,6 @@ def _notices(input_: Any, width: int, height: int) -> Iterator[Notice]:
     if isinstance(asked, ImageSize) and (asked.width, asked.height) != (width, height):
         message = f"The size {asked.width}x{asked.height} was rounded to {width}x{height}: sides are multiples of 16."
         yield Notice(code="size_rounded", message=message, field="image_size")
-    if getattr(input_, "acceleration", "none") != "none":
-        yield Notice(code="field_ignored", message="acceleration has no effect on this server.", field="acceleration")
 
 
 def to_output(input_: Any, result: JobResult, urls: Sequence[str]) -> dict[str, Any]:

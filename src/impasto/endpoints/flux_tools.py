@@ -183,7 +183,7 @@ def _kontext_size(job: Job) -> Job:
     return replace(job, height=height, width=width)
 
 
-def _fill(input_: Any) -> tuple[Wanted, ...]:
+def fills(input_: Any) -> tuple[Wanted, ...]:
     return (
         Wanted(url=input_.image_url, role="fill", strength=1.0),
         Wanted(url=input_.mask_url, role="mask", strength=1.0, field="mask_url"),
@@ -217,7 +217,7 @@ FILL = replace(
     to_job=_published(FLUX1_FILL),
     example={"prompt": "A knight in shining armour", **_PRO, "image_url": KNIGHT, "mask_url": KNIGHT_MASK},
     category="image-to-image",
-    pictures=_fill,
+    pictures=fills,
     with_pictures=size_of_image,
 )
 CANNY = replace(

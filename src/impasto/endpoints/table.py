@@ -6,10 +6,13 @@ To add a shipped one: an Input and its two functions (or `dataclasses.replace` o
 from collections.abc import Iterable, Iterator, Mapping
 
 from impasto.endpoints.base import Endpoint
+from impasto.endpoints.flux_general import FLUX_GENERAL
 from impasto.endpoints.flux_images import FLUX_IMAGES
 from impasto.endpoints.flux_lora import FLUX_LORA
+from impasto.endpoints.flux_lora_tools import FLUX_LORA_TOOLS
 from impasto.endpoints.flux_open import FLUX_OPEN
 from impasto.endpoints.flux_pro import FLUX_PRO, FLUX_PRO_NEW, FLUX_PRO_V1_1, FLUX_PRO_V1_1_ULTRA
+from impasto.endpoints.flux_srpo import FLUX_SRPO
 from impasto.endpoints.flux_tools import FLUX_TOOLS
 from impasto.errors import ConfigError
 
@@ -21,7 +24,10 @@ SHIPPED: tuple[Endpoint, ...] = (
     *FLUX_OPEN,
     *FLUX_IMAGES,
     *FLUX_TOOLS,
+    *FLUX_SRPO,
     *FLUX_LORA,
+    *FLUX_LORA_TOOLS,
+    *FLUX_GENERAL,
 )
 
 

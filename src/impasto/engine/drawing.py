@@ -117,6 +117,8 @@ class Drawing:
     samples: dict[int, Iterator[Step]] = field(default_factory=dict[int, Iterator[Step]])
     latents: dict[int, Any] = field(default_factory=dict[int, Any])
     pictures: dict[int, Picture] = field(default_factory=dict[int, Picture])
+    steps: int = 0  # made so far, of all samples
+    reused: int = 0  # of these, how many took over the work of the step before
     timings: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -139,6 +141,8 @@ class Drawing:
         step = next(self.samples[index], None)
         if step is not None:
             self.latents[index] = step.latents
+            self.steps += 1
+            self.reused += step.reused
         self._spent("denoise", start)
         return step
 
@@ -172,6 +176,12 @@ class Drawing:
             if picture.nsfw and self.timings
         )
 
+    @property
+    def afterwards(self) -> tuple[Notice, ...]:
+        """What only shows once all is drawn."""
+        told = None if self.conditioning is None else self.conditioning.afterwards
+        return () if told is None else told(self.steps, self.reused)
+
     def blacken(self, picture: Picture, verdict: Verdict) -> JobResult:
         """The prompt is flagged: `picture` for every sample, none of them drawn."""
         self.started = time.perf_counter() if self.started is None else self.started
@@ -191,7 +201,7 @@ class Drawing:
             pictures=tuple(self.pictures[index] for index in range(self.job.num_images)),
             seed=self.job.seed,
             timings={name: round(seconds, 6) for name, seconds in timings.items()},
-            notices=(*self.job.notices, *self.conditioning.notices, *self._blackened),
+            notices=(*self.job.notices, *self.conditioning.notices, *self.afterwards, *self._blackened),
         )
 
     def _spent(self, name: str, start: float) -> None:

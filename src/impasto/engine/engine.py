@@ -276,6 +276,8 @@ class Engine:
         if drawing.complete:
             result = drawing.result()
             self._forget(lease)
+            for notice in drawing.afterwards:
+                self._sink.log(drawing.job, lease, notice.message, level="WARN")
             self._sink.log(drawing.job, lease, f"Done in {result.timings['inference']:.1f} s")
             self._sink.done(drawing.job, lease, result)
 

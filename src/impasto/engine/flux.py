@@ -3,20 +3,22 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from impasto.engine import pictures
+from impasto.engine import acceleration, pictures
 from impasto.engine.job import ImageInput, Job, Notice
 from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import Plan, available_memory, plan, plan_on_cpu
 from impasto.engine.pipeline import Conditioning, Pixels, Step
-from impasto.flux import footprint, precision
+from impasto.flux import footprint, fp8, precision
 from impasto.flux import pipeline as flux
 from impasto.flux.checkpoint import locate
+from impasto.flux.means import Wanted
 from impasto.flux.memory import is_out_of_memory
+from impasto.flux.models import Shift
 from impasto.settings import ModelSettings
 
 log = logging.getLogger("impasto.engine")
@@ -32,14 +34,22 @@ class Prompt:
     text: flux.Conditioning
     given: pictures.Given
     lora: Applied
+    speed: acceleration.Speed
 
 
 class FluxPipeline:
     """Wraps a loaded `flux.pipeline.Pipeline`. Prompts read lately are kept: the same words again are free."""
 
     def __init__(
-        self, pipeline: flux.Pipeline, *, device: torch.device, dtype: torch.dtype, residency: str = ""
+        self,
+        pipeline: flux.Pipeline,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        residency: str = "",
+        settings: ModelSettings | None = None,
     ) -> None:
+        self._settings = settings or ModelSettings()
         self.models = (pipeline.spec.name,)
         self.residency = residency
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -47,7 +57,7 @@ class FluxPipeline:
         self._pipeline = pipeline
         self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
-        self._read: OrderedDict[str, flux.Conditioning] = OrderedDict()
+        self._read: OrderedDict[tuple[str, str | None], flux.Conditioning] = OrderedDict()
         self._loras = Loras(pipeline)
 
     @classmethod
@@ -67,7 +77,9 @@ class FluxPipeline:
             threads=settings.threads,
             residency=arrangement.residency,
         )
-        return cls(pipeline, device=device, dtype=dtype, residency=arrangement.residency.words)
+        pipeline.accelerate(_wanted(settings, arrangement))
+        words = arrangement.residency.words
+        return cls(pipeline, device=device, dtype=dtype, residency=words, settings=settings)
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
@@ -77,17 +89,20 @@ class FluxPipeline:
         # OpenMP keeps the count by thread; the one that loaded the model is not the one that draws.
         torch.set_num_threads(self._threads)
         lora = self._loras.apply(job.loras)
-        text = self._text(job.prompt)
+        text = self._text(job.prompt, job.negative if job.cfg > 1 else None)
         given = pictures.read(job, self._pipeline)
-        return Conditioning(Prompt(text.seeing(given.seen), given, lora), (*self._notices(job, text), *lora.notices))
+        speed = acceleration.choose(job, self._settings, fp8=self._pipeline.means.fp8 is not None)
+        notices = (*self._notices(job, text), *lora.notices, *speed.notices)
+        return Conditioning(Prompt(text.seeing(given.seen), given, lora, speed), notices, speed.report)
 
-    def _text(self, prompt: str) -> flux.Conditioning:
-        if prompt not in self._read:
-            self._read[prompt] = self._pipeline.encode(prompt)
+    def _text(self, prompt: str, negative: str | None) -> flux.Conditioning:
+        words = (prompt, negative)
+        if words not in self._read:
+            self._read[words] = self._pipeline.encode(prompt, negative=negative)
             if len(self._read) > PROMPTS_KEPT:
                 self._read.popitem(last=False)
-        self._read.move_to_end(prompt)
-        return self._read[prompt]
+        self._read.move_to_end(words)
+        return self._read[words]
 
     def _notices(self, job: Job, text: flux.Conditioning) -> tuple[Notice, ...]:
         name, limit = self.models[0], self._pipeline.spec.max_text_tokens
@@ -104,6 +119,9 @@ class FluxPipeline:
 
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
         prompt: Prompt = conditioning.value
+        cfg = max(job.cfg, 1.0)
+        # Of a model that has no embedded scale, two passes are the only guidance.
+        only = self._pipeline.spec.guidance == "cfg" and cfg > 1.0
         steps = self._pipeline.denoise(
             prompt.text,
             seed=job.seed,
@@ -111,12 +129,16 @@ class FluxPipeline:
             height=job.height,
             width=job.width,
             steps=job.steps,
-            guidance=job.guidance,
+            guidance=cfg if only else job.guidance,
             init=prompt.given.init,
             reference=prompt.given.reference,
             beside=prompt.given.beside,
             context=prompt.given.context,
+            cfg=cfg,
+            shift=None if job.shift is None else Shift(*job.shift),
             sides=prompt.lora.sides,
+            caching=prompt.speed.caching,
+            quick=prompt.speed.fp8,
         )
         launched: torch.cuda.Event | None = None
         for step in steps:
@@ -128,10 +150,10 @@ class FluxPipeline:
                 event = launched if step.index + 1 == step.total else before
                 if event is not None:
                     event.synchronize()
-            yield Step(step.index + 1, step.total, step.latents, step.preview)
+            yield Step(step.index + 1, step.total, step.latents, step.preview, step.reused)
 
     def decode(self, job: Job, latents: Any) -> Pixels:
-        return self._pipeline.decode(latents, height=job.height, width=job.width)
+        return pictures.pasted(job, self._pipeline.decode(latents, height=job.height, width=job.width))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return is_out_of_memory(error)
@@ -139,6 +161,8 @@ class FluxPipeline:
     def free_memory(self) -> None:
         self._read.clear()
         self._loras.clear()
+        if self._pipeline.means.graphs is not None:
+            self._pipeline.means.graphs.clear()
         if self._cuda:
             torch.cuda.empty_cache()
 
@@ -151,6 +175,22 @@ def _unknown(name: str, text: flux.Conditioning) -> str:
     return f"{name} knows nothing of this ({words}) and drew what is nearest to it: {text.instead}."
 
 
+def _wanted(settings: ModelSettings, arrangement: Plan) -> Wanted:
+    """What the settings ask for, as far as weights that stay where they are, as they are, allow it."""
+    wanted = Wanted(
+        compile=settings.compile == "blocks",
+        graphs=settings.cuda_graphs,
+        fp8=settings.fp8,
+        folder=settings.speed_folder,
+    )
+    if not arrangement.residency.streams and arrangement.residency.kept == "full":
+        return wanted
+    if wanted.compile or wanted.graphs or wanted.fp8:
+        words = arrangement.residency.words
+        log.warning("%s: neither compiled blocks nor graphs nor fp8 linears with %s", settings.name, words)
+    return Wanted(folder=settings.speed_folder)
+
+
 def plan_for(settings: ModelSettings) -> Plan:
     """Where the model of `settings` would go on this machine. Reads headers only. Raises WeightsError when it is not
     whole or does not fit.
@@ -159,6 +199,8 @@ def plan_for(settings: ModelSettings) -> Plan:
     checkpoint = locate(settings.name, models=settings.folder)
     near, far = precision.choose_dtype(device), precision.choose_dtype("cpu")
     needs = footprint.needs(checkpoint, device=near, host=far, side=settings.room_for)
+    if settings.fp8 and fp8.obstacle(device) is None:
+        needs = replace(needs, others=needs.others + needs.transformer["full"].whole // near.itemsize)
     if device.type == "cpu":
         return plan_on_cpu(needs, free=available_memory(), bits=settings.weights_dtype)
     free, _ = torch.cuda.mem_get_info(device)

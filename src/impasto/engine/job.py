@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Format = Literal["jpeg", "png"]
-ImageRole = Literal["init", "prompt", "fill", "mask", "canny", "depth", "context"]
-"""What a caller's picture is for: image-to-image starts from it; redux and ultra take after it; Fill draws into it,
-where the mask is white; Canny and Depth draw along it; Kontext changes it.
+Acceleration = Literal["none", "regular", "high"]
+"""How much of the picture may change for speed; none: nothing."""
+ImageRole = Literal["init", "region", "prompt", "fill", "mask", "canny", "depth", "context"]
+"""What a caller's picture is for: image-to-image starts from it, inpainting draws it anew where its region is white;
+redux and ultra take after it; Fill draws into it, where the mask is white; Canny and Depth draw along it; Kontext
+changes it.
 """
 
 
@@ -56,6 +59,9 @@ class Job:
     steps: int
     guidance: float
     seed: int  # 0 <= seed < 2**64
+    negative: str | None = None  # what a second pass of each step is told; None: the model's own way
+    cfg: float = 1.0  # how far from it, on top of `guidance`; at most 1: no such pass
+    shift: tuple[float, float] | None = None  # of the schedule, for small and for large pictures; None: the model's
     num_images: int = 1
     format: Format = "jpeg"
     safety_tolerance: int = 2  # 1 strictest … 6
@@ -64,6 +70,8 @@ class Job:
     images: tuple[ImageInput, ...] = ()
     loras: tuple[LoraInput, ...] = ()
     raw: bool = False  # ultra: a less polished look
+    acceleration: Acceleration | None = None  # None: the caller did not say
+    paste_back: bool = False  # Fill: the picture's own pixels where the mask is not white
     notices: tuple[Notice, ...] = ()  # found on the way here: size rounded, image downscaled
     preview_every: int = 0  # steps between previews; 0: none
     endpoint: str = ""  # whose own code draws it; "": nobody's

@@ -40,8 +40,8 @@ class Loras:
         self._read: OrderedDict[str, Adapter] = OrderedDict()
 
     def apply(self, loras: Sequence[LoraInput]) -> Applied:
-        """Raises ModelError (422) on `loras`; ServiceUnavailable when a file was deleted before it was read."""
-        adapters = [(self._adapter(lora), lora.scale) for lora in loras]
+        """Raises ModelError (422) at the one that is wrong; ServiceUnavailable when a file was deleted meanwhile."""
+        adapters = [(self._adapter(lora, index), lora.scale) for index, lora in enumerate(loras)]
         notices = tuple(
             unmatched(lora.name, adapter.unmatched, self._model.spec.name)
             for lora, (adapter, _) in zip(loras, adapters, strict=True)
@@ -52,7 +52,7 @@ class Loras:
     def clear(self) -> None:
         self._read.clear()
 
-    def _adapter(self, lora: LoraInput) -> Adapter:
+    def _adapter(self, lora: LoraInput, index: int) -> Adapter:
         if lora.digest not in self._read:
             try:
                 self._read[lora.digest] = self._model.read_lora(Path(lora.path))
@@ -61,7 +61,7 @@ class Loras:
                     raise ServiceUnavailable(f"The LoRA {lora.name} is no longer on this machine; try again.") from None
                 why = error.message.replace(Path(lora.path).name, lora.name)
                 message = f"The LoRA {lora.name} cannot be used with {self._model.spec.name}. {why}"
-                raise ModelError.at(FIELD, message, "value_error") from None
+                raise ModelError.at(f"{FIELD}.{index}.path", message, "value_error") from None
             self._shrink()
         self._read.move_to_end(lora.digest)
         return self._read[lora.digest]

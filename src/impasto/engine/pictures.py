@@ -17,6 +17,7 @@ from impasto.engine.job import ImageInput, ImageRole, Job
 from impasto.engine.pipeline import Pixels
 from impasto.errors import ModelError
 from impasto.flux import canny
+from impasto.flux.images import fit, white
 from impasto.flux.models import (
     FLUX1_CANNY,
     FLUX1_DEPTH,
@@ -113,9 +114,11 @@ def _unsupported(field: str, *sentences: str) -> ModelError:
 def _init(job: Job, model: flux.Pipeline) -> Init | None:
     from impasto.flux.conditioning import Init
 
+    size = {"height": job.height, "width": job.width}
     for image in _of(job, "init"):
-        latents = model.encode_image(pixels(image), height=job.height, width=job.width)
-        return Init(latents, image.strength)
+        latents = model.encode_image(pixels(image), **size)
+        masks = [model.encode_region(pixels(mask), **size) for mask in _of(job, "region")]
+        return Init(latents, image.strength, masks[0] if masks else None)
     return None
 
 
@@ -180,6 +183,15 @@ def _depth(image: ImageInput) -> Pixels:
             "Send a depth map: grey, near is bright.",
         )
     return given
+
+
+def pasted(job: Job, drawn: Pixels) -> Pixels:
+    """With `paste_back`, the picture's own pixels where its mask is not white."""
+    if not job.paste_back:
+        return drawn
+    asked = drawn.shape[:2]
+    kept, mask = (fit(pixels(_of(job, role)[0]), native=asked, asked=asked) for role in ("fill", "mask"))
+    return np.where(white(mask)[..., None], drawn, kept)
 
 
 def pixels(image: ImageInput) -> Pixels:

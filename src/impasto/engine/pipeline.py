@@ -18,20 +18,26 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What a prompt became. `value` is the pipeline's own; `notices` are for the caller."""
+    """What a prompt became. `value` is the pipeline's own; `notices` are for the caller, and so is what `afterwards`
+    says, told how many steps were made and how many of them reused.
+    """
 
     value: Any
     notices: tuple[Notice, ...] = ()
+    afterwards: Callable[[int, int], tuple[Notice, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A sample after step `number` (from 1) of `total`. `latents` is the pipeline's own; the last one is decoded."""
+    """A sample after step `number` (from 1) of `total`. `latents` is the pipeline's own; the last one is decoded.
+    `reused`: it took most of its work over from the step before.
+    """
 
     number: int
     total: int
     latents: Any
     preview: Callable[[], Pixels] | None = None  # a small picture of how it looks so far; only before the next step
+    reused: bool = False
 
 
 class Pipeline(Protocol):

@@ -269,6 +269,7 @@ class Dispatcher:
             every = max(1, work.job.steps // (PREVIEWS + 1))
             work.job = replace(work.job, preview_every=every)
         runner.works[request.request_id] = work
+        runner.pace.begin(asyncio.get_running_loop().time())
         wanted = () if endpoint is None or endpoint.pictures is None else endpoint.pictures(work.input)
         if wanted or work.loras:
             self._spawn(self._read_pictures(runner, work, wanted))
@@ -395,10 +396,13 @@ class Dispatcher:
             case m.Progress(request_id=request_id, lease=lease):
                 if runner.held(request_id, lease):
                     self._progress[request_id] = message
+                    runner.pace.step(runner.heard)
             case m.Preview(request_id=request_id, lease=lease):
                 if runner.held(request_id, lease):
                     self._previews.setdefault(request_id, {})[message.image] = message
             case m.Log() | m.Done() | m.Failed() | m.Released():
+                if isinstance(message, m.Done) and runner.held(message.request_id, message.lease):
+                    runner.pace.pictures += len(message.result.pictures)
                 await runner.settling.put(message)
             case m.Hello():
                 log.warning("%s introduces itself twice", runner.runner_id)
@@ -438,6 +442,8 @@ class Dispatcher:
 
     def _let_go(self, runner: Link, request_id: str) -> None:
         runner.works.pop(request_id, None)
+        if not runner.works:
+            runner.pace.pause(asyncio.get_running_loop().time())
         self._progress.pop(request_id, None)
         self._previews.pop(request_id, None)
         self._watched.pop(request_id, None)

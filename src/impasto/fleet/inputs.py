@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from impasto.endpoints.base import Wanted
-from impasto.engine.job import ImageInput, Notice
+from impasto.engine.job import ImageInput, ImageRole, Notice
 from impasto.errors import ModelError
 from impasto.files import links
 from impasto.files.blobs import BlobStore
@@ -26,6 +26,7 @@ from impasto.store.records import Decision
 MIB = 1024 * 1024
 LEASE_SHARE = 0.6  # of a lease that reading may take: nobody renews it before the runner has it
 DECODING_SHARE = 0.35  # and decoding
+MASKS: dict[ImageRole, ImageRole] = {"mask": "fill", "region": "init"}  # and whose they are
 
 
 class Inputs:
@@ -158,7 +159,8 @@ def agree(images: Sequence[ImageInput]) -> None:
     """Raises ModelError (422) at a mask that has another size than the picture it belongs to."""
     sizes = {image.role: image.sent for image in images}
     for mask in images:
-        if mask.role == "mask" and "fill" in sizes and mask.sent != sizes["fill"]:
-            (width, height), (across, down) = mask.sent, sizes["fill"]
+        of = sizes.get(MASKS[mask.role], mask.sent) if mask.role in MASKS else mask.sent
+        if mask.sent != of:
+            (width, height), (across, down) = mask.sent, of
             message = f"The mask has {width}x{height} pixels, its image {across}x{down}: they must be of the same size."
             raise ModelError.at(mask.field, message, "value_error")

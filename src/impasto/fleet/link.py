@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from impasto.fleet import messages as m
+from impasto.fleet.pace import Pace
 from impasto.fleet.work import Work
 
 OUTCOMES_WAITING = 256  # of one runner; beyond it the runner's sentences wait in its socket
@@ -29,6 +30,9 @@ class RunnerFacts:
     residency: str
     slots: int
     busy: int
+    steps_per_second: float | None = None  # None: it has not drawn yet
+    pictures: int = 0  # since it joined
+    work_seconds: float = 0.0  # in which it had something to do
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +45,7 @@ class Link:
     heard: float  # loop time of its last sentence
     ready: m.Ready | None = None
     works: dict[str, Work] = field(default_factory=dict[str, Work])
+    pace: Pace = field(default_factory=Pace)
     settling: asyncio.Queue[Settled] = field(default_factory=lambda: asyncio.Queue(OUTCOMES_WAITING))
 
     def say(self, message: m.Down) -> None:
@@ -78,6 +83,9 @@ class Link:
             residency=self.ready.residency,
             slots=self.ready.slots,
             busy=len(self.works),
+            steps_per_second=self.pace.steps_per_second,
+            pictures=self.pace.pictures,
+            work_seconds=self.pace.seconds(asyncio.get_running_loop().time()),
         )
 
 

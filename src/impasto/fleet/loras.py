@@ -56,15 +56,19 @@ class LoraFiles:
         self._policy = policy or FetchPolicy.of(settings)
         self._coming: dict[str, asyncio.Task[_Here]] = {}
         self._known: dict[str, tuple[float, _Here]] = {}  # by URL: when it was fetched
+        self._names: dict[str, tuple[float, str]] = {}  # by repository of the hub: when it was asked, and its file
         self._digests: dict[tuple[str, int, int], str] = {}  # by path, mtime, size
 
     async def bring(self, wanted: Sequence[WantedLora], *, base_url: str, reader: str) -> tuple[LoraInput, ...]:
-        """In their order; `reader` is the key id of the request. Raises ModelError (422) on `loras`:
-        file_download_error, file_too_large, value_error.
+        """In their order; `reader` is the key id of the request. Raises ModelError (422) on `loras`, at the one that is
+        wrong: file_download_error, file_too_large, value_error.
         """
         brought: list[LoraInput] = []
-        for each in wanted:
-            here = await self._bring(each.path, base_url, reader)
+        for index, each in enumerate(wanted):
+            try:
+                here = await self._bring(each.path, base_url, reader)
+            except ModelError as error:  # whoever found it does not know which of them it is
+                raise ModelError([item | {"loc": [*item["loc"], str(index), "path"]} for item in error.items]) from None
             brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
         return tuple(brought)
 
@@ -157,7 +161,14 @@ class LoraFiles:
             raise _refused(url, f"it cannot be downloaded. {error.message}", "file_download_error") from None
 
     async def _only_file(self, repo: str, name: str) -> str:
-        """The LoRA of a repository of the hub that names none."""
+        """The LoRA of a repository of the hub that names none; asked as often as its file."""
+        asked, file = self._names.get(repo, (0.0, ""))
+        if not file or time.monotonic() - asked >= self._settings.fresh_hours * 3600:
+            file = await self._listed(repo, name)
+            self._names[repo] = (time.monotonic(), file)
+        return file
+
+    async def _listed(self, repo: str, name: str) -> str:
         data = bytearray()
         await self._get(f"{self._settings.hub.rstrip('/')}/api/models/{repo}", data.extend, max_bytes=HUB_LISTING)
         try:

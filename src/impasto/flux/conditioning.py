@@ -2,7 +2,7 @@
 the model was trained to read it.
 
     words        text states and a pooled vector                            `Conditioning`
-    image start  latents under part of the noise                            `Init`
+    image start  latents under part of the noise, anew only where a mask says `Init`
     take after   the embedded model's pull towards latents                  `Reference`
     Redux        tokens behind the text's                                   `Conditioning.seeing`
     Fill         masked latents and the mask, beside every image token      `fill_tokens`
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from impasto.flux import latents as lat
+from impasto.flux import schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,20 @@ class Seen:
 class Init:
     """Where a drawing starts: a picture's latents [1, C, h, w] at the native size, noised as far as `strength` says.
 
-    0 keeps the picture but for one step, 1 leaves nothing of it.
+    0 keeps the picture but for one step, 1 leaves nothing of it. `region` [1, 1, h, w]: 1 where it is drawn anew, 0
+    where the picture's own latents, noised as far as each step has come, take the place of what was drawn.
     """
 
     latents: Tensor
     strength: float
+    region: Tensor | None = None
+
+    def outside_kept(self, img: Tensor, noise: Tensor, *, sigma: float) -> Tensor:
+        """The tokens `img` [1, L, 4 C] of a step that arrived at `sigma`, with the picture back outside of `region`."""
+        if self.region is None:
+            return img
+        anew = lat.pack(self.region.expand_as(self.latents))
+        return (1 - anew) * schedule.noised(lat.pack(self.latents), noise, sigma=sigma) + anew * img
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,11 @@ def fit(pixels: NDArray[np.uint8], *, native: tuple[int, int], asked: tuple[int,
     return np.ascontiguousarray(np.pad(inner, around, mode="edge"))
 
 
+def white(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a mask [H, W, 3] asks for drawing: [H, W]."""
+    return mask[..., 0] >= 128
+
+
 def resize(pixels: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:
     """[H, W, 3] → [height, width, 3], by Lanczos, stretched where the ratios differ."""
     if pixels.shape[:2] == (height, width):

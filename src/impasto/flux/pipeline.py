@@ -15,7 +15,7 @@ one sample (and its twin without the prompt, for guidance by two passes), and sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -35,12 +35,14 @@ from impasto.flux.checkpoint import redux as redux_of
 from impasto.flux.checks import dry_load
 from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens
 from impasto.flux.linear import Sides
-from impasto.flux.models import ModelSpec
+from impasto.flux.means import PLAIN, Means, Wanted
+from impasto.flux.models import ModelSpec, Shift
 from impasto.flux.placing import load_transformer
 from impasto.flux.redux import Redux
 from impasto.flux.residency import EVERYTHING_NEAR, Residency
 from impasto.flux.run import Run
 from impasto.flux.sizes import kontext_size
+from impasto.flux.step_cache import Threshold
 from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.text import MiniLMTextEncoder, TextStates
 from impasto.flux.transformer import Flux
@@ -59,12 +61,15 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Step `index` (from 0) of `total`, done: the `sigma` it arrived at, the `latents` there, float32 [1, C, h, w]."""
+    """Step `index` (from 0) of `total`, done: the `sigma` it arrived at, the `latents` there, float32 [1, C, h, w];
+    `reused`: it took most of its work over from the step before.
+    """
 
     index: int
     total: int
     sigma: float
     latents: Tensor
+    reused: bool
     _preview: Callable[[], Pixels]
 
     def preview(self) -> Pixels:
@@ -94,6 +99,7 @@ class Pipeline:
         self._text = text
         self._upscaler = upscaler
         self._redux = redux
+        self.means = PLAIN
         self._device = next(transformer.parameters()).device
         self._empty = text.encode([""]) if spec.guidance == "cfg" else None
 
@@ -140,6 +146,10 @@ class Pipeline:
         dtype = next(self._transformer.parameters()).dtype
         return adapters.read(path, shapes, self._transformer.params).to(self._device, dtype)
 
+    def accelerate(self, wanted: Wanted) -> None:
+        """Sets up what makes passes fast, as far as this machine can do it; the log says what it cannot."""
+        self.means = Means.of(self._transformer, self.spec, wanted)
+
     @property
     def has_redux(self) -> bool:
         return self._redux is not None
@@ -177,10 +187,16 @@ class Pipeline:
     def encode_fill(self, pixels: Pixels, mask: NDArray[np.uint8], *, height: int, width: int) -> Tensor:
         """What Fill reads beside the noise: picture and mask, both [H, W, 3]; bright in the mask is what to fill."""
         native = self.spec.native_size.native(height, width)
-        fitted = torch.from_numpy(images.fit(mask, native=native, asked=(height, width)))
-        hole = fitted.to(self._device)[..., 0].ge(128).float()[None, None]
+        white = images.white(images.fit(mask, native=native, asked=(height, width)))
+        hole = torch.from_numpy(white).to(self._device).float()[None, None]
         x = self._input(pixels, height, width) * (1 - hole)
         return fill_tokens(self._autoencoder.encode(x).float(), hole)
+
+    def encode_region(self, mask: NDArray[np.uint8], *, height: int, width: int) -> Tensor:
+        """A mask [H, W, 3] as `Init.region`: each latent as the mask is at its first pixel, as diffusers takes it."""
+        native = self.spec.native_size.native(height, width)
+        white = images.white(images.fit(mask, native=native, asked=(height, width)))
+        return torch.from_numpy(white).to(self._device)[:: lat.DOWNSCALE, :: lat.DOWNSCALE].float()[None, None]
 
     def encode_control(self, pixels: Pixels, *, height: int, width: int) -> Tensor:
         """What Canny and Depth read beside the noise: the map [H, W, 3] as packed latents."""
@@ -229,7 +245,10 @@ class Pipeline:
         beside: Tensor | None = None,
         context: Context | None = None,
         cfg: float = 1.0,
+        shift: Shift | None = None,
         sides: Sides | None = None,
+        caching: Threshold | None = None,
+        quick: bool = False,
     ) -> Iterator[Step]:
         """Draws sample `index` of a request, one `Step` at a time: exactly `steps` of them, or the last ones of the
         schedule when it starts from `init`. Stop iterating to cancel.
@@ -237,9 +256,12 @@ class Pipeline:
         `height` and `width` are the asked size in pixels; the latents have the model's native size for it. `steps` and
         `guidance` None: the model's defaults. Models without guidance ignore it. `beside` [1, L, C]: further channels
         of every image token; `context`: further image tokens; `cfg`: scale of a guidance by two passes on top of an
-        embedded scale, for a conditioning with a negative prompt; `sides`: LoRAs of this sample (`adapters.combine`).
+        embedded scale, for a conditioning with a negative prompt; `shift`: instead of the model's own, if it has one;
+        `sides`: LoRAs of this sample (`adapters.combine`);
+        `caching`: leave work out of steps that are like the one before, which changes the picture (`step_cache`);
+        `quick`: multiply in 8 bits where that was set up (`fp8`), which changes it, too.
         """
-        spec = self.spec
+        spec = self.spec if shift is None or self.spec.shift is None else replace(self.spec, shift=shift)
         native = spec.native_size.native(height, width)
         run = Run(
             self._transformer,
@@ -253,10 +275,12 @@ class Pipeline:
             beside=beside,
             context=context,
             sides=sides,
+            caching=caching,
+            means=self.means,
+            quick=quick,
         )
-        img = lat.pack(lat.noise(seed, index, *native, spec.autoencoder.z_channels)).to(self._device)
-        if init is not None:
-            img = schedule.noised(lat.pack(init.latents), img, sigma=run.sigmas[0])
+        noise = lat.pack(lat.noise(seed, index, *native, spec.autoencoder.z_channels)).to(self._device)
+        img = noise if init is None else schedule.noised(lat.pack(init.latents), noise, sigma=run.sigmas[0])
         target = lat.pack(reference.latents) if reference is not None and reference.strength > 0 else None
         for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
             velocity = run.velocity(i, img)
@@ -264,9 +288,11 @@ class Pipeline:
                 weight = schedule.pull(reference.strength, sigma)
                 velocity = schedule.towards(target, img, velocity, sigma=sigma, weight=weight)
             img = schedule.euler(img, velocity, sigma=sigma, sigma_next=sigma_next)
+            if init is not None:
+                img = init.outside_kept(img, noise, sigma=sigma_next)
             clean = partial(schedule.clean, img, velocity, sigma=sigma_next)
             preview = partial(self._preview, clean, native, height, width)
-            yield Step(i, run.steps, sigma_next, lat.unpack(img, *native), preview)
+            yield Step(i, run.steps, sigma_next, lat.unpack(img, *native), run.reused, preview)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, *, height: int, width: int) -> Pixels:

@@ -243,10 +243,26 @@ class Flux(nn.Module):
 
     def velocity(self, img: Tensor, txt: Tensor, pe: Tensor, mods: Modulations) -> Tensor:
         """All blocks: image tokens [B, L, in_channels], text stream [B, T, D] → velocity [B, L, out_channels]."""
-        img = self.img_in(img.to(self.img_in.weight.dtype))
-        for block, mod in zip(self.double_blocks, mods.double, strict=True):
+        x, txt = self.first(self.tokens(img), txt, pe, mods)
+        return self.last(self.rest(x, txt, pe, mods), mods)
+
+    def tokens(self, img: Tensor) -> Tensor:
+        """Image tokens [B, L, in_channels] → the image stream [B, L, D]."""
+        return self.img_in(img.to(self.img_in.weight.dtype))
+
+    def first(self, img: Tensor, txt: Tensor, pe: Tensor, mods: Modulations) -> tuple[Tensor, Tensor]:
+        """The first block: image and text stream → the same, changed."""
+        return self.double_blocks[0](img, txt, mods.double[0], pe)
+
+    def rest(self, img: Tensor, txt: Tensor, pe: Tensor, mods: Modulations) -> Tensor:
+        """All blocks behind the first: → the image stream [B, L, D]."""
+        for block, mod in zip(self.double_blocks[1:], mods.double[1:], strict=True):
             img, txt = block(img, txt, mod, pe)
         x = torch.cat((txt, img), dim=1)
         for block, mod in zip(self.single_blocks, mods.single, strict=True):
             x = block(x, mod, pe)
-        return self.final_layer(x[:, txt.shape[1] :], mods.final)
+        return x[:, txt.shape[1] :]
+
+    def last(self, img: Tensor, mods: Modulations) -> Tensor:
+        """The image stream behind all blocks → velocity [B, L, out_channels]."""
+        return self.final_layer(img, mods.final)

@@ -14,6 +14,7 @@ from impasto.store.records import (
     CancelResult,
     Delivery,
     DeliveryAttempt,
+    DeliveryRow,
     DeliveryState,
     DurationRow,
     FileRecord,
@@ -152,6 +153,17 @@ class Store(Protocol):
         """The delivery of an ended request and its last 100 attempts; None: not ended, or without webhook."""
         ...
 
+    def deliveries(
+        self,
+        *,
+        key_id: str | None = None,
+        state: DeliveryState | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[DeliveryRow]:
+        """Newest first. `key_id` None: of all keys' requests. `before`: the delivery id that ended the last page."""
+        ...
+
     async def redeliver(self, request_id: str) -> bool:
         """Make the request's delivery due now, whatever its state; False: it has none."""
         ...
@@ -192,10 +204,11 @@ class Store(Protocol):
         ...
 
     async def usage(
-        self, *, buckets: Sequence[float], until: float, key_id: str | None = None
+        self, *, buckets: Sequence[float], until: float, key_id: str | None = None, whole: bool = False
     ) -> tuple[list[UsageRow], list[DurationRow]]:
         """Requests that ended from the first bucket's start to `until`, by bucket, endpoint and key; the durations by
-        bucket and endpoint. `buckets`: starts in unix seconds, ascending. `key_id` None: of all keys.
+        bucket and endpoint, `whole`: by bucket, of all endpoints together. `buckets`: starts in unix seconds,
+        ascending. `key_id` None: of all keys.
         """
         ...
 

@@ -22,7 +22,13 @@ def newest(*, key_id: str | None, endpoint: str | None) -> str:
 
 
 def usage(
-    path: Path, queries: Mapping[str, Query], *, buckets: Sequence[float], until: float, key_id: str | None
+    path: Path,
+    queries: Mapping[str, Query],
+    *,
+    buckets: Sequence[float],
+    until: float,
+    key_id: str | None,
+    whole: bool = False,
 ) -> tuple[list[UsageRow], list[DurationRow]]:
     """As `base.Store.usage`. Blocks. Raises `StoreError` when the file cannot be read."""
     if not buckets:
@@ -38,7 +44,7 @@ def usage(
             connection.execute(queries["reader_settings"].sql)
             connection.create_function("bucket", 1, start)
             counts = connection.execute(queries["usage_counts"].sql, values).fetchall()
-            durations = connection.execute(queries["usage_durations"].sql, values).fetchall()
+            durations = connection.execute(queries["usage_durations"].sql, values | {"whole": whole}).fetchall()
     except sqlite3.Error as error:
         raise StoreError(f"the database cannot be read: {error}") from error
     return [UsageRow(**dict(row)) for row in counts], [_duration(row) for row in durations]

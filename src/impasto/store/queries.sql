@@ -308,6 +308,18 @@ UPDATE webhook_deliveries SET next_at = :now, claimed_until = NULL WHERE claimed
 -- The delivery of a request.
 SELECT * FROM webhook_deliveries WHERE request_id = :request_id;
 
+-- name: deliveries_newest
+-- Deliveries, those of the latest ends first, each with the last line of its log.
+SELECT delivery.*, request.endpoint, last.number AS last_number, last.at AS last_at, last.http_status AS last_http_status,
+  last.error AS last_error, last.seconds AS last_seconds
+FROM webhook_deliveries AS delivery JOIN requests AS request USING (request_id)
+LEFT JOIN webhook_attempts AS last ON last.delivery_id = delivery.delivery_id AND last.number = (
+  SELECT max(number) FROM webhook_attempts AS line WHERE line.delivery_id = delivery.delivery_id
+)
+WHERE delivery.rowid > 0 AND (:before IS NULL OR delivery.rowid < (SELECT rowid FROM webhook_deliveries WHERE delivery_id = :before))
+  AND (:state IS NULL OR delivery.state = :state) AND (:key_id IS NULL OR request.key_id = :key_id)
+ORDER BY delivery.rowid DESC LIMIT :limit;
+
 -- name: attempt_insert
 -- One line of a delivery's log; who was there knows better than who only found the claim lapsed.
 INSERT INTO webhook_attempts (delivery_id, number, at, http_status, error, seconds)
@@ -406,7 +418,7 @@ WHERE finished_at >= :since AND finished_at < :until AND (:key_id IS NULL OR key
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
 
 -- name: usage_durations
--- How long the successful ones waited and ran, as nearest-rank percentiles by bucket and endpoint.
+-- How long the successful ones waited and ran, as nearest-rank percentiles by bucket and endpoint; :whole: by bucket.
 SELECT bucket, endpoint,
   min(waited) FILTER (WHERE wait_rank >= 0.50 * n) AS wait_50, min(waited) FILTER (WHERE wait_rank >= 0.75 * n) AS wait_75,
   min(waited) FILTER (WHERE wait_rank >= 0.90 * n) AS wait_90, min(ran) FILTER (WHERE run_rank >= 0.50 * n) AS run_50,
@@ -416,7 +428,8 @@ FROM (
     row_number() OVER (PARTITION BY bucket, endpoint ORDER BY waited) AS wait_rank,
     row_number() OVER (PARTITION BY bucket, endpoint ORDER BY ran) AS run_rank
   FROM (
-    SELECT bucket(finished_at) AS bucket, endpoint, started_at - created_at AS waited, finished_at - started_at AS ran
+    SELECT bucket(finished_at) AS bucket, CASE WHEN :whole THEN '' ELSE endpoint END AS endpoint,
+      started_at - created_at AS waited, finished_at - started_at AS ran
     FROM requests INDEXED BY requests_ended
     WHERE finished_at >= :since AND finished_at < :until AND (:key_id IS NULL OR key_id = :key_id)
       AND http_status < 400 AND started_at IS NOT NULL

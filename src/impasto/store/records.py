@@ -206,6 +206,15 @@ class DeliveryAttempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRow:
+    """A delivery in a list of them."""
+
+    delivery: Delivery
+    endpoint: str
+    last: DeliveryAttempt | None  # the last that is written down; None: nobody tried yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
     """An Ed25519 key of the webhooks."""
 
@@ -237,6 +246,6 @@ class DurationRow:
     """How long the successful requests of one endpoint and bucket waited and ran: seconds at 50, 75 and 90 percent."""
 
     bucket: float
-    endpoint: str
+    endpoint: str  # "": all together
     waited: tuple[float, float, float]
     ran: tuple[float, float, float]

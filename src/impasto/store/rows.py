@@ -10,6 +10,7 @@ from impasto.store.records import (
     Decision,
     Delivery,
     DeliveryAttempt,
+    DeliveryRow,
     DeliveryState,
     FileRecord,
     Key,
@@ -146,3 +147,16 @@ def attempt_of(row: sqlite3.Row) -> DeliveryAttempt:
         error=row["error"],
         seconds=row["seconds"],
     )
+
+
+def delivery_row_of(row: sqlite3.Row) -> DeliveryRow:
+    last = None
+    if row["last_number"] is not None:
+        last = DeliveryAttempt(
+            number=row["last_number"],
+            at=row["last_at"],
+            http_status=row["last_http_status"],
+            error=row["last_error"],
+            seconds=row["last_seconds"],
+        )
+    return DeliveryRow(delivery=delivery_of(row), endpoint=row["endpoint"], last=last)

@@ -28,6 +28,7 @@ from impasto.store.records import (
     CancelResult,
     Delivery,
     DeliveryAttempt,
+    DeliveryRow,
     DeliveryState,
     DurationRow,
     FileRecord,
@@ -45,6 +46,7 @@ from impasto.store.rows import (
     attempt_of,
     clean,
     delivery_of,
+    delivery_row_of,
     dump,
     dump_acl,
     file_of,
@@ -278,6 +280,18 @@ class SqliteStore:
         attempts = self._rows("attempt_list", delivery_id=row["delivery_id"])
         return delivery_of(row), [attempt_of(attempt) for attempt in attempts]
 
+    def deliveries(
+        self,
+        *,
+        key_id: str | None = None,
+        state: DeliveryState | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[DeliveryRow]:
+        wanted = None if state is None else state.value
+        rows = self._rows("deliveries_newest", key_id=key_id, state=wanted, before=before, limit=limit)
+        return [delivery_row_of(row) for row in rows]
+
     async def redeliver(self, request_id: str) -> bool:
         now = self._moves.clock()
         return await self._writer.run(lambda tx: outbox.redeliver(tx, request_id, now))
@@ -324,10 +338,10 @@ class SqliteStore:
         return [request_of(row) for row in rows]
 
     async def usage(
-        self, *, buckets: Sequence[float], until: float, key_id: str | None = None
+        self, *, buckets: Sequence[float], until: float, key_id: str | None = None, whole: bool = False
     ) -> tuple[list[UsageRow], list[DurationRow]]:
         return await asyncio.to_thread(
-            history.usage, self._path, self._queries, buckets=buckets, until=until, key_id=key_id
+            history.usage, self._path, self._queries, buckets=buckets, until=until, key_id=key_id, whole=whole
         )
 
     async def erase_payloads(self, request_id: str) -> list[str] | None:

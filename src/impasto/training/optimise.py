@@ -76,9 +76,7 @@ class Float32Muon(torch.optim.Muon):
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrix of singular values near one, by Newton and Schulz's iteration with the coefficients of Jordan et
-    al. (2024).
-    """
+    """The nearest matrix of singular values near one, by Newton and Schulz, with Jordan et al.'s numbers (2024)."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix) / matrix.norm().clamp(min=1e-7)
     for _ in range(steps):

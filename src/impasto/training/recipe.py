@@ -32,15 +32,29 @@ class Recipe:
 
 def load(name: str) -> Recipe:
     """A recipe of the package (`cpu`, `gpu`) or a path to a TOML file; raises ConfigError that names the faulty
-    field.
+    field. `base` in a file names the recipe that it changes.
     """
     try:
-        text = Path(name).read_text("utf-8") if name.endswith(".toml") else _shipped(name)
-        return parse(tomllib.loads(text))
+        return parse(_tree(name))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"recipe {name}: {error}") from None
     except (TypeError, KeyError) as error:
         raise ConfigError(f"recipe {name}: unknown or missing field ({error})") from None
+
+
+def _tree(name: str) -> dict[str, Any]:
+    tree = tomllib.loads(Path(name).read_text("utf-8") if name.endswith(".toml") else _shipped(name))
+    base = tree.pop("base", None)
+    return tree if base is None else _merged(_tree(base), tree)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Tables are merged, everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def _shipped(name: str) -> str:

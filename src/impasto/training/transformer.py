@@ -36,7 +36,8 @@ class TransformerRecipe:
     """What one run of the transformer's training needs to know.
 
     `guided`: distil guidance of scales in this range into one pass, from the weights that the run starts from (see
-    `distil`); the captions are then never dropped. `workers`: threads that share a batch (see `replicas`).
+    `distil`); the captions are then never dropped. `leaps`: distil a schedule of that many steps, too. `workers`:
+    threads that share a batch (see `replicas`).
     """
 
     params: TransformerParams
@@ -51,6 +52,7 @@ class TransformerRecipe:
     bf16: bool = True
     compile: bool = False
     guided: tuple[float, float] | None = None
+    leaps: int = 0
     workers: int = 1
 
 
@@ -137,10 +139,21 @@ def _teacher(
     recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], start: Path | None, device: str
 ) -> Teacher | None:
     if recipe.guided is None:
+        if recipe.leaps:
+            raise ConfigError("a recipe with transformer.leaps needs transformer.guided = [low, high], too")
         return None
     if start is None or not recipe.params.guidance_embed:
         raise ConfigError("a recipe with transformer.guided needs `start` and transformer.params.guidance_embed = true")
-    return Teacher.load(start, recipe.params, empty, recipe.guided, seed=recipe.seed, device=device)
+    return Teacher.load(
+        start,
+        recipe.params,
+        empty,
+        recipe.guided,
+        seed=recipe.seed,
+        leaps=recipe.leaps,
+        shift=recipe.shift,
+        device=device,
+    )
 
 
 _GROWN = ("single_blocks.", "guidance_in.")

@@ -105,6 +105,6 @@ def _policy() -> str:
     assert found is not None, "the shell has an import map"
     digest = base64.b64encode(hashlib.sha256(found[1]).digest()).decode("ascii")
     return (
-        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; "
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; "
         "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )

@@ -29,7 +29,7 @@ def choose(
         message = f"This server has no {model}: {usual} drew the picture (setting openai.{setting})."
         notices, model = (Notice(code="model_replaced", message=message, field="model"),), ""
     endpoint = find(model or usual, endpoints)
-    if editing and endpoint.pictures is None:
+    if editing and not _edits(endpoint):
         return _sibling(endpoint, endpoints)
     return endpoint, notices
 
@@ -45,8 +45,12 @@ def find(model: str, endpoints: Endpoints) -> Endpoint:
     return endpoints[id_]
 
 
+def _edits(endpoint: Endpoint) -> bool:
+    return endpoint.pictures is not None and "image_url" in endpoint.Input.model_fields
+
+
 def _sibling(endpoint: Endpoint, endpoints: Endpoints) -> tuple[Endpoint, tuple[Notice, ...]]:
-    ids = {candidate.id: candidate for candidate in endpoints.values() if candidate.pictures is not None}
+    ids = {candidate.id: candidate for candidate in endpoints.values() if _edits(candidate)}
     for ending in EDITING:
         if sibling := ids.get(endpoint.id + ending):
             message = f"{endpoint.id} draws from words only: {sibling.id} drew the picture."

@@ -4,27 +4,32 @@ fal lists the ended requests of one endpoint (`requests.by_endpoint`); who looks
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.responses import Response
 
+from impasto.api import webhooks
 from impasto.api.bodies import Json
 from impasto.api.gateway import Call
 from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
 from impasto.api.platform.requests import HTTP, WAITING, item, own
+from impasto.api.queue import log_line
 from impasto.store.records import Request, Status
 
 SEARCHED = 2_000  # newest requests that a search for words looks at
 BATCH = 200
 MAX_WORDS = 200  # characters
+EXPANDS = ("payloads", "logs", "webhook")
 
 
 async def requests(call: Call) -> Response:
-    """Newest first. `endpoint_id`, `status`, `request_id` as with fal but optional; `q`: words of the prompt."""
+    """Newest first. `endpoint_id`, `status`, `request_id` as with fal but optional; `q`: words of the prompt.
+    `expand`: payloads (input and output), logs, webhook (where it stands, every try).
+    """
     query = call.request.query_params
-    payloads = "payloads" in q.expands(query, ("payloads",))
+    expand = q.expands(query, EXPANDS)
     size = q.limit(query)
     if wanted := query.get("request_id"):
         request = own(call, wanted)
@@ -32,7 +37,7 @@ async def requests(call: Call) -> Response:
     else:
         found = await asyncio.to_thread(_search, call, _listing(call), size + 1)
     next_ = found[size - 1].request_id if len(found) > size else None
-    rows = [_row(call, request, payloads) for request in found[:size]]
+    rows = [_row(call, request, expand) for request in found[:size]]
     return Json(q.page("items", rows, next_=next_))
 
 
@@ -80,11 +85,18 @@ def _prompt(call: Call, request: Request) -> str:
     return prompt.lower() if isinstance(prompt, str) else ""
 
 
-def _row(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
-    return item(call, request, payloads) | {
+def _row(call: Call, request: Request, expand: Sequence[str]) -> dict[str, Any]:
+    row = item(call, request, "payloads" in expand) | {
         "status": request.status.value,
         "attempts": request.attempt,
         "error": request.error,
         "error_type": request.error_type,
         "webhook_url": request.webhook_url,
     }
+    store = call.gateway.store
+    if "logs" in expand:
+        row["logs"] = [log_line(line) for line in store.logs(request.request_id)]
+    if "webhook" in expand:
+        found = store.delivery(request.request_id)
+        row["webhook"] = None if request.webhook_url is None else webhooks.shown(request, found)
+    return row

@@ -1,15 +1,19 @@
 """`GET /v1/models`: the endpoint table, page by page, and what draws each of them now."""
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from starlette.responses import Response
 
-from impasto.api.bodies import Json
+from impasto.api.bodies import Json, zipped
 from impasto.api.gateway import Call
 from impasto.api.openapi import queue_document
 from impasto.api.platform import query as q
+from impasto.api.platform.installed import licence_of
 from impasto.endpoints.base import Endpoint
 
+Licence = Callable[[str], str | None]
 STATUSES = ("active", "deprecated")
 EXPANDS = ("openapi-3.0",)
 
@@ -22,7 +26,7 @@ async def models(call: Call) -> Response:
     category = query.get("category")
     status = q.choice(query, "status", STATUSES)
     expand = q.expands(query, EXPANDS)
-    found = [
+    endpoints = [
         endpoint
         for endpoint in call.gateway.endpoints.values()
         if (not ids or endpoint.id in ids)
@@ -30,12 +34,16 @@ async def models(call: Call) -> Response:
         and category in (None, endpoint.category)
         and status in (None, "active")
     ]
-    rows, next_ = q.slice_page(query, found)
-    return Json(q.page("models", [_model(call, row, openapi="openapi-3.0" in expand) for row in rows], next_=next_))
+    rows, next_ = q.slice_page(query, endpoints)
+    # One page asks for few names again and again, each of which may be a file to read.
+    licence = cache(partial(licence_of, call.gateway.settings.models_folder))
+    found = [_model(call, row, licence, openapi="openapi-3.0" in expand) for row in rows]
+    return zipped(call.request, Json(q.page("models", found, next_=next_)))
 
 
-def _model(call: Call, endpoint: Endpoint, *, openapi: bool) -> dict[str, Any]:
-    """fal's fields as far as they mean something here; `impasto` says which model is asked and what draws it now."""
+def _model(call: Call, endpoint: Endpoint, licence: Licence, *, openapi: bool) -> dict[str, Any]:
+    """fal's fields as far as they mean something here; `impasto` says which model is asked, and what
+    draws it now under which licence."""
     home, fleet = call.address.file_base, call.gateway.dispatcher
     served_by = fleet.served_by(endpoint)
     residency = next((runner.residency for runner in fleet.runners if served_by in runner.models), None)
@@ -50,7 +58,12 @@ def _model(call: Call, endpoint: Endpoint, *, openapi: bool) -> dict[str, Any]:
             "updated_at": q.shown(call.gateway.started_at),
             "model_url": f"{home}/{endpoint.id}",
         },
-        "impasto": {"model": endpoint.model, "served_by": served_by, "residency": residency},
+        "impasto": {
+            "model": endpoint.model,
+            "served_by": served_by,
+            "licence": served_by and licence(served_by),
+            "residency": residency,
+        },
     }
     if openapi:
         row["openapi"] = queue_document(endpoint, base=call.address.queue_base, home=home)

@@ -88,7 +88,8 @@ def _series(
     ]
 
 
-def _grouped(rows: Iterable[UsageRow], key: Callable[[UsageRow], Hashable]) -> dict[Any, list[UsageRow]]:
+def grouped(rows: Iterable[UsageRow], key: Callable[[UsageRow], Hashable]) -> dict[Any, list[UsageRow]]:
+    """In the order in which the groups begin."""
     groups: dict[Any, list[UsageRow]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
@@ -99,7 +100,7 @@ def _costs(call: Call, rows: Iterable[UsageRow], *, by_key: bool) -> list[dict[s
     settings = call.gateway.settings.platform
     names = {key.key_id: key.alias for key in call.gateway.store.keys()} if by_key else {}  # noqa: SIM118
     found: list[dict[str, Any]] = []
-    for (id_, key_id), some in _grouped(rows, lambda row: (row.endpoint, row.key_id if by_key else "")).items():
+    for (id_, key_id), some in grouped(rows, lambda row: (row.endpoint, row.key_id if by_key else "")).items():
         quantity, price = sum(row.pictures for row in some), settings.price_of(id_)
         line: dict[str, Any] = {
             "endpoint_id": id_,
@@ -117,7 +118,7 @@ def _figures(
     rows: Iterable[UsageRow], durations: dict[tuple[float, str], DurationRow], wished: Sequence[str]
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for (bucket, id_), some in _grouped(rows, lambda row: (row.bucket, row.endpoint)).items():
+    for (bucket, id_), some in grouped(rows, lambda row: (row.bucket, row.endpoint)).items():
         figures: dict[str, Any] = {
             name: sum(getattr(row, attribute) for row in some) for name, attribute in COUNTS.items()
         }

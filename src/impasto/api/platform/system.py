@@ -61,6 +61,9 @@ def _runner(facts: RunnerFacts) -> dict[str, Any]:
         "slots": facts.slots,
         "busy": facts.busy,
         "resident_bytes": _resident(facts.pid),
+        "steps_per_second": None if facts.steps_per_second is None else round(facts.steps_per_second, 2),
+        "pictures": facts.pictures,
+        "work_seconds": round(facts.work_seconds, 3),
     }
 
 

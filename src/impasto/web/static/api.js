@@ -4,13 +4,13 @@ import { signal } from "@preact/signals-core";
 const KEY = "impasto.key";
 
 export const key = signal(localStorage.getItem(KEY) ?? "");
-export const asksForKey = signal(false); // the server refused a call for want of a key
+export const asksForKey = signal(""); // why the server refused a call for want of a key; "": it did not
 
 export function keepKey(text) {
   key.value = text.trim();
   if (key.value) localStorage.setItem(KEY, key.value);
   else localStorage.removeItem(KEY);
-  asksForKey.value = false;
+  asksForKey.value = "";
 }
 
 /** What the server refused: `status`, and per field or as one sentence why. */
@@ -32,8 +32,15 @@ export class Problem extends Error {
         const field = item.loc?.[1] ?? "";
         return name ? field === name : !names.includes(field);
       })
-      .map((item) => item.msg);
+      .map((item) => `${within(item.loc ?? [])}${item.msg}`);
   }
+}
+
+/** Where inside its field an error lies: `["body", "loras", 0, "path"]` → "1, path: "; names of types say nothing to people. */
+function within(loc) {
+  const steps = loc.slice(2).map(String).filter((step) => step !== "str" && /^(\d+|[a-z]\w*)$/.test(step));
+  const shown = steps.map((step) => (/^\d/.test(step) ? Number(step) + 1 : step));
+  return shown.length ? `${shown.join(", ")}: ` : "";
 }
 
 function headers(more) {
@@ -47,7 +54,7 @@ async function refuse(response) {
   } catch {
     body = { detail: `${response.status} ${response.statusText}` };
   }
-  if (response.status === 401) asksForKey.value = true;
+  if (response.status === 401) asksForKey.value = key.value ? "The server does not know this key." : "This server asks for a key.";
   throw new Problem(response.status, body, response.headers.get("x-fal-request-id"));
 }
 
@@ -73,24 +80,29 @@ export const get = async (path, options) => (await send("GET", path, options)).j
 
 const documents = new Map();
 
-/** The queue's OpenAPI document of an endpoint; asked for once. */
-export function openapi(id) {
-  if (!documents.has(id)) {
-    const asked = get(`/api/openapi/queue/openapi.json?endpoint_id=${encodeURIComponent(id)}`);
-    documents.set(id, asked);
-    asked.catch(() => documents.delete(id));
+/** The queue's OpenAPI document of an endpoint; asked for once. `app`: with the types of its app's other endpoints. */
+export function openapi(id, { app = false } = {}) {
+  const place = `/api/openapi/queue/openapi.json?endpoint_id=${encodeURIComponent(id)}${app ? "&expand=app" : ""}`;
+  if (!documents.has(place)) {
+    const asked = get(place);
+    documents.set(place, asked);
+    asked.catch(() => documents.delete(place));
   }
-  return documents.get(id);
+  return documents.get(place);
 }
 
 let listed;
 
-/** All models of `/v1/models`, in the order of the server's table. */
-export function models() {
-  listed ??= pages("/v1/models?limit=50", "models");
-  listed.catch(() => (listed = undefined));
-  return listed;
+/** All models of `/v1/models`, in the order of the server's table. `fresh`: as it is now, not as it was a moment ago. */
+export function models({ fresh = false } = {}) {
+  if (fresh || !listed) listed = pages("/v1/models?limit=100", "models");
+  const asked = listed;
+  asked.catch(() => listed === asked && (listed = undefined));
+  return asked;
 }
+
+/** One model as it is now; undefined: there is none of that id. */
+export const model = async (id) => (await get(`/v1/models?endpoint_id=${encodeURIComponent(id)}`)).models[0];
 
 /** Every item of a list that comes in pages. */
 export async function pages(path, name, most = 1000) {
@@ -131,8 +143,6 @@ export async function result(id, requestId) {
   const warnings = response.headers.get("x-impasto-warnings");
   return { output: await response.json(), warnings: warnings ? JSON.parse(warnings) : [] };
 }
-
-export const status = (id, requestId) => get(`${request(id, requestId)}/status?logs=1`);
 
 export const cancel = (id, requestId) => send("PUT", `${request(id, requestId)}/cancel`);
 
@@ -175,10 +185,15 @@ export async function upload(file, abort) {
 
 // ---------------------------------------------------------------- what the server keeps
 
-/** What became of a request's webhook, with every try. */
-export const delivery = (id, requestId) => get(`${request(id, requestId)}/webhook`);
+/** A past request with all that is kept of it: input, output, log, webhook. */
+export async function past(requestId) {
+  const query = new URLSearchParams({ request_id: requestId, expand: "payloads,logs,webhook", limit: 1 });
+  const { items } = await get(`/v1/requests?${query}`);
+  if (!items.length) throw new Problem(404, { detail: "The server has no such request, or not for this key." });
+  return items[0];
+}
 
-export const redeliver = (id, requestId) => send("POST", `${request(id, requestId)}/webhook/redeliver`);
+export const redeliver = (requestId) => send("POST", `/v1/webhooks/${requestId}/redeliver`);
 
 /** Erase what went in and came out of a request, its pictures included. */
 export const forget = (requestId) => send("DELETE", `/v1/models/requests/${requestId}/payloads`);

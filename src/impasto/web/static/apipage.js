@@ -1,19 +1,24 @@
 // A model's API page: how to call it and every field, generated from its schema in the order of fal's own pages.
+import { useEffect } from "preact/hooks";
 import * as api from "./api.js";
-import { Program, Views } from "./playground.js";
-import { LANGUAGES } from "./code.js";
+import { LanguageTabs, Program, Views } from "./playground.js";
 import { types } from "./schema.js";
-import { Code, html, Tabs, Trouble, useAnswer, Waiting } from "./ui.js";
+import { Code, html, Tabs, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
 
 const REQUEST_ID = "764cabcf-b745-4b3e-ae38-1200304cf45b";
 
 export function ApiPage({ id }) {
-  const [answer, error, again] = useAnswer(() => everything(id), [id]);
-  if (error) return html`<${Trouble} error=${error} retry=${again} />`;
+  const [answer, error, again] = useAnswer(() => Promise.all([api.openapi(id, { app: true }), api.model(id)]), [id]);
+  useEffect(() => {
+    // The browser looked for the place that the address names before there was any.
+    if (answer) document.getElementById(location.hash.slice(1))?.scrollIntoView({ behavior: "instant" });
+  }, [answer]);
+  useTitle(`${answer?.[1]?.metadata.display_name ?? id}, API`);
+  if (error) return html`<${Trouble} title=${id} error=${error} retry=${again} />`;
   if (!answer) return html`<${Waiting}>Reading the schema of ${id}…<//>`;
-  const { document, model, related } = answer;
-  const { input, output, others: own } = types(document, id);
-  const others = [...own.filter((type) => type.fields.length), ...related];
+  const [described, model] = answer;
+  const { input, output, others: all } = types(described, id);
+  const others = all.filter((type) => type.fields.length);
   const example = input.example ?? { prompt: "a red apple" };
   const brief = { prompt: example.prompt, ...(example.image_url ? { image_url: example.image_url } : {}) };
   const meta = model?.metadata ?? {};
@@ -21,14 +26,14 @@ export function ApiPage({ id }) {
       <div>
         <h1>${meta.display_name ?? id}</h1>
         <p class="id"><code>${id}</code></p>
-        <p>${meta.description ?? document.info.description}</p>
+        <p>${meta.description ?? described.info.description}</p>
       </div>
       <${Views} id=${id} now="api" />
     </div>
     <div class="manual">
       <${Contents} others=${others} />
       <article>
-        <${About} meta=${meta} served=${model?.impasto.served_by} />
+        <${About} meta=${meta} drawn=${model?.impasto} />
         <${Calling} id=${id} input=${brief} />
         <${Authentication} />
         <${Queue} id=${id} input=${brief} />
@@ -36,17 +41,6 @@ export function ApiPage({ id }) {
         <${Schema} input=${input} output=${output} others=${others} />
       </article>
     </div>`;
-}
-
-/** The endpoint's own document, and the inputs of the app's endpoints that start from a picture. */
-async function everything(id) {
-  const [document, models] = await Promise.all([api.openapi(id), api.models()]);
-  const kin = models.filter(({ endpoint_id, metadata }) =>
-    endpoint_id !== id && api.appOf(endpoint_id) === api.appOf(id) && metadata.category === "image-to-image");
-  const documents = await Promise.all(kin.map(({ endpoint_id }) => api.openapi(endpoint_id)));
-  const related = new Map(documents.map((each, at) => types(each, kin[at].endpoint_id).input).map((type) => [type.name, type]));
-  related.delete(types(document, id).input.name);
-  return { document, model: models.find((each) => each.endpoint_id === id), related: [...related.values()] };
 }
 
 function Contents({ others }) {
@@ -60,11 +54,11 @@ function Contents({ others }) {
   </nav>`;
 }
 
-function About({ meta, served }) {
+function About({ meta, drawn }) {
   return html`<section aria-labelledby="about">
     <h2 id="about">About</h2>
     <p>${meta.description}</p>
-    <p>${served ? html`Served here by <code>${served}</code>.` : "Nothing serves it here at the moment."}</p>
+    <p>${drawn?.served_by ? html`Served here by <code>${drawn.served_by}</code>${drawn.licence && ` (${drawn.licence})`}.` : "Nothing serves it here at the moment."}</p>
     <p>Programs written for fal's clients call it unchanged; they are pointed here by one line. All usages of the model must comply with
     its own terms.</p>
   </section>`;
@@ -85,7 +79,7 @@ function Calling({ id, input }) {
     <h3>Submit a request</h3>
     <p>The client API handles the API submit protocol. It will handle the request status updates and return the result when the request is
     completed.</p>
-    <${Tabs} label="Language" tabs=${LANGUAGES.map(([language, title]) => [language, title, () => html`<${Program} language=${language} id=${id} input=${input} />`])} />
+    <${LanguageTabs} body=${(language) => html`<${Program} language=${language} id=${id} input=${input} />`} />
   </section>`;
 }
 
@@ -164,7 +158,9 @@ function Schema({ input, output, others }) {
     <h3 id="output">Output</h3>
     <${Fields} fields=${output.fields} of=${output.name} />
     ${others.length > 0 && html`<h3 id="other-types">Other types</h3>`}
-    ${others.map((type) => html`<h4 id=${`type-${type.name}`}>${type.name}</h4><${Fields} fields=${type.fields} of=${type.name} />`)}
+    ${others.filter((type) => !type.endpoint).map((type) => html`<h4 id=${`type-${type.name}`}>${type.name}</h4><${Fields} fields=${type.fields} of=${type.name} />`)}
+    ${others.filter((type) => type.endpoint).map((type) => html`<details class="type"><summary><h4 id=${`type-${type.name}`}>${type.name}</h4>
+      <span class="faint">the input of ${type.endpoint}</span></summary><${Fields} fields=${type.fields} of=${type.name} /></details>`)}
   </section>`;
 }
 

@@ -2,6 +2,7 @@
 //
 //   api      the wire            schema   an OpenAPI document → fields      run      one request → signals
 //   form(s)  the input           result   the picture in the making         code     the same as a program
+//   pictures · mask  what goes in            plots · deliveries · keys       parts of the dashboard
 //   playground · apipage · models · history · compare · dashboard            one page each
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
@@ -60,7 +61,7 @@ function Header() {
         <button type="button" class="quiet" onClick=${() => setAsked(true)}>${key.value ? "Key set" : "API key"}</button>
       </div>
     </header>
-    ${(asked || asksForKey.value) && html`<${KeyDialog} onClose=${() => (setAsked(false), (asksForKey.value = false))} />`}`;
+    ${(asked || asksForKey.value) && html`<${KeyDialog} onClose=${() => (setAsked(false), (asksForKey.value = ""))} />`}`;
 }
 
 function KeyDialog({ onClose }) {
@@ -76,9 +77,9 @@ function KeyDialog({ onClose }) {
   return html`<dialog ref=${show} class="key" aria-labelledby="key-title" onClose=${onClose}>
     <form onSubmit=${save}>
       <h2 id="key-title">API key</h2>
-      <p>${asksForKey.value ? "This server asks for a key." : "Needed where the server asks for one; on your own machine it does not."} It stays in this
+      <p>${asksForKey.value || "Needed where the server asks for one; on your own machine it does not."} It stays in this
       browser. <code>impasto keys create NAME</code> makes one.</p>
-      <label>Key <input type="password" autocomplete="off" spellcheck="false" value=${text} placeholder="key_id:key_secret"
+      <label>Key <input type="password" autocomplete="off" spellcheck=${false} value=${text} placeholder="key_id:key_secret"
         onInput=${(event) => setText(event.target.value)} /></label>
       <div class="actions"><button type="submit" class="primary">Save</button>
         <button type="button" onClick=${onClose}>Close</button></div>

@@ -5,16 +5,18 @@ import * as api from "./api.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
 import { sentInput, types } from "./schema.js";
-import { html, Trouble, useAnswer, Waiting } from "./ui.js";
+import { html, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
 
-const VARIED = ["num_inference_steps", "guidance_scale", "acceleration", "strength", "image_prompt_strength", "safety_tolerance"];
+const VARIED = new Set(["slider", "number", "choice", "menu", "boolean"]); // kinds of fields that a column sets for itself
+const NOT_VARIED = new Set(["num_images", "output_format"]); // they change nothing that could be compared
 const columns = signal([{}, {}]);
 const prompt = signal("a red apple on a blue background");
 const seed = signal(1);
 
 export function Compare() {
   const [models, error, again] = useAnswer(api.models, []);
-  if (error) return html`<${Trouble} error=${error} retry=${again} />`;
+  useTitle("Compare");
+  if (error) return html`<${Trouble} title="Compare" error=${error} retry=${again} />`;
   if (!models) return html`<${Waiting} />`;
   return html`<${Ready} models=${models} />`;
 }
@@ -49,7 +51,7 @@ function Column({ at, column, ids, onChange, onReady, onRemove }) {
   if (!document) return html`<${Waiting} />`;
   const { input } = types(document, id);
   const values = column.values ?? {};
-  const varied = input.fields.filter((field) => VARIED.includes(field.name));
+  const varied = input.fields.filter((field) => VARIED.has(field.kind) && !field.apiOnly && !NOT_VARIED.has(field.name));
   const start = () => {
     const next = new Run(id, sentInput(input, { ...values, prompt: prompt.value, seed: seed.value }));
     setRun(next);
@@ -57,20 +59,23 @@ function Column({ at, column, ids, onChange, onReady, onRemove }) {
   };
   onReady(start);
   const change = (name) => (event) => {
-    const value = event.target.type === "number" ? (event.target.value === "" ? undefined : event.target.valueAsNumber) : event.target.value;
-    onChange({ values: { ...values, [name]: value } });
+    const { type, value, valueAsNumber, checked } = event.target;
+    onChange({ values: { ...values, [name]: type === "checkbox" ? checked : type !== "number" ? value : value === "" ? undefined : valueAsNumber } });
   };
   return html`<section class="column" aria-label=${`Column ${at + 1}`}>
     <label>Model <select value=${id} onChange=${(event) => onChange({ id: event.target.value, values: {} })}>
       ${ids.map((each) => html`<option value=${each} selected=${each === id}>${each}</option>`)}
     </select></label>
-    ${varied.map((field) => html`<label key=${field.name}>${field.title}
-      ${field.words.length
+    ${varied.map((field) => html`<label key=${field.name} class=${field.kind === "boolean" ? "line" : ""}>${field.title}
+      ${field.kind === "boolean"
+        ? html`<input type="checkbox" role="switch" checked=${values[field.name] ?? field.default ?? false} onChange=${change(field.name)} />`
+        : field.words.length
         ? html`<select value=${values[field.name] ?? field.default} onChange=${change(field.name)}>${field.words.map((word) => html`<option value=${word}>${word}</option>`)}</select>`
         : html`<input type="number" min=${field.minimum} max=${field.maximum} step=${field.type === "integer" ? 1 : "any"}
             value=${values[field.name] ?? ""} placeholder=${field.default} onInput=${change(field.name)} />`}</label>`)}
-    <div class="row"><button type="button" onClick=${start}>Run</button>
+    <div class="row column-bar"><button type="button" onClick=${start}>Run</button>
+      ${run?.busy.value && html`<button type="button" onClick=${() => run.cancel()}>Cancel</button>`}
       ${onRemove && html`<button type="button" onClick=${onRemove}>Remove</button>`}</div>
-    <${Result} run=${run} fields=${[]} onAgain=${() => {}} models=${null} />
+    <${Result} run=${run} fields=${[]} onAgain=${() => {}} models=${null} empty="Press Run." />
   </section>`;
 }

@@ -1,40 +1,30 @@
-// What the server is doing: queue, running work, runners, pictures an hour, latencies, keys. For keys of the scope ADMIN.
-import { useEffect, useState } from "preact/hooks";
+// What the server is doing: queue, running work, runners, activity, webhooks, models, keys. For keys of the scope ADMIN.
+import { useState } from "preact/hooks";
 import * as api from "./api.js";
-import { copy, count, html, Link, say, seconds, Trouble, useAnswer, Waiting, when } from "./ui.js";
+import { Deliveries } from "./deliveries.js";
+import { Keys } from "./keys.js";
+import { Bars, Lines } from "./plots.js";
+import { count, html, Link, seconds, Trouble, useAnswer, useLive, useTitle, Waiting, when } from "./ui.js";
 
 const LOOK = 2000; // milliseconds between looks
-const HOURS = 24;
+const CALM = 30_000; // and between those at what is over
+const HOUR = 3_600_000;
+const SPANS = [["day", "24 hours", "hour", 24], ["week", "7 days", "day", 7], ["month", "30 days", "day", 30]];
 
 export function Dashboard() {
-  const [system, setSystem] = useState(null);
-  const [error, setError] = useState(null);
-  const [turn, setTurn] = useState(0);
-  useEffect(() => {
-    let wanted = true;
-    const look = async () => {
-      try {
-        const found = await api.get("/v1/system");
-        if (wanted) (setSystem(found), setError(null));
-      } catch (problem) {
-        if (wanted) setError(problem);
-      }
-      if (wanted) timer = setTimeout(look, document.hidden ? 5 * LOOK : LOOK);
-    };
-    let timer = setTimeout(look, 0);
-    return () => ((wanted = false), clearTimeout(timer));
-  }, [turn]);
-  if (error && !system) return html`<${Trouble} error=${error} retry=${() => setTurn(turn + 1)} />`;
+  useTitle("Dashboard");
+  const [system, error, again] = useLive(() => api.get("/v1/system"), [], () => LOOK);
+  if (error && !system) return html`<${Trouble} title="Dashboard" error=${error} retry=${again} />`;
   if (!system) return html`<${Waiting} />`;
   return html`<h1>Dashboard</h1>
     ${error && html`<${Trouble} error=${error} />`}
-    ${!system.ready && html`<p class="warning">${system.reason}</p>`}
+    ${!system.ready && html`<p class="warning" role="status">${system.reason}</p>`}
     <${Tiles} system=${system} />
     <${Running} system=${system} />
     <${Runners} system=${system} />
-    <${Plots} />
-    <${Models} />
-    <${Keys} />`;
+    <${Activity} />
+    <${Deliveries} />
+    <${Models} />`;
 }
 
 function Tiles({ system }) {
@@ -46,157 +36,105 @@ function Tiles({ system }) {
     <div class="tile"><b>${system.runners.length}</b><span>${system.runners.length === 1 ? "runner" : "runners"}</span></div>
     <div class="tile"><b>${system.version}</b><span>since ${when(system.started_at)}</span></div>
   </div>
-  ${system.queue.length > 0 && html`<p>${system.queue.map((row) => `${row.endpoint_id}: ${row.waiting}`).join(", ")}</p>`}`;
+  ${system.queue.length > 0 && html`<p class="faint">Waiting: ${system.queue.map((row) => `${row.endpoint_id} ${row.waiting}`).join(", ")}</p>`}`;
 }
 
 function Running({ system }) {
   return html`<h2>Running</h2>
     ${system.running.length === 0
       ? html`<p class="faint">Nothing is being drawn.</p>`
-      : html`<div class="table"><table>
-          <thead><tr><th>Request</th><th>Endpoint</th><th>Runner</th><th>Attempt</th><th>For</th><th>How far</th></tr></thead>
+      : html`<div class="table" tabindex="0" role="region" aria-label="Running work"><table>
+          <thead><tr><th>Request</th><th>Endpoint</th><th>Runner</th><th class="number">Attempt</th><th class="number">For</th><th>How far</th></tr></thead>
           <tbody>${system.running.map((row) => html`<tr key=${row.request_id}>
             <td><${Link} to=${`/history/${row.request_id}`}><code>${row.request_id.slice(0, 8)}</code><//></td>
-            <td>${row.endpoint_id}</td><td>${row.runner_id}</td><td>${row.attempt}</td><td>${seconds(row.seconds)}</td>
-            <td><progress max="1" value=${row.progress} aria-label=${`Request ${row.request_id.slice(0, 8)}`}></progress></td>
+            <td>${row.endpoint_id}</td><td>${row.runner_id}</td><td class="number">${row.attempt}</td><td class="number">${seconds(row.seconds)}</td>
+            <td class="far"><progress max="1" value=${row.progress} aria-label=${`Request ${row.request_id.slice(0, 8)}`}></progress> ${Math.round(row.progress * 100)} %</td>
           </tr>`)}</tbody>
         </table></div>`}`;
 }
 
+const memory = (bytes) => (bytes === null ? "–" : `${(bytes / 2 ** 30).toFixed(bytes < 10 * 2 ** 30 ? 1 : 0)} GiB`);
+
 function Runners({ system }) {
-  const memory = (bytes) => (bytes === null ? "–" : `${(bytes / 2 ** 30).toFixed(2)} GiB`);
+  const rate = (runner) => (runner.pictures ? `${((runner.pictures / runner.work_seconds) * 60).toFixed(1)}` : "–");
   return html`<h2>Runners</h2>
-    <div class="table"><table>
-      <thead><tr><th>Name</th><th>Model</th><th>Device</th><th>Numbers</th><th>Memory</th><th>Loaded in</th><th>Busy</th></tr></thead>
+    ${system.runners.length === 0 && html`<p class="faint">None is ready.</p>`}
+    ${system.runners.length > 0 && html`<div class="table" tabindex="0" role="region" aria-label="Runners"><table>
+      <thead><tr><th>Name</th><th>Model</th><th>Device</th><th>Numbers</th><th class="number">Memory</th><th class="number">Loaded in</th><th class="number">Busy</th>
+        <th class="number">Steps/s</th><th class="number">Pictures/min</th></tr></thead>
       <tbody>${system.runners.map((runner) => html`<tr key=${runner.runner_id}>
         <td>${runner.runner_id}</td><td>${runner.models.join(", ")}</td><td>${runner.device}</td><td>${runner.dtype}</td>
-        <td>${memory(runner.resident_bytes)}</td><td>${seconds(runner.load_seconds)}</td><td>${runner.busy} of ${runner.slots}</td>
+        <td class="number">${memory(runner.resident_bytes)}</td><td class="number">${seconds(runner.load_seconds)}</td><td class="number">${runner.busy} of ${runner.slots}</td>
+        <td class="number">${runner.steps_per_second?.toFixed(1) ?? "–"}</td><td class="number">${rate(runner)}</td>
       </tr>`)}</tbody>
-    </table></div>`;
+    </table></div>
+    <p class="faint">Steps a second while it draws; pictures a minute of work, everything included. Pauses count nowhere.</p>`}`;
 }
 
 // ---------------------------------------------------------------- over time
 
-function Plots() {
-  const expand = ["time_series", "request_count", "error_count", "user_error_count", "p50_duration", "p90_duration"].join(",");
-  const [answer, error] = useAnswer(
-    () => Promise.all([api.get(`/v1/models/analytics?timeframe=hour&limit=100&expand=${expand}`), api.get("/v1/models/usage?timeframe=hour&limit=100")]),
-    [],
-  );
-  if (error) return html`<h2>The last ${HOURS} hours</h2><${Trouble} error=${error} />`;
-  if (!answer) return html`<${Waiting} />`;
-  const [analytics, usage] = answer;
-  const hours = lastHours();
-  const at = (series, value, nothing = 0) => {
-    const found = new Map(series.map((row) => [new Date(row.bucket).getTime(), value(row.results)]));
-    return hours.map((hour) => found.get(hour.getTime()) ?? nothing);
-  };
-  const sum = (name) => (results) => results.reduce((total, row) => total + (row[name] ?? 0), 0);
-  const worst = (name) => (results) => Math.max(0, ...results.map((row) => row[name] ?? 0));
-  return html`<h2>The last ${HOURS} hours</h2>
-    <div class="columns" style="--columns:2">
-      <${Bars} title="Pictures an hour" hours=${hours} values=${at(usage.time_series, sum("quantity"))} />
-      <${Lines} title="Seconds to draw: the median and, dashed, nine of ten" hours=${hours}
-        first=${at(analytics.time_series, worst("p50_duration"), null)} second=${at(analytics.time_series, worst("p90_duration"), null)} />
+function Activity() {
+  const [span, setSpan] = useState("day");
+  const [endpoint, setEndpoint] = useState("");
+  const [models] = useAnswer(api.models, []);
+  const [, title, timeframe, length] = SPANS.find(([name]) => name === span);
+  const times = buckets(timeframe, length);
+  const query = new URLSearchParams({ timeframe, start: times[0].toISOString(), ...(endpoint && { endpoint_id: endpoint }) });
+  const [activity, error, again] = useLive(() => api.get(`/v1/system/activity?${query}`), [query.toString()], () => CALM);
+  return html`<h2 id="activity">Activity</h2>
+    <div class="filters">
+      <div class="segments" role="group" aria-label="Time">
+        ${SPANS.map(([name, words]) => html`<button type="button" aria-pressed=${name === span ? "true" : "false"} onClick=${() => setSpan(name)}>${words}</button>`)}
+      </div>
+      <label>Endpoint <select value=${endpoint} onChange=${(event) => setEndpoint(event.target.value)}>
+        <option value="">All</option>
+        ${models?.map((model) => html`<option value=${model.endpoint_id}>${model.endpoint_id}</option>`)}
+      </select></label>
     </div>
-    <p class="faint">${at(analytics.time_series, sum("request_count")).reduce((a, b) => a + b, 0)} requests,
-      ${" "}${at(analytics.time_series, sum("user_error_count")).reduce((a, b) => a + b, 0)} refused or cancelled,
-      ${" "}${at(analytics.time_series, sum("error_count")).reduce((a, b) => a + b, 0)} failed.</p>`;
+    ${error && html`<${Trouble} error=${error} retry=${again} />`}
+    ${!activity && !error && html`<${Waiting} />`}
+    ${activity && html`<${Plots} activity=${activity} times=${times} timeframe=${timeframe} title=${title} />`}
+    <${Keys} usage=${activity?.keys} />`;
 }
 
-function lastHours() {
-  const now = new Date();
-  now.setUTCMinutes(0, 0, 0);
-  return Array.from({ length: HOURS }, (_, n) => new Date(now.getTime() - (HOURS - 1 - n) * 3_600_000));
+/** The starts of the last `length` hours or days of UTC, as the server counts them. */
+function buckets(timeframe, length) {
+  const size = timeframe === "hour" ? HOUR : 24 * HOUR;
+  const last = Math.floor(Date.now() / size) * size;
+  return Array.from({ length }, (_, n) => new Date(last - (length - 1 - n) * size));
 }
 
-const WIDTH = 480, HEIGHT = 180, LEFT = 38, BOTTOM = 24, TOP = 12;
-
-function Axes({ most, hours }) {
-  const height = HEIGHT - BOTTOM - TOP;
-  const marks = [0, 0.5, 1];
-  return html`${marks.map((share) => html`<g>
-      <line class="axis" x1=${LEFT} x2=${WIDTH - 8} y1=${TOP + height * (1 - share)} y2=${TOP + height * (1 - share)} />
-      <text x=${LEFT - 6} y=${TOP + height * (1 - share) + 4} text-anchor="end">${round(most * share)}</text></g>`)}
-    ${hours.map((hour, n) => n % 6 === 5 && html`<text x=${x(n, hours.length)} y=${HEIGHT - 8} text-anchor="middle">${hour.getHours()}:00</text>`)}`;
+function Plots({ activity, times, timeframe, title }) {
+  const { summary } = activity;
+  const found = new Map(activity.time_series.map((row) => [new Date(row.bucket).getTime(), row]));
+  const of = (name, nothing) => times.map((time) => found.get(time.getTime())?.[name] ?? nothing);
+  const below = times.map((time) => timeframe === "hour"
+    ? time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false })
+    : time.toLocaleDateString([], { day: "numeric", month: "short", timeZone: "UTC" }));
+  const percentiles = (name) => (summary[`p50_${name}`] === null ? "nothing yet" : `median ${seconds(summary[`p50_${name}`])}, 90 % within ${seconds(summary[`p90_${name}`])} (dashed)`);
+  const lines = (name) => ({ median: of(`p50_${name}`, null), "90 %": of(`p90_${name}`, null) });
+  return html`<div class="plots">
+      <${Bars} title=${`Pictures ${timeframe === "hour" ? "an hour" : "a day"}`} summary=${`${summary.pictures} in ${title}`} times=${below} values=${of("pictures", 0)} />
+      <${Lines} title="Time to draw" summary=${percentiles("duration")} times=${below} lines=${lines("duration")} />
+      <${Lines} title="Wait in the queue" summary=${percentiles("prepare_duration")} times=${below} lines=${lines("prepare_duration")} />
+    </div>
+    <p class="faint">${count(summary.request_count, "request")} in ${title}: ${summary.success_count} done, ${summary.user_error_count} refused or cancelled,
+      ${" "}${summary.error_count} failed; ${seconds(summary.inference_seconds)} of the machine.</p>`;
 }
 
-const x = (n, of) => LEFT + ((WIDTH - 8 - LEFT) * (n + 0.5)) / of;
-const round = (value) => (value >= 10 || value === 0 ? Math.round(value) : value.toFixed(1));
-
-function Frame({ title, children }) {
-  return html`<figure><svg class="plot" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label=${title}>${children}</svg><figcaption>${title}</figcaption></figure>`;
-}
-
-function Bars({ title, hours, values }) {
-  const most = Math.max(1, ...values), height = HEIGHT - BOTTOM - TOP, width = (WIDTH - 8 - LEFT) / values.length;
-  return html`<${Frame} title=${`${title}, at most ${most}`}>
-    <${Axes} most=${most} hours=${hours} />
-    ${values.map((value, n) => html`<rect class="bar" x=${LEFT + n * width + 1} width=${width - 2} y=${TOP + height * (1 - value / most)} height=${(height * value) / most}>
-      <title>${hours[n].getHours()}:00: ${value}</title></rect>`)}
-  <//>`;
-}
-
-function Lines({ title, hours, first, second }) {
-  const most = Math.max(0.1, ...first, ...second), height = HEIGHT - BOTTOM - TOP;
-  const place = (values) => values.map((value, n) => value !== null && [x(n, values.length), TOP + height * (1 - value / most)]).filter(Boolean);
-  const curve = (values, name) => html`<polyline class=${`line ${name}`} points=${place(values).map((point) => point.join(",")).join(" ")} />
-    ${place(values).map(([left, top]) => html`<circle class=${name} cx=${left} cy=${top} r="3" />`)}`;
-  return html`<${Frame} title=${title}>
-    <${Axes} most=${most} hours=${hours} />
-    ${curve(second, "second")}${curve(first, "first")}
-  <//>`;
-}
-
-// ---------------------------------------------------------------- models, keys
+// ---------------------------------------------------------------- models
 
 function Models() {
-  const [models] = useAnswer(api.models, []);
-  if (!models) return null;
-  const serving = Map.groupBy(models, (model) => model.impasto.served_by ?? "nothing");
-  return html`<h2>Models</h2>
-    ${[...serving].map(([name, rows]) => html`<p><b>${name}</b> serves ${rows.map((row, n) => html`${n > 0 && ", "}<${Link} to=${`/models/${row.endpoint_id}`}>${row.endpoint_id}<//>`)}</p>`)}`;
-}
+  const [models, error, again] = useAnswer(() => api.pages("/v1/system/models?limit=100", "models"), []);
 
-function Keys() {
-  const [keys, error, again] = useAnswer(() => api.pages("/v1/keys", "keys"), []);
-  const [alias, setAlias] = useState("");
-  const [scope, setScope] = useState("API");
-  const [made, setMade] = useState("");
-  const [asked, setAsked] = useState("");
-  const create = async (event) => {
-    event.preventDefault();
-    try {
-      const answer = await api.send("POST", "/v1/keys", { body: { alias, scope } });
-      setMade((await answer.json()).key);
-      setAlias("");
-      again();
-    } catch (problem) {
-      say(problem.message);
-    }
-  };
-  const revoke = async (id) => {
-    if (asked !== id) return setAsked(id);
-    try {
-      await api.send("DELETE", `/v1/keys/${id}`);
-      again();
-    } catch (problem) {
-      say(problem.message);
-    }
-  };
-  return html`<h2>Keys</h2>
+  return html`<h2 id="models">Models</h2>
     ${error && html`<${Trouble} error=${error} retry=${again} />`}
-    <form class="filters" onSubmit=${create}>
-      <label>Name of a new key <input type="text" required maxLength="255" value=${alias} onInput=${(event) => setAlias(event.target.value)} /></label>
-      <label>Scope <select value=${scope} onChange=${(event) => setScope(event.target.value)}><option>API</option><option>ADMIN</option></select></label>
-      <button type="submit">Create</button>
-    </form>
-    ${made && html`<p class="warning" role="status">Shown this once: <code>${made}</code> <button type="button" onClick=${() => copy(made, "Key copied")}>Copy</button></p>`}
-    ${keys?.length === 0 && html`<p class="faint">There are none.</p>`}
-    ${keys?.length > 0 && html`<div class="table"><table>
-      <thead><tr><th>Name</th><th>Id</th><th>Scope</th><th>Created</th><th></th></tr></thead>
-      <tbody>${keys.map((each) => html`<tr key=${each.key_id}><td>${each.alias}</td><td><code>${each.key_id.slice(0, 8)}</code></td><td>${each.scope}</td>
-        <td>${when(each.created_at)}</td>
-        <td><button type="button" class=${asked === each.key_id ? "danger" : ""} onClick=${() => revoke(each.key_id)}>${asked === each.key_id ? "Really revoke" : "Revoke"}</button></td></tr>`)}</tbody>
+    ${models && html`<div class="table" tabindex="0" role="region" aria-label="Models"><table>
+      <thead><tr><th>Name</th><th>Licence</th><th class="number">Memory</th><th>State</th><th>Serves</th></tr></thead>
+      <tbody>${models.map((model) => html`<tr key=${model.name}><td>${model.name}${model.model && model.model !== model.name ? html` <span class="faint">(${model.model})</span>` : ""}</td>
+        <td>${model.licence ?? "–"}</td><td class="number">${memory(model.memory_bytes)}</td>
+        <td>${model.loaded ? html`<span class="badge good">loaded</span>` : model.here ? html`<span class="badge">here</span>` : html`<code>impasto models pull ${model.name}</code>`}</td>
+        <td>${model.serves.length ? html`<details><summary>${count(model.serves.length, "endpoint")}</summary>
+          ${model.serves.map((id) => html`<div><${Link} to=${`/models/${id}`}>${id}<//></div>`)}</details>` : "–"}</td></tr>`)}</tbody>
     </table></div>`}`;
 }

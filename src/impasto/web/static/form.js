@@ -1,8 +1,8 @@
 // The form of an endpoint, made from its schema in `x-fal-order-properties` order: one control a kind of field.
-import { useEffect, useRef, useState } from "preact/hooks";
-import * as api from "./api.js";
+import { useEffect, useState } from "preact/hooks";
+import { Mask, Picture, Pictures } from "./pictures.js";
 import { PRESETS, presetTitle } from "./schema.js";
-import { html, say, shownUrl } from "./ui.js";
+import { html } from "./ui.js";
 
 const EXAMPLES = [
   "a red apple",
@@ -15,7 +15,7 @@ const EXAMPLES = [
 const MAX_RANDOM = 2 ** 32;
 
 /** `values`: a signal of {field: value}; `problem`: a signal of the last refusal. */
-export function Form({ input, values, problem, onRun, busy, onCancel }) {
+export function Form({ input, values, problem, onRun, busy, onCancel, onReset }) {
   const change = (name, value) => {
     values.value = { ...values.value, [name]: value };
     // A field that was mended is no longer shown as wrong.
@@ -25,16 +25,24 @@ export function Form({ input, values, problem, onRun, busy, onCancel }) {
     event.preventDefault();
     if (!busy) onRun();
   };
-  const keys = (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
-  };
+  useEffect(() => {
+    const keys = (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) submit(event);
+    };
+    addEventListener("keydown", keys);
+    return () => removeEventListener("keydown", keys);
+  }, [busy, onRun]);
+  useEffect(() => {
+    // The first wrong field is brought to the eye, and a screen reader reads what is wrong with it.
+    if (problem.value) document.querySelector(".form [aria-invalid=true]")?.focus();
+  }, [problem.value]);
   const names = input.fields.map((field) => field.name);
   const control = (field) =>
     html`<${Field} key=${field.name} field=${field} value=${values.value[field.name]} errors=${problem.value?.at(field.name) ?? []}
-      onChange=${(value) => change(field.name, value)} />`;
+      beside=${values.value} onChange=${(value) => change(field.name, value)} />`;
   const hidden = input.fields.filter((field) => field.apiOnly);
   const rest = problem.value && !problem.value.items.length ? [problem.value.message] : problem.value?.at("", names) ?? [];
-  return html`<form class="form" onSubmit=${submit} onKeyDown=${keys} aria-label="Input" noValidate>
+  return html`<form class="form" onSubmit=${submit} aria-label="Input" noValidate>
     ${input.fields.filter((field) => !field.apiOnly).map(control)}
     ${hidden.length > 0 &&
     html`<details open=${hidden.some((field) => problem.value?.at(field.name).length)}>
@@ -42,10 +50,11 @@ export function Form({ input, values, problem, onRun, busy, onCancel }) {
       ${hidden.map(control)}
     </details>`}
     ${rest.map((message) => html`<p class="wrong" role="alert">${message}</p>`)}
-    <div class="actions">
+    <div class="actions run-bar">
       <button type="submit" class="primary" disabled=${busy}>Run</button>
       ${busy && html`<button type="button" onClick=${onCancel}>Cancel</button>`}
-      <span class="faint keys-hint">Ctrl + Enter</span>
+      <span class="faint keys-hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
+      <button type="button" class="quiet at-end" onClick=${onReset} disabled=${busy}>Reset</button>
     </div>
   </form>`;
 }
@@ -61,41 +70,39 @@ const CONTROLS = {
   boolean: Switch,
   image: Picture,
   images: Pictures,
+  mask: Mask,
+  rows: Rows,
   text: TextLine,
   json: Json,
 };
 
-function Field({ field, value, errors, onChange }) {
-  const id = `field-${field.name}`;
+function Field({ field, value, errors, onChange, beside, id = `field-${field.name}` }) {
   const Control = CONTROLS[field.kind];
   const described = [field.description && `${id}-about`, errors.length && `${id}-wrong`].filter(Boolean).join(" ");
   const aria = { id, "aria-describedby": described || undefined, "aria-invalid": errors.length ? "true" : undefined };
-  const grouped = ["size", "choice"].includes(field.kind);
+  const grouped = GROUPED.has(field.kind);
   return html`<div class=${`field ${errors.length ? "is-wrong" : ""}`} data-field=${field.name} role=${grouped ? "group" : undefined}
     aria-labelledby=${grouped ? `${id}-label` : undefined}>
     <div class="label">
       ${grouped
-        ? html`<span id=${`${id}-label`}>${titleOf(field)}</span>`
-        : html`<label for=${id}>${titleOf(field)}</label>`}
+        ? html`<span id=${`${id}-label`}>${field.title}</span>`
+        : html`<label for=${id}>${field.title}</label>`}
       ${field.required && html`<span class="faint">required</span>`}
       <code class="faint">${field.name}</code>
     </div>
-    <${Control} field=${field} value=${value} onChange=${onChange} aria=${aria} />
+    <${Control} field=${field} value=${value} onChange=${onChange} aria=${aria} beside=${beside} />
     ${errors.map((message) => html`<p class="wrong" id=${`${id}-wrong`} role="alert">${message}</p>`)}
     ${field.description && html`<p class="about" id=${`${id}-about`}>${field.description}</p>`}
   </div>`;
 }
 
-function titleOf(field) {
-  const special = { num_inference_steps: "Inference steps", num_images: "Number of images", prompt: "Prompt" };
-  return special[field.name] ?? field.title;
-}
+const GROUPED = new Set(["size", "choice", "rows", "images"]); // several controls, one name
 
 // ---------------------------------------------------------------- controls
 
 function Prompt({ field, value, onChange, aria }) {
   return html`<textarea ...${aria} rows="3" maxLength=${field.maxLength} value=${value ?? ""} placeholder="What should be drawn?"
-      onInput=${(event) => onChange(event.target.value)} spellcheck="true"></textarea>
+      onInput=${(event) => onChange(event.target.value)} spellcheck=${true}></textarea>
     ${field.name === "prompt" &&
     html`<div class="chips" aria-label="Example prompts" role="group">
       ${EXAMPLES.map((text) => html`<button type="button" class="chip" onClick=${() => onChange(text)}>${text}</button>`)}
@@ -105,7 +112,7 @@ function Prompt({ field, value, onChange, aria }) {
 function Size({ field, value, onChange, aria }) {
   const custom = typeof value === "object" && value !== null;
   const edge = (name) => (event) => onChange({ ...value, [name]: event.target.valueAsNumber });
-  return html`<div class="sizes">
+  return html`<div class="sizes" id=${aria.id}>
       ${field.words.map((word) => {
         const [width, height] = PRESETS[word] ?? [1, 1];
         const scale = 22 / Math.max(width, height);
@@ -122,6 +129,8 @@ function Size({ field, value, onChange, aria }) {
     ${custom &&
     html`<div class="pair">
       <label>Width <input id=${`${aria.id}-width`} type="number" step="16" min="64" value=${value.width} onInput=${edge("width")} /></label>
+      <button type="button" title="Swap the edges" aria-label="Swap the edges"
+        onClick=${() => onChange({ width: value.height, height: value.width })}>⇄</button>
       <label>Height <input id=${`${aria.id}-height`} type="number" step="16" min="64" value=${value.height} onInput=${edge("height")} /></label>
     </div>`}`;
 }
@@ -132,7 +141,7 @@ function Slider({ field, value, onChange, aria }) {
   const change = (event) => onChange(event.target.value === "" ? undefined : event.target.valueAsNumber);
   const bounds = { min: field.minimum, max: field.maximum, step };
   return html`<div class="slider">
-    <input type="range" ...${bounds} value=${now} onInput=${change} aria-label=${`${titleOf(field)}, slider`} />
+    <input type="range" ...${bounds} value=${now} onInput=${change} aria-label=${`${field.title}, slider`} />
     <input type="number" ...${aria} ...${bounds} step="any" value=${value ?? ""} placeholder=${field.default ?? ""} onInput=${change} />
   </div>`;
 }
@@ -195,67 +204,24 @@ function Json({ value, onChange, aria }) {
       setWrong(error.message);
     }
   };
-  return html`<textarea ...${aria} rows="3" class="mono" value=${text} onInput=${type} spellcheck="false"></textarea>
+  return html`<textarea ...${aria} rows="3" class="mono" value=${text} onInput=${type} spellcheck=${false}></textarea>
     ${wrong && html`<p class="wrong">${wrong}</p>`}`;
 }
 
-// ---------------------------------------------------------------- pictures
-
-function Picture({ value, onChange, aria }) {
-  const box = useRef();
-  const [busy, setBusy] = useState(false);
-  const [over, setOver] = useState(false);
-  const [wrong, setWrong] = useState("");
-  const take = async (files) => {
-    const file = [...files].find((each) => each.type.startsWith("image/"));
-    if (!file) return setWrong("That is no picture. Take a JPEG, PNG, WebP, GIF or AVIF.");
-    setWrong("");
-    setBusy(true);
-    try {
-      onChange(await api.upload(file));
-      say(`Uploaded ${file.name || "the picture"}`);
-    } catch (error) {
-      setWrong(error.message);
-    } finally {
-      setBusy(false);
-    }
-  };
-  useEffect(() => {
-    const paste = (event) => {
-      if (event.clipboardData?.files.length) {
-        event.preventDefault();
-        take(event.clipboardData.files);
-      }
-    };
-    addEventListener("paste", paste);
-    return () => removeEventListener("paste", paste);
-  }, []);
-  const drop = (event) => {
-    event.preventDefault();
-    setOver(false);
-    take(event.dataTransfer.files);
-  };
-  return html`<div class=${`drop ${over ? "is-over" : ""}`} ref=${box} onDragOver=${(event) => (event.preventDefault(), setOver(true))}
-      onDragLeave=${() => setOver(false)} onDrop=${drop}>
-      ${value
-        ? shownUrl(value)
-          ? html`<img src=${shownUrl(value)} alt="The picture that goes in" />`
-          : html`<p class="about">The server will fetch it.</p>`
-        : html`<p>${busy ? "Uploading…" : "Drop a picture here, paste one, or"}</p>`}
-      <label class="button">${value ? "Another one" : "Choose a file"}
-        <input type="file" accept="image/*" class="hidden-file" aria-label="Choose a picture" onChange=${(event) => take(event.target.files)} /></label>
-      ${value && html`<button type="button" onClick=${() => onChange(undefined)}>Remove</button>`}
-    </div>
-    <input type="text" ...${aria} value=${value ?? ""} placeholder="or the URL of a picture" inputmode="url"
-      onInput=${(event) => onChange(event.target.value || undefined)} />
-    ${wrong && html`<p class="wrong" role="alert">${wrong}</p>`}`;
-}
-
-function Pictures({ field, value, onChange, aria }) {
+/** A list of things with fields of their own, such as LoRAs. */
+function Rows({ field, value, onChange, aria }) {
   const list = value ?? [];
-  const set = (at, url) => onChange(url ? list.with(at, url) : list.toSpliced(at, 1));
-  return html`<div>
-    ${list.map((url, at) => html`<${Picture} key=${at} field=${field} value=${url} onChange=${(next) => set(at, next)} aria=${{ ...aria, id: `${aria.id}-${at}` }} />`)}
-    <${Picture} key=${list.length} field=${field} value=${undefined} onChange=${(url) => url && onChange([...list, url])} aria=${aria} />
+  const one = field.title.replace(/s$/, "");
+  const blank = () => Object.fromEntries(field.rows.filter((each) => each.default !== undefined).map((each) => [each.name, each.default]));
+  const set = (at, name, next) => onChange(list.with(at, { ...list[at], [name]: next }));
+  const full = field.maxItems !== undefined && list.length >= field.maxItems;
+  return html`<div id=${aria.id}>
+    ${list.map((row, at) => html`<fieldset class="item" key=${at}>
+      <legend>${one} ${at + 1}</legend>
+      ${field.rows.map((each) => html`<${Field} key=${each.name} id=${`${aria.id}-${at}-${each.name}`} field=${each} value=${row[each.name]} errors=${[]}
+        onChange=${(next) => set(at, each.name, next)} />`)}
+      <button type="button" onClick=${() => onChange(list.toSpliced(at, 1))}>Remove ${one} ${at + 1}</button>
+    </fieldset>`)}
+    ${!full && html`<button type="button" onClick=${() => onChange([...list, blank()])}>${list.length ? `Add another ${one}` : `Add a ${one}`}</button>`}
   </div>`;
 }

@@ -1,34 +1,63 @@
 // What stands in the forms: one signal of values an endpoint, kept for the session, filled from elsewhere on demand.
 import { signal } from "@preact/signals-core";
-import { initialInput } from "./schema.js";
+import { initialInput, withPicture } from "./schema.js";
 import { go, say } from "./ui.js";
 
+const PICTURE = "*picture"; // goes into whichever field of the endpoint takes one; no field has such a name
 const KEPT = "impasto.input.";
-const forms = new Map(); // endpoint id → signal of the form's values
+const SHARED = "#input="; // a link's form: JSON after it
+const LONGEST = 8000; // characters of a link that mail and chat still carry
+const forms = new Map(); // endpoint id → {input: its type, values: signal of what stands in the form}
 
 export function valuesOf(id, input) {
   if (!forms.has(id)) {
-    const values = signal({ ...initialInput(input), ...kept(id) });
+    const values = signal(filled(input, { ...kept(id), ...shared() }));
     values.subscribe((now) => keep(id, now));
-    forms.set(id, values);
+    forms.set(id, { input, values });
   }
-  return forms.get(id);
+  return forms.get(id).values;
 }
 
 /** Open the form of `id` with `input` in it. */
 export function open(id, input) {
-  keep(id, input);
-  forms.delete(id);
+  const form = forms.get(id);
+  if (form) form.values.value = filled(form.input, input);
+  else keep(id, input);
   go(`/models/${id}`);
 }
 
-/** "Use as input": the first endpoint that takes a picture, of the same family if there is one. */
-export function openWithPicture(models, id, url) {
+function filled(input, { [PICTURE]: picture, ...given }) {
+  const values = { ...initialInput(input), ...given };
+  return picture ? withPicture(input, values, picture) : values;
+}
+
+/** "Use as input": the first endpoint that takes a picture, of the same family if there is one. The prompt goes along. */
+export function openWithPicture(models, id, url, prompt) {
   const takes = (models ?? []).filter((each) => each.metadata.category === "image-to-image").map((each) => each.endpoint_id);
   const family = id.split("/").slice(0, 2).join("/");
-  const target = takes.find((each) => each === id) ?? takes.find((each) => each.startsWith(`${family}/`)) ?? takes[0];
-  if (target) open(target, { image_url: url });
+  const target = takes.find((each) => each === id) ?? takes.find((each) => each.startsWith(`${id}/`)) ?? takes.find((each) => each.startsWith(`${family}/`)) ?? takes[0];
+  if (target) open(target, { ...(prompt ? { prompt } : {}), [PICTURE]: url });
   else say("No endpoint of this server takes a picture.");
+}
+
+/** A link to the form of `id` as it stands; "" when it would be too long. */
+export function linkTo(id, input) {
+  const link = `${location.origin}/models/${id}${SHARED}${encodeURIComponent(JSON.stringify(input))}`;
+  return link.length <= LONGEST ? link : "";
+}
+
+/** What the page's own address says of the form; taken out of it, so that a reload keeps what was changed since. */
+function shared() {
+  if (!location.hash.startsWith(SHARED)) return {};
+  const text = location.hash.slice(SHARED.length);
+  history.replaceState(null, "", location.pathname + location.search);
+  try {
+    const input = JSON.parse(decodeURIComponent(text));
+    return typeof input === "object" && !Array.isArray(input) ? input : {};
+  } catch {
+    say("The link is damaged; the form stands as it was.");
+    return {};
+  }
 }
 
 function keep(id, values) {

@@ -1,11 +1,15 @@
 // Past requests: thumbnails to look through, one opened to see all of it. The server keeps them; a restart loses none.
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
-import { open } from "./forms.js";
+import { open, openWithPicture } from "./forms.js";
 import { Large, Log } from "./result.js";
-import { Code, copy, go, html, Link, say, seconds, shownUrl, Trouble, useAnswer, Waiting, when } from "./ui.js";
+import { Deliver } from "./deliveries.js";
+import { Code, copy, count, go, html, Link, say, seconds, shownUrl, Trouble, useAnswer, useLive, useTitle, Waiting, when } from "./ui.js";
 
 const PAGE = 24;
+const LOOK = 2500; // milliseconds between looks while something is being drawn
+const CALM = 10_000; // and while nothing is
+const TYPING = 250; // milliseconds without a key until words are searched for
 const STATUSES = [
   ["", "All"],
   ["success", "Done"],
@@ -16,49 +20,69 @@ const STATUSES = [
 ];
 
 export function History() {
+  useTitle("History");
   const [models] = useAnswer(api.models, []);
-  const [endpoint, setEndpoint] = useState("");
-  const [status, setStatus] = useState("");
-  const [text, setText] = useState("");
+  const [wanted, setWanted] = useState(() => fromAddress());
   const [cursors, setCursors] = useState([""]);
   const cursor = cursors.at(-1);
-  const query = new URLSearchParams({ limit: PAGE, expand: "payloads" });
-  if (endpoint) query.set("endpoint_id", endpoint);
-  if (status) query.set("status", status);
-  if (text) query.set("q", text);
-  if (cursor) query.set("cursor", cursor);
-  const [page, error, again] = useAnswer(() => api.get(`/v1/requests?${query}`), [query.toString()]);
-  const filter = (set) => (event) => (set(event.target.value), setCursors([""]));
+  const query = new URLSearchParams({ limit: PAGE, expand: "payloads", ...wanted, ...(cursor ? { cursor } : {}) });
+  const [page, error, again] = useLive(() => api.get(`/v1/requests?${query}`), [query.toString()], ({ items }) =>
+    items.some((item) => !item.ended_at) ? LOOK : cursor ? 0 : CALM);
+  const typed = useRef();
+  const set = (name, value) => {
+    setWanted((now) => Object.fromEntries(Object.entries({ ...now, [name]: value.trim() }).filter(([, each]) => each)));
+    setCursors([""]);
+  };
+  const chosen = (name) => (event) => set(name, event.target.value);
+  const searched = ({ target }) => {
+    clearTimeout(typed.current);
+    typed.current = setTimeout(() => set("q", target.value), TYPING);
+  };
+  useEffect(() => {
+    const search = new URLSearchParams(wanted).toString();
+    history.replaceState(null, "", `/history${search && `?${search}`}`);
+  }, [wanted]);
+  const filtered = Object.keys(wanted).length > 0;
   return html`<h1>History</h1>
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
-      <label>Endpoint <select value=${endpoint} onChange=${filter(setEndpoint)}>
+      <label>Endpoint <select value=${wanted.endpoint_id ?? ""} onChange=${chosen("endpoint_id")}>
         <option value="">All</option>
-        ${models?.map((model) => html`<option value=${model.endpoint_id}>${model.endpoint_id}</option>`)}
+        ${models?.map((model) => html`<option value=${model.endpoint_id} selected=${model.endpoint_id === wanted.endpoint_id}>${model.endpoint_id}</option>`)}
       </select></label>
-      <label>Outcome <select value=${status} onChange=${filter(setStatus)}>
-        ${STATUSES.map(([value, title]) => html`<option value=${value}>${title}</option>`)}
+      <label>Outcome <select value=${wanted.status ?? ""} onChange=${chosen("status")}>
+        ${STATUSES.map(([value, title]) => html`<option value=${value} selected=${value === (wanted.status ?? "")}>${title}</option>`)}
       </select></label>
-      <label>Prompt <input type="search" placeholder="Words of the prompt" value=${text} onInput=${filter(setText)} /></label>
+      <label>Prompt <input type="search" placeholder="Words of the prompt" defaultValue=${wanted.q ?? ""} onInput=${searched} /></label>
       <button type="button" onClick=${again}>Refresh</button>
     </form>
     ${error && html`<${Trouble} error=${error} retry=${again} />`}
     ${!error && !page && html`<${Waiting} />`}
-    ${page && !page.items.length && html`<p class="empty">Nothing yet. <${Link} to="/">Draw something<//>; it will stand here.</p>`}
+    ${page && !page.items.length && html`<div class="canvas empty none">${filtered
+      ? html`<p>Nothing matches these filters.</p>`
+      : html`<p>Nothing yet. <${Link} to="/">Draw something<//>; it will stand here.</p>`}</div>`}
     ${page && html`<ul class="gallery">${page.items.map((item) => html`<${Card} key=${item.request_id} item=${item} />`)}</ul>`}
-    <nav class="row" aria-label="Pages">
+    <nav class="row pager" aria-label="Pages of the history">
       ${cursors.length > 1 && html`<button type="button" onClick=${() => setCursors(cursors.slice(0, -1))}>Newer</button>`}
+      ${(cursors.length > 1 || page?.has_more) && html`<span class="faint">Page ${cursors.length}</span>`}
       ${page?.has_more && html`<button type="button" onClick=${() => setCursors([...cursors, page.next_cursor])}>Older</button>`}
     </nav>`;
 }
 
+/** The filters that stand in the page's address: a reload and the way back keep them. */
+function fromAddress() {
+  const query = new URLSearchParams(location.search);
+  return Object.fromEntries(["endpoint_id", "status", "q"].map((name) => [name, query.get(name)]).filter(([, value]) => value));
+}
+
 function Card({ item }) {
   const first = item.json_output?.images?.[0];
+  const pictures = item.json_output?.images?.length ?? 0;
   const source = first && shownUrl(first.url);
   const prompt = item.json_input?.prompt;
   return html`<li><${Link} to=${`/history/${item.request_id}`} class="card">
     ${source ? html`<img src=${source} alt="" loading="lazy" />` : html`<span class="no-picture">${outcome(item)}</span>`}
-    <span class="card-text"><b>${prompt || (item.json_input ? "no words" : "not kept")}</b>
-      <small>${item.endpoint_id}, ${when(item.sent_at)}</small></span>
+    <span class="card-text"><b>${prompt || (Object.keys(item.json_input ?? {}).length ? "no words" : "not kept")}</b>
+      <small>${item.endpoint_id}${pictures > 1 ? `, ${count(pictures, "picture")}` : ""}<br />${when(item.sent_at)}${item.duration ? `, ${seconds(item.duration)}` : ""}</small></span>
   <//></li>`;
 }
 
@@ -71,19 +95,20 @@ function outcome(item) {
 // ---------------------------------------------------------------- one request
 
 export function PastRequest({ requestId }) {
-  const [answer, error, again] = useAnswer(() => everything(requestId), [requestId]);
-  if (error) return html`<${Trouble} error=${error} retry=${again} />`;
-  if (!answer) return html`<${Waiting} />`;
-  const { item, status } = answer;
+  const [item, error, again] = useLive(() => api.past(requestId), [requestId], (found) => (found.ended_at ? 0 : LOOK));
+  const prompt = item?.json_input?.prompt;
+  useTitle(prompt || "A request");
+  if (error && !item) return html`<${Trouble} title="Request" error=${error} retry=${again} />`;
+  if (!item) return html`<${Waiting} />`;
+  const timings = Object.entries(item.json_output?.timings ?? {});
   return html`<p><${Link} to="/history">← History<//></p>
-    <h1 class="clamped">${item.json_input?.prompt || item.endpoint_id}</h1>
+    <h1 class="clamped">${prompt || item.endpoint_id}</h1>
     <p class="id"><code>${item.request_id}</code></p>
-    <div class="bench">
+    <div class="past">
       <section aria-label="Output">
         <${Shown} item=${item} />
-        <${Actions} item=${item} />
-      </section>
-      <section aria-label="Facts">
+        <${Refusal} item=${item} />
+        <${Actions} item=${item} again=${again} />
         <dl class="times">
           <div><dt>Outcome</dt><dd>${outcome(item)}</dd></div>
           <div><dt>Endpoint</dt><dd><${Link} to=${`/models/${item.endpoint_id}`}>${item.endpoint_id}<//></dd></div>
@@ -91,23 +116,28 @@ export function PastRequest({ requestId }) {
           <div><dt>Waited</dt><dd>${between(item.sent_at, item.started_at)}</dd></div>
           <div><dt>Took</dt><dd>${seconds(item.duration)}</dd></div>
           <div><dt>Attempts</dt><dd>${item.attempts}</dd></div>
+          ${timings.map(([name, value]) => html`<div><dt>${name}</dt><dd>${seconds(value)}</dd></div>`)}
         </dl>
+      </section>
+      <section aria-label="Facts">
         <h2>Input</h2>
-        ${item.json_input ? html`<${Code} label="Input">${JSON.stringify(item.json_input, null, 2)}<//>` : html`<p class="faint">Not kept, as its caller asked.</p>`}
+        ${item.json_input && Object.keys(item.json_input).length > 0
+          ? html`<${Code} label="Input">${JSON.stringify(item.json_input, null, 2)}<//>`
+          : html`<p class="faint">Not kept.</p>`}
         <h2>Output</h2>
-        ${item.json_output ? html`<${Code} label="Output">${JSON.stringify(item.json_output, null, 2)}<//>` : html`<p class="faint">There is none.</p>`}
-        <${Log} lines=${status.logs ?? []} />
-        ${item.webhook_url && html`<${Delivery} item=${item} />`}
+        ${item.json_output ? html`<${Code} label="Output">${JSON.stringify(item.json_output, null, 2)}<//>` : html`<p class="faint">There is none${item.ended_at ? "" : " yet"}.</p>`}
+        <${Log} lines=${item.logs} />
+        ${item.webhook && html`<${Webhook} webhook=${item.webhook} again=${again} />`}
       </section>
     </div>`;
 }
 
-async function everything(requestId) {
-  const query = new URLSearchParams({ request_id: requestId, expand: "payloads", limit: 1 });
-  const page = await api.get(`/v1/requests?${query}`);
-  const item = page.items[0];
-  if (!item) throw new api.Problem(404, { detail: "The server no longer has this request." });
-  return { item, status: await api.status(item.endpoint_id, requestId) };
+/** Why there is no picture, in words. */
+function Refusal({ item }) {
+  if (!item.error) return null;
+  const problem = new api.Problem(item.status_code, item.json_output);
+  const lines = problem.items.length ? problem.items.map(({ loc, msg }) => `${loc?.[1] ? `${loc[1]}: ` : ""}${msg}`) : [item.json_output ? problem.message : item.error];
+  return html`<div class="trouble">${lines.map((line) => html`<p>${line}</p>`)}</div>`;
 }
 
 function between(from, to) {
@@ -117,7 +147,7 @@ function between(from, to) {
 function Shown({ item }) {
   const [large, setLarge] = useState("");
   const pictures = item.json_output?.images ?? [];
-  if (!pictures.length) return html`<div class="canvas empty"><p>${outcome(item)}</p></div>`;
+  if (!pictures.length) return html`<div class="canvas empty none"><p>${outcome(item)}</p></div>`;
   const alt = item.json_input?.prompt ?? "A picture";
   return html`<div class=${`pictures n${pictures.length}`}>
     ${pictures.map((picture) => html`<figure>
@@ -125,13 +155,14 @@ function Shown({ item }) {
         <img src=${shownUrl(picture.url)} alt=${alt} width=${picture.width} height=${picture.height} /></button>
       <figcaption><span>${picture.width}×${picture.height}</span>
         <span class="row"><a class="button" href=${shownUrl(picture.url)} download>Download</a>
-        <button type="button" onClick=${() => copy(picture.url, "Link copied")}>Copy link</button></span></figcaption>
+        <button type="button" onClick=${() => copy(picture.url, "Link copied")}>Copy link</button>
+        <button type="button" onClick=${async () => openWithPicture(await api.models(), item.endpoint_id, picture.url, item.json_input?.prompt)}>Use as input</button></span></figcaption>
     </figure>`)}
     ${large && html`<${Large} source=${large} alt=${alt} onClose=${() => setLarge("")} />`}
   </div>`;
 }
 
-function Actions({ item }) {
+function Actions({ item, again }) {
   const [asked, setAsked] = useState(false);
   const seed = item.json_output?.seed;
   const same = { ...item.json_input, ...(Number.isSafeInteger(seed) ? { seed } : {}) };
@@ -145,31 +176,30 @@ function Actions({ item }) {
       say(error.message);
     }
   };
-  return html`<div class="row">
-    ${item.json_input && html`<button type="button" class="primary" onClick=${() => open(item.endpoint_id, item.json_input)}>Run again</button>
+  const stop = async () => {
+    try {
+      await api.cancel(item.endpoint_id, item.request_id);
+      again();
+    } catch (error) {
+      say(error.message);
+    }
+  };
+  const kept = item.json_input && Object.keys(item.json_input).length > 0;
+  return html`<div class="actions">
+    ${kept && html`<button type="button" class="primary" onClick=${() => open(item.endpoint_id, item.json_input)}>Run again</button>
     <button type="button" onClick=${() => open(item.endpoint_id, same)}>With the same seed</button>`}
-    ${item.ended_at && item.json_input && html`<button type="button" class=${asked ? "danger" : ""} onClick=${remove}>${asked ? "Really delete it" : "Delete"}</button>`}
+    ${!item.ended_at && html`<button type="button" onClick=${stop}>Cancel</button>`}
+    ${item.ended_at && kept && html`<button type="button" class=${asked ? "danger" : ""} onClick=${remove}>${asked ? "Really delete it" : "Delete"}</button>`}
   </div>`;
 }
 
-function Delivery({ item }) {
-  const [delivery, error, again] = useAnswer(() => api.delivery(item.endpoint_id, item.request_id), [item.request_id]);
-  const resend = async () => {
-    try {
-      await api.redeliver(item.endpoint_id, item.request_id);
-      say("It is sent again");
-      again();
-    } catch (problem) {
-      say(problem.message);
-    }
-  };
-  if (error) return html`<${Trouble} error=${error} retry=${again} />`;
-  if (!delivery) return html`<${Waiting} />`;
+function Webhook({ webhook, again }) {
   return html`<h2>Webhook</h2>
-    <p><code>${delivery.url}</code>: ${delivery.state.toLowerCase()}${delivery.next_try && `, next try ${when(delivery.next_try)}`}</p>
-    ${delivery.attempts.length > 0 && html`<div class="table"><table>
+    <p><code>${webhook.url}</code>: ${webhook.state.toLowerCase()}${webhook.next_try && `, next try ${when(webhook.next_try)}`}</p>
+    ${webhook.attempts.length > 0 && html`<div class="table" tabindex="0" role="region" aria-label="Tries of the webhook"><table>
       <thead><tr><th>Try</th><th>At</th><th>Answer</th><th>Took</th></tr></thead>
-      <tbody>${delivery.attempts.map((each) => html`<tr><td>${each.number}</td><td>${when(each.at)}</td>
-        <td>${each.error ?? each.http_status}</td><td>${seconds(each.seconds)}</td></tr>`)}</tbody></table></div>`}
-    <div class="row"><button type="button" onClick=${resend}>Send it again</button><button type="button" onClick=${again}>Refresh</button></div>`;
+      <tbody>${webhook.attempts.map((each) => html`<tr><td>${each.number}</td><td>${when(each.at)}</td>
+        <td class="words">${each.error ?? each.http_status}</td><td>${seconds(each.seconds)}</td></tr>`)}</tbody></table></div>`}
+    <div class="actions">${webhook.state !== "WAITING" && html`<${Deliver} requestId=${webhook.request_id} onDone=${again} />`}
+      <button type="button" onClick=${again}>Refresh</button></div>`;
 }

@@ -1,15 +1,17 @@
 // An endpoint to try: the form, the picture in the making, the same as a program. The first page a person sees.
 import { signal } from "@preact/signals-core";
-import { useMemo } from "preact/hooks";
+import { useMemo, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
 import { LANGUAGES, program } from "./code.js";
 import { Form } from "./form.js";
-import { valuesOf } from "./forms.js";
+import { linkTo, valuesOf } from "./forms.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
-import { briefInput, sentInput, types } from "./schema.js";
-import { Code, CopyButton, html, Link, Tabs, Trouble, useAnswer, Waiting } from "./ui.js";
+import { briefInput, initialInput, sentInput, types } from "./schema.js";
+import { Code, copy, CopyButton, html, Link, narrow, say, Tabs, Trouble, useAnswer, useLive, useTitle, Waiting } from "./ui.js";
 
+const SERVED_SOON = 3000; // milliseconds between looks whether a runner serves the endpoint by now
+const LANGUAGE = "impasto.language";
 const runs = new Map(); // endpoint id → signal of its last run: leaving the page does not end it
 
 function runOf(id) {
@@ -20,7 +22,7 @@ function runOf(id) {
 export function Playground({ id }) {
   const [document, error, again] = useAnswer(() => api.openapi(id), [id]);
   const [models] = useAnswer(api.models, []);
-  if (error) return html`<${Trouble} error=${error} retry=${again} />`;
+  if (error) return html`<${Trouble} title=${id} error=${error} retry=${again} />`;
   if (!document) return html`<${Waiting}>Reading the schema of ${id}…<//>`;
   return html`<${Ready} key=${id} id=${id} document=${document} models=${models} />`;
 }
@@ -31,11 +33,13 @@ function Ready({ id, document, models }) {
   const problem = useMemo(() => signal(null), [id]);
   const current = runOf(id);
   const run = current.value;
+  const place = useRef();
   const model = models?.find((each) => each.endpoint_id === id);
   const start = async () => {
     problem.value = null;
     const next = new Run(id, sentInput(input, values.value));
     current.value = next;
+    if (narrow()) place.current?.scrollIntoView();
     await next.start();
     if (next.problem.value) problem.value = next.problem.value;
   };
@@ -44,33 +48,56 @@ function Ready({ id, document, models }) {
     return start();
   };
   const brief = briefInput(input, values.value);
+  const title = model?.metadata?.display_name ?? id;
+  useTitle(run?.state.value === "drawing" ? `${Math.round(run.progress.value * 100)} % · ${title}` : title);
+  const share = () => {
+    const link = linkTo(id, brief);
+    return link ? copy(link, "Link to this form copied") : say("The form is too long for a link: upload the picture instead of pasting its data.");
+  };
   return html`<div class="model-head">
       <div>
-        <h1>${model?.metadata?.display_name ?? id}</h1>
-        <p class="id"><code>${id}</code> <${CopyButton} text=${() => id} of="the endpoint id" /></p>
+        <h1>${title}</h1>
+        <p class="id"><code>${id}</code> <${CopyButton} text=${() => id} of="the endpoint id" />
+          <button type="button" class="quiet" onClick=${share}>Share</button></p>
       </div>
       <${Views} id=${id} now="playground" />
     </div>
+    <${Served} id=${id} />
     <div class="bench">
       <section aria-labelledby="input-title">
         <h2 id="input-title">Input</h2>
         <${Form} input=${input} values=${values} problem=${problem} busy=${run?.busy.value ?? false} onRun=${start}
-          onCancel=${() => run.cancel()} />
+          onCancel=${() => run.cancel()} onReset=${() => ((values.value = initialInput(input)), (problem.value = null))} />
       </section>
-      <section aria-labelledby="result-title" class="result-side">
+      <section aria-labelledby="result-title" class="result-side" ref=${place}>
         <h2 id="result-title">Result</h2>
-        <${Result} run=${run} fields=${input.fields} onAgain=${again} models=${models} />
+        <${Result} run=${run} fields=${input.fields} onAgain=${again} models=${models} onCancel=${() => run.cancel()} />
       </section>
     </div>
     <section aria-labelledby="code-title" class="wide">
       <h2 id="code-title">The same as a program</h2>
-      <${Tabs} label="Language" tabs=${[
-        ...LANGUAGES.map(([language, title]) => [language, title, () => html`<${Program} language=${language} id=${id} input=${brief} />`]),
-        ["json", "JSON", () => html`<${Bodies} id=${id} input=${sentInput(input, values.value)} run=${run} />`],
-      ]} />
+      <${LanguageTabs} more=${[["json", "JSON", () => html`<${Bodies} id=${id} input=${sentInput(input, values.value)} run=${run} />`]]}
+        body=${(language) => html`<${Program} language=${language} id=${id} input=${brief} />`} />
     </section>
     <p class="faint">Output: ${output.fields.map((field) => field.name).join(", ")}.${" "}
       <${Link} to=${`/models/${id}/api`}>Every field, with its type and default<//></p>`;
+}
+
+/** Nothing when a runner draws for the endpoint; else that its requests will wait. */
+function Served({ id }) {
+  const [model] = useLive(() => api.model(id), [id], (found) => (found?.impasto.served_by === null ? SERVED_SOON : 0));
+  if (model?.impasto.served_by !== null || !model) return null;
+  return html`<p class="warning" role="status">No runner draws for this endpoint at the moment: a request waits in the queue until one does.
+    ${" "}<${Link} to="/dashboard">The dashboard<//> and the server's log say why.</p>`;
+}
+
+/** A program in every language; the browser remembers which one a person reads. */
+export function LanguageTabs({ body, more = [] }) {
+  const tabs = [...LANGUAGES.map(([language, title]) => [language, title, () => body(language)]), ...more];
+  const [chosen, setChosen] = useState(localStorage.getItem(LANGUAGE));
+  const choose = (language) => (setChosen(language), localStorage.setItem(LANGUAGE, language));
+  const known = tabs.some(([language]) => language === chosen);
+  return html`<${Tabs} label="Language" chosen=${known ? chosen : tabs[0][0]} onChoose=${choose} tabs=${tabs} />`;
 }
 
 export function Views({ id, now }) {
@@ -88,10 +115,11 @@ export function Program({ language, id, input }) {
 }
 
 function Bodies({ id, input, run }) {
-  const output = run?.output.value;
+  const output = run?.output.value ?? run?.problem.value?.body;
   return html`<h3>Request</h3>
     <${Code} label="The request's body">${JSON.stringify(input, null, 2)}<//>
     <h3>Response</h3>
+    ${output && JSON.stringify(run.input) !== JSON.stringify(input) && html`<p class="faint">Of the run before the form was changed.</p>`}
     ${output
       ? html`<${Code} label="The response's body">${JSON.stringify(output, null, 2)}<//>`
       : html`<p class="faint">There is none yet.</p>`}

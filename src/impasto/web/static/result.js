@@ -1,15 +1,16 @@
 // What becomes of a request, while it becomes it: place in the queue, steps, previews, pictures, log, warnings, times.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { openWithPicture } from "./forms.js";
-import { copy, count, html, say, seconds, shownUrl } from "./ui.js";
+import { copy, count, html, narrow, say, seconds, shownUrl } from "./ui.js";
 
-export function Result({ run, fields, onAgain, models }) {
-  if (!run)
-    return html`<div class="canvas empty"><p>Write a prompt and press Run. The picture appears here.</p></div>`;
+export function Result({ run, fields, onAgain, models, onCancel, empty = "Write a prompt and press Run. The picture appears here." }) {
+  if (!run) return html`<div class="canvas empty"><p>${empty}</p></div>`;
   const state = run.state.value;
   return html`<div class="result" data-state=${state}>
-    <div class="state" role="status" aria-live="polite">${sentence(run)}</div>
+    <div class="state" aria-hidden="true">${sentence(run)}</div>
+    <div class="unseen" role="status">${spoken(run)}</div>
     ${run.busy.value && html`<progress max="1" value=${state === "drawing" ? run.progress.value : undefined} aria-label="How far it is"></progress>`}
+    ${run.busy.value && onCancel && narrow() && html`<p><button type="button" onClick=${onCancel}>Cancel</button></p>`}
     ${state === "failed" && html`<${Refused} problem=${run.problem.value} fields=${fields} />`}
     <${Pictures} run=${run} onAgain=${onAgain} models=${models} fields=${fields} />
     ${run.warnings.value.map((warning) => html`<p class="warning"><b>${warning.code}</b> ${warning.message}</p>`)}
@@ -34,6 +35,13 @@ function sentence(run) {
     default:
       return "It failed";
   }
+}
+
+/** As `sentence`, at most four times while it is drawn: a screen reader reads every change. */
+function spoken(run) {
+  if (run.state.value !== "drawing") return sentence(run);
+  const quarters = Math.floor(run.progress.value * 4);
+  return quarters ? `Drawing, ${quarters * 25} %` : "Drawing";
 }
 
 function Refused({ problem, fields }) {
@@ -80,7 +88,7 @@ function Picture({ picture, at, run, onAgain, models, fields }) {
       <span class="row">
         <a class="button" href=${source} download=${`impasto-${run.requestId.value.slice(0, 8)}-${at + 1}.${extension(picture)}`}>Download</a>
         <button type="button" onClick=${() => copy(picture.url, "Link copied")}>Copy link</button>
-        <button type="button" onClick=${() => openWithPicture(models, run.id, picture.url)}>Use as input</button>
+        ${models && html`<button type="button" onClick=${() => openWithPicture(models, run.id, picture.url, run.input.prompt)}>Use as input</button>`}
         ${has("seed") && html`<button type="button" onClick=${() => keepSeed(onAgain, seed)}>Same seed</button>`}
         ${has("seed") && html`<button type="button" onClick=${() => onAgain({ seed: undefined })}>Variation</button>`}
       </span>

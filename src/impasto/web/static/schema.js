@@ -1,4 +1,5 @@
 // A queue's OpenAPI document → what the form, the code and the API page show. Pure.
+import { sentenceCase } from "./ui.js";
 
 const ENUM_FROM = 6; // as many words become a menu; fewer are shown at once
 
@@ -25,6 +26,7 @@ function type(name, schemas) {
   return {
     name,
     description: schema.description ?? "",
+    endpoint: schema["x-impasto-endpoint"], // whose input it is, when it is not this endpoint's
     example: schema.examples?.[0] ?? schema.example,
     fields: order.map((key) => field(key, schema.properties[key], required.includes(key), schemas)),
   };
@@ -39,7 +41,7 @@ function field(name, property, required, schemas) {
   const base = {
     name,
     required,
-    title: property.title ?? name,
+    title: TITLES[name] ?? sentenceCase(property.title ?? name),
     description: property.description ?? "",
     default: property.default,
     example: property.examples?.[0],
@@ -51,19 +53,24 @@ function field(name, property, required, schemas) {
     apiOnly: API_ONLY.has(name),
     type: plain.type,
     items: plain.items && (refName(plain.items) ?? plain.items.type),
+    maxItems: plain.maxItems,
     properties: reference && schemas[reference]?.properties ? type(reference, schemas).fields : undefined,
+    rows: schemas[refName(plain.items)]?.properties ? type(refName(plain.items), schemas).fields : undefined,
   };
   return { ...base, kind: kindOf(base), shown: shownType(base) };
 }
 
+const TITLES = { num_inference_steps: "Inference steps", num_images: "Number of images" };
 const API_ONLY = new Set(["safety_tolerance", "sync_mode"]);
 
 function kindOf(field) {
   if (field.name === "seed") return "seed";
   if (/(^|_)prompt$/.test(field.name) && field.type === "string") return "prompt";
   if (field.properties && field.words.length) return "size";
-  if (/image_url$|mask_url$/.test(field.name)) return "image";
+  if (/mask_url$/.test(field.name)) return "mask";
+  if (/image_url$/.test(field.name)) return "image";
   if (/image_urls$/.test(field.name)) return "images";
+  if (field.rows) return "rows";
   if (field.words.length) return field.words.length >= ENUM_FROM ? "menu" : "choice";
   if (field.type === "integer" || field.type === "number") {
     const span = field.maximum - field.minimum;
@@ -88,11 +95,19 @@ function pascal(name) {
   return name.replace(/(^|_)([a-z])/g, (_, __, letter) => letter.toUpperCase());
 }
 
+const PICTURES = new Set(["image", "images", "mask"]);
+
+/** `values` with the picture `url` in the first field that takes one; as they are when none does. */
+export function withPicture(input, values, url) {
+  const field = input.fields.find((each) => each.kind === "image" || each.kind === "images");
+  return field ? { ...values, [field.name]: field.kind === "images" ? [url] : url } : values;
+}
+
 /** What the form starts with: examples for what is required, defaults for the rest. */
 export function initialInput(input) {
   const values = {};
   for (const field of input.fields) {
-    if (field.kind === "image" || field.kind === "images") continue;
+    if (PICTURES.has(field.kind)) continue;
     if (field.kind === "prompt" && field.name === "prompt") values[field.name] = "";
     else if (field.default !== undefined) values[field.name] = field.default;
   }

@@ -3,6 +3,7 @@ import { h } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import htm from "htm";
+import { asksForKey } from "./api.js";
 
 export const html = htm.bind(h);
 
@@ -15,6 +16,12 @@ export function go(to, { replace = false } = {}) {
   history[replace ? "replaceState" : "pushState"](null, "", to);
   path.value = location.pathname;
   document.documentElement.scrollTop = 0;
+  document.getElementById("main")?.focus({ preventScroll: true }); // where a screen reader and Tab go on from
+}
+
+/** What the tab of the browser says. */
+export function useTitle(title) {
+  useEffect(() => void (document.title = title ? `${title} · impasto` : "impasto"), [title]);
 }
 
 addEventListener("popstate", () => (path.value = location.pathname));
@@ -27,6 +34,9 @@ export function Link({ to, children, ...more }) {
   };
   return html`<a href=${to} onClick=${click} ...${more}>${children}</a>`;
 }
+
+/** Whether the page is so narrow that the result stands below the form: as in the style sheet. */
+export const narrow = () => matchMedia("(max-width: 56rem)").matches;
 
 // ---------------------------------------------------------------- light and dark
 
@@ -107,17 +117,18 @@ export function Waiting({ children = "Loading…" }) {
   return html`<p class="waiting" role="status">${children}</p>`;
 }
 
-/** Why a page cannot be shown, and what to do. */
-export function Trouble({ error, retry }) {
-  return html`<div class="trouble" role="alert">
+/** Why a page, or a part of one, cannot be shown, and what to do. `title`: of a page that shows nothing else. */
+export function Trouble({ error, retry, title }) {
+  return html`${title && html`<h1>${title}</h1>`}
+  <div class="trouble" role="alert">
     <p>${error.message}</p>
     ${error.requestId && html`<p class="faint">Request ${error.requestId}</p>`}
-    ${retry && html`<button type="button" onClick=${retry}>Try again</button>`}
+    ${retry && html`<p class="row"><button type="button" onClick=${retry}>Try again</button>
+      ${error.status === 403 && html`<button type="button" onClick=${() => (asksForKey.value = "This needs another key.")}>Use another key</button>`}</p>`}
   </div>`;
 }
 
 /** `[value, error, again]` of a promise that `ask` gives; asked anew when `on` changes. */
-
 export function useAnswer(ask, on) {
   const [turn, setTurn] = useState(0);
   const [state, setState] = useState([undefined, undefined]);
@@ -133,16 +144,53 @@ export function useAnswer(ask, on) {
   return [...state, () => setTurn(turn + 1)];
 }
 
+/** As `useAnswer`, and asked again and again: `pause(value)` milliseconds after an answer, 0: no more. What is shown stays
+ * until the next answer is there. A refusal (4xx) is not asked about again. */
+export function useLive(ask, on, pause) {
+  const [turn, setTurn] = useState(0);
+  const [state, setState] = useState([undefined, undefined]);
+  useEffect(() => {
+    let wanted = true;
+    let timer;
+    const look = async () => {
+      let wait = HOPE;
+      try {
+        const value = await ask();
+        if (!wanted) return;
+        setState([value, undefined]);
+        wait = pause(value);
+      } catch (error) {
+        if (!wanted) return;
+        setState(([value]) => [error.status ? undefined : value, error]);
+        if (error.status >= 400 && error.status < 500) return;
+      }
+      if (wait) timer = setTimeout(look, document.hidden ? 5 * wait : wait);
+    };
+    look();
+    return () => ((wanted = false), clearTimeout(timer));
+  }, [...on, turn]);
+  return [...state, () => setTurn(turn + 1)];
+}
+
+const HOPE = 5000; // milliseconds until a server that did not answer is asked again
+
 // ---------------------------------------------------------------- numbers for people
 
 export function seconds(value) {
   if (value === null || value === undefined) return "–";
+  if (value > 0 && value < 0.1) return `${Math.max(1, Math.round(value * 1000))} ms`;
   return value < 10 ? `${value.toFixed(2)} s` : value < 120 ? `${value.toFixed(1)} s` : `${Math.round(value / 60)} min`;
 }
 
 export function when(time) {
   const date = typeof time === "number" ? new Date(time * 1000) : new Date(time);
   return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** "Num Inference Steps" → "Num inference steps": one way to write titles, whoever wrote them. */
+export function sentenceCase(title) {
+  const words = title.split(" ").map((word, n) => (n === 0 || /^[A-Z0-9]{2,}$/.test(word) ? word : word.toLowerCase()));
+  return words.join(" ").replace(/\burls?\b/gi, (word) => (word.length > 3 ? "URLs" : "URL")).replace(/\blora(s?)\b/gi, "LoRA$1");
 }
 
 export function count(number, one, many = `${one}s`) {

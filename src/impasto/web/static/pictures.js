@@ -1,0 +1,93 @@
+// Pictures that go in: dropped, pasted, chosen or named by URL, and uploaded as fal's JavaScript client does it.
+import { useEffect, useRef, useState } from "preact/hooks";
+import * as api from "./api.js";
+import { html, say, shownUrl } from "./ui.js";
+
+const boxes = new Set(); // every picture field on the page, which one pasted picture goes to one of
+
+/** Where a pasted picture goes: the field that has the focus or the pointer, else the first empty one. */
+function chosenBox() {
+  const shown = [...boxes];
+  const at = (test) => shown.find(({ box }) => box.current && test(box.current));
+  return at((box) => box.parentElement.contains(document.activeElement)) ?? at((box) => box.matches(":hover")) ?? shown.find(({ filled }) => !filled) ?? shown[0];
+}
+
+addEventListener("paste", (event) => {
+  if (!event.clipboardData?.files.length || !boxes.size) return;
+  event.preventDefault();
+  chosenBox().take(event.clipboardData.files);
+});
+
+export function Picture({ value, onChange, aria, children }) {
+  const box = useRef();
+  const [busy, setBusy] = useState(false);
+  const [over, setOver] = useState(false);
+  const [wrong, setWrong] = useState("");
+  const take = async (files) => {
+    const file = [...files].find((each) => each.type.startsWith("image/"));
+    if (!file) return setWrong("That is no picture. Take a JPEG, PNG, WebP, GIF or AVIF.");
+    setWrong("");
+    setBusy(true);
+    try {
+      onChange(await api.upload(file));
+      say(`Uploaded ${file.name || "the picture"}`);
+    } catch (error) {
+      setWrong(error.message);
+    } finally {
+      setBusy(false);
+    }
+  };
+  useEffect(() => {
+    const own = { box, take, filled: Boolean(value) };
+    boxes.add(own);
+    return () => boxes.delete(own);
+  });
+  const drop = (event) => {
+    event.preventDefault();
+    setOver(false);
+    take(event.dataTransfer.files);
+  };
+  return html`<div class=${`drop ${over ? "is-over" : ""}`} ref=${box} onDragOver=${(event) => (event.preventDefault(), setOver(true))}
+      onDragLeave=${() => setOver(false)} onDrop=${drop}>
+      ${value
+        ? shownUrl(value)
+          ? html`<img src=${shownUrl(value)} alt="The picture that goes in" />`
+          : html`<p class="about">The server will fetch it.</p>`
+        : html`<p>${busy ? "Uploading…" : "Drop a picture here, paste one, or"}</p>`}
+      <span class="row">
+        <label class="button">${value ? "Another one" : "Choose a file"}
+          <input type="file" accept="image/*" class="hidden-file" aria-label="Choose a picture" onChange=${(event) => (take(event.target.files), (event.target.value = ""))} /></label>
+        ${children}
+        ${value && html`<button type="button" onClick=${() => onChange(undefined)}>Remove</button>`}
+      </span>
+    </div>
+    <input type="text" ...${aria} value=${value ?? ""} placeholder="or the URL of a picture" inputmode="url" spellcheck=${false}
+      onInput=${(event) => onChange(event.target.value || undefined)} />
+    ${wrong && html`<p class="wrong" role="alert">${wrong}</p>`}`;
+}
+
+export function Pictures({ field, value, onChange, aria }) {
+  const list = value ?? [];
+  const set = (at, url) => onChange(url ? list.with(at, url) : list.toSpliced(at, 1));
+  const named = (at) => ({ ...aria, id: `${aria.id}-${at}`, "aria-label": `${field.title}, ${at + 1}` });
+  const full = field.maxItems !== undefined && list.length >= field.maxItems;
+  return html`<div id=${aria.id}>
+    ${list.map((url, at) => html`<${Picture} key=${at} field=${field} value=${url} onChange=${(next) => set(at, next)} aria=${named(at)} />`)}
+    ${!full && html`<${Picture} key=${list.length} field=${field} value=${undefined} onChange=${(url) => url && onChange([...list, url])} aria=${named(list.length)} />`}
+  </div>`;
+}
+
+/** As a picture, and it can be painted over the picture beside it. */
+export function Mask({ field, value, onChange, aria, beside }) {
+  const [Painter, setPainter] = useState(null);
+  const under = Object.entries(beside ?? {}).find(([name, url]) => /image_url$/.test(name) && url && shownUrl(url))?.[1];
+  const open = async () => {
+    const { MaskPainter } = await import("./mask.js");
+    setPainter(() => MaskPainter);
+  };
+  return html`<${Picture} field=${field} value=${value} onChange=${onChange} aria=${aria}>
+      ${under && html`<button type="button" onClick=${open}>Paint it</button>`}
+    <//>
+    ${!under && html`<p class="about">With an uploaded picture above, the mask can be painted over it.</p>`}
+    ${Painter && under && html`<${Painter} under=${shownUrl(under)} onDone=${onChange} onClose=${() => setPainter(null)} />`}`;
+}
