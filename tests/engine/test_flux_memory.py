@@ -32,7 +32,9 @@ from impasto.settings import ModelSettings, load
 from ..checkpoints import AUTOENCODER, Made, made, write_single
 from .conftest import Recorder, make_job
 
-WORDS = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+WORDS = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+)
 
 
 @pytest.fixture(scope="module")
