@@ -44,7 +44,8 @@ def record(run: Callable[[], Tensor]) -> Replay:
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # thread_local: other threads read prompts and decode meanwhile, which must not break the recording
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         out = run()
 
     def replay() -> Tensor:
