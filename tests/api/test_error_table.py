@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from annotated_types import Le
 
 from impasto import errors
 from impasto.endpoints.table import Endpoints
@@ -105,6 +106,8 @@ async def test_the_sync_run_and_the_queue_answer_alike_at_every_endpoint(client,
     change, loc, context = INPUTS[type_]
     (field,) = change
     takers = [e for e in ENDPOINTS.values() if field in e.Input.model_fields]
+    if type_ == "less_than_equal":
+        takers = [e for e in takers if Le(4) in e.Input.model_fields[field].metadata]  # flux-general draws up to ten
     assert takers
     for endpoint in takers:
         payload = endpoint.example | change

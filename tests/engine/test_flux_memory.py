@@ -70,7 +70,7 @@ def cramped(parts: Made, file: Path) -> tuple[FluxPipeline, Cramped]:
         parts.small,
         transformer=model,
         autoencoder=weights.build(lambda: Autoencoder(AUTOENCODER), parts.bfl_autoencoder(), name="vae"),
-        text=T5ClipTextEncoder(parts.t5, parts.clip, max_tokens=32),
+        text=T5ClipTextEncoder.load(found, weights.Target(torch.device("cpu"), torch.float32)),
     )
     return FluxPipeline(loaded, device=torch.device("cpu"), dtype=torch.float32), model
 

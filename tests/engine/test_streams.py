@@ -2,6 +2,7 @@
 
 import torch
 
+from impasto.engine.acceleration import Speed
 from impasto.engine.flux import Prompt
 from impasto.engine.loras import Applied
 from impasto.engine.pictures import Given
@@ -13,7 +14,8 @@ from impasto.flux.linear import Side, Up
 def test_every_tensor_of_a_prompt_is_found() -> None:
     txt, vec, latents, down, up = (torch.zeros(n) for n in range(1, 6))
     side = Side(down, (Up(slice(0, 1), slice(0, 1), up),))
-    prompt = Prompt(Conditioning(txt, vec, 1, False), Given(init=Init(latents, 0.5)), Applied({"layer": side}))
+    given, lora = Given(init=Init(latents, 0.5)), Applied({"layer": side})
+    prompt = Prompt(Conditioning(txt, vec, 1, False), given, lora, Speed())
     assert {len(tensor) for tensor in tensors_of(prompt)} == {1, 2, 3, 4, 5}
 
 

@@ -83,6 +83,9 @@ class _Child:
         await self.process.wait()
 
 
+_DIED = (asyncio.IncompleteReadError, ConnectionError)
+
+
 class Decoders:
     """`decode` starts what it needs; `close` ends it."""
 
@@ -101,22 +104,40 @@ class Decoders:
         """Raises `Undecodable` with fal's word for what is wrong."""
         async with self._turn:
             child = await self._child()
-            good = False
+            waited = child.pictures > 0
             try:
-                async with asyncio.timeout(self._seconds):
-                    facts, png = await child.ask(data)
-                good = not facts.get("spent") and child.pictures < PICTURES
-            except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
-                raise Undecodable("image_load_error", DAMAGED, {}) from None
-            finally:
-                if good:
-                    self._idle.append(child)
-                else:
-                    await asyncio.shield(child.end())
+                facts, png = await self._ask(child, data)
+            except _DIED:
+                if not waited:
+                    raise Undecodable("image_load_error", DAMAGED, {}) from None
+                # It may have died while it waited, unseen: a fresh one says whether that was the picture's doing.
+                facts, png = await self._ask_fresh(data)
         if "type" in facts:
             raise Undecodable(facts["type"], facts["message"], facts["ctx"])
         width, height = facts["before"]
         return Decoded(png=png, width=facts["width"], height=facts["height"], before=(width, height))
+
+    async def _ask_fresh(self, data: bytes) -> tuple[dict[str, Any], bytes]:
+        try:
+            return await self._ask(await _Child.start(memory=self._memory, seconds=self._seconds), data)
+        except _DIED:
+            raise Undecodable("image_load_error", DAMAGED, {}) from None
+
+    async def _ask(self, child: _Child, data: bytes) -> tuple[dict[str, Any], bytes]:
+        """Ends the child unless it may wait for the next picture. Raises one of `_DIED`, or `Undecodable`."""
+        good = False
+        try:
+            async with asyncio.timeout(self._seconds):
+                facts, png = await child.ask(data)
+            good = not facts.get("spent") and child.pictures < PICTURES
+            return facts, png
+        except TimeoutError:
+            raise Undecodable("image_load_error", DAMAGED, {}) from None
+        finally:
+            if good:
+                self._idle.append(child)
+            else:
+                await asyncio.shield(child.end())
 
     async def close(self) -> None:
         while self._idle:
