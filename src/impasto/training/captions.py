@@ -105,7 +105,7 @@ def _noun(record: Composition | Member, rng: np.random.Generator, synonyms: floa
 
 
 def _countable(record: Composition, rng: np.random.Generator) -> bool:
-    return rng.random() < 0.04 and plural(BY_NAME[record.concept]) is not None
+    return rng.random() < 0.12 and plural(BY_NAME[record.concept]) is not None
 
 
 def _several(member: Member, count: int, rng: np.random.Generator) -> str:
