@@ -1,5 +1,6 @@
 """The OpenAPI documents: one of an endpoint's queue, as fal publishes it, and one of all that this server answers."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -70,8 +71,9 @@ async def of_queue(call: Call) -> Response:
 
 
 async def of_server(call: Call) -> Response:
-    """Everything that this server answers."""
-    return zipped(call.request, Json(server_document(call.gateway.endpoints, base=call.address.file_base)))
+    """Everything that this server answers. Built beside the loop: with all endpoints it takes a sixth of a second."""
+    document = await asyncio.to_thread(server_document, call.gateway.endpoints, base=call.address.file_base)
+    return zipped(call.request, Json(document))
 
 
 def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any]:
