@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from impasto.flux.pipeline import Pipeline, Step
-from impasto.flux.step_cache import FEWEST_STEPS, Threshold
+from impasto.flux.step_cache import FEWEST_STEPS, StepCache, Threshold
+from impasto.flux.transformer import Flux
 
 STEPS = 10
 
@@ -100,9 +102,19 @@ def test_passes_that_run_one_after_the_other_for_want_of_memory_decide_each_for_
 
     monkeypatch.setattr(shipped._transformer, "rest", short_of_memory)
     seen = calls(shipped, monkeypatch)
+    whole = StepCache.velocity
+    words: dict[StepCache, Tensor] = {}
+
+    def watched(cache: StepCache, model: Flux, img: Tensor, txt: Tensor, *args: Any, **named: Any) -> Tensor:
+        if len(img) == 1:
+            assert torch.equal(words.setdefault(cache, txt), txt), "a row was judged by what the other one did"
+        return whole(cache, model, img, txt, *args, **named)
+
+    monkeypatch.setattr(StepCache, "velocity", watched)
     found = list(steps(shipped, Threshold(0.6)))
     assert seen
     assert set(seen) == {1}
+    assert len(words) == 2
     assert any(step.reused for step in found)
     assert torch.isfinite(found[-1].latents).all()
 
