@@ -31,8 +31,9 @@ class Member:
 class Group:
     """Everything about one picture of several things.
 
-    `members` in reading order: left to right, or top to bottom; a count repeats one member. `nudge` moves all of them
-    by whole latents, across the line that they stand in. Exactly one of `background` and `scene` is set.
+    `members` in reading order: left to right, or top to bottom; a count repeats one member. `nudge`, one or minus one
+    when drawn, moves all of them across the line that they stand in, so that every pair meets the grid of tokens in
+    one way. Exactly one of `background` and `scene` is set.
     """
 
     members: tuple[Member, ...]
@@ -85,7 +86,7 @@ def _grounded(
     taken = {member.colour or concept.colour for concept, member in zip(concepts, members, strict=False)}
     background, scene = draw_ground(rng, mix, taken)
     r, g, b = (int(v) for v in rng.integers(-mix.tint, mix.tint + 1, 3))
-    return Group(members, layout, draw_style(rng, mix), background, scene, int(rng.integers(-1, 2)), (r, g, b))
+    return Group(members, layout, draw_style(rng, mix), background, scene, int(rng.choice((-1, 1))), (r, g, b))
 
 
 def slots(count: int, layout: Layout, *, width: int, height: int, nudge: int) -> tuple[tuple[int, int, int], ...]:

@@ -192,7 +192,7 @@ def train(
     model.to(device)
     teacher = _teacher(recipe, empty, start, device)
     average = Average(model, recipe.average)
-    optimiser = make_optimiser(model, recipe.optimiser, recipe.rate, bf16=recipe.bf16)
+    optimiser = make_optimiser(model, recipe.optimiser, recipe.rate, bf16=recipe.bf16, workers=recipe.workers)
     checkpoint = folder / "transformer.pt"
     step = load_state(checkpoint, model, optimiser, average)
     ids = {bucket.size.name: image_ids(bucket.size.height, bucket.size.width).to(device) for bucket in buckets}
