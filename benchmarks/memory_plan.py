@@ -3,8 +3,7 @@
     python benchmarks/memory_plan.py
 
 Nothing is measured here: weights are counted on the meta device, a picture of 1024x1024 from its size (what a GPU says
-to that is in benchmarks/gpu/TODO.md). A card has its size less 0.6 GiB for CUDA itself, the host 57 of 64 GiB,
-on a CPU without bf16, which reads prompts in float32.
+to that is in benchmarks/gpu/TODO.md). A card has its size less 0.6 GiB for CUDA itself, the host 57 of 64 GiB.
 """
 
 import json
@@ -14,8 +13,9 @@ import torch
 from torch import nn
 
 from impasto.engine.memory import plan
-from impasto.flux import footprint, t5clip
+from impasto.flux import footprint
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.encoders import T5, Clip
 from impasto.flux.models import FLUX1_DEV, ClipParams, T5Params
 from impasto.flux.residency import Kept, Needs
 from impasto.flux.transformer import Flux
@@ -31,15 +31,19 @@ def needs(stored: Kept) -> Needs:
     params = FLUX1_DEV.transformer
     with torch.device("meta"):
         model = Flux(params)
-        text = parameters(t5clip.new_t5(T5Params())) + parameters(t5clip.new_clip(ClipParams()))
+        t5 = T5(T5Params())
+        t5.encoder.embed_tokens.weight = t5.shared.weight  # one table by two names, as it is loaded
+        text = parameters(t5) + parameters(Clip(ClipParams()))
         others = parameters(Autoencoder(FLUX1_DEV.autoencoder))
     matrices = {name for name, each in model.named_parameters() if "_blocks" in name and each.ndim == 2}
     narrow = footprint.transformer(params, itemsize=2, narrow=matrices)
+    away, reading = footprint.text(T5Params(), tokens=512, itemsize=2)
     return Needs(
         name=FLUX1_DEV.name,
         transformer={"full": footprint.transformer(params, itemsize=2), "int8": narrow, "fp8": narrow},
         text=2 * text,
-        text_on_host=4 * text,
+        text_on_host=away,
+        reading=reading,
         others=2 * others,
         working=footprint.working(FLUX1_DEV, height=1024, width=1024, text_tokens=512, itemsize=2),
         stored=stored,

@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import passes
 
-from impasto.flux import footprint, keys, placing, quantise
+from impasto.flux import footprint, keys, offload, placing, quantise
 from impasto.flux import latents as lat
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.encoders import T5
 from impasto.flux.linear import Side, Up, attached, merged
-from impasto.flux.models import MODELS, TransformerParams
+from impasto.flux.models import MODELS, T5Params, TransformerParams
 from impasto.flux.residency import Residency
 from impasto.flux.stored import InMemory
 from impasto.flux.transformer import Flux
@@ -147,7 +148,40 @@ def memory() -> dict[str, Any]:
         counted += footprint.step(params, tokens=tokens + lat.token_count(size, size), itemsize=2)
         result[f"{name}_counted_gib"], result[f"{name}_peak_gib"] = counted / 2**30, peak()
         del model
-    return result | decoding()
+    return result | reading() | decoding()
+
+
+def reading() -> dict[str, Any]:
+    """A prompt of 512 tokens through T5-XXL in bf16: on the device, from the host layer by layer (the same bits?), and
+    on the CPU; bytes in use against those that are counted.
+    """
+    params, tokens = T5Params(), 512
+    if REHEARSAL:
+        params, tokens = T5Params(d_model=64, d_ff=128, d_kv=16, num_heads=4, num_layers=3, vocab_size=99), 16
+    torch.set_default_dtype(torch.bfloat16)
+    with DEVICE:
+        model = T5(params).eval().requires_grad_(requires_grad=False)
+    torch.set_default_dtype(torch.float32)
+    model.encoder.embed_tokens.weight = model.shared.weight
+    ids, result = torch.arange(tokens)[None] % params.vocab_size, dict[str, Any]()
+    near = ids.to(DEVICE)
+    wanted = model(near)
+    result["t5_resident_ms"] = milliseconds(lambda: model(near))
+    model.to("cpu")
+    result["t5_on_cpu_ms"] = milliseconds(lambda: model(ids), warm=1, count=2)
+    away = offload.text_away(model)
+    for name, parameter in model.named_parameters():
+        if name in away and not REHEARSAL:
+            placing.page_lock(parameter.data)
+        elif name not in away:
+            parameter.data = parameter.data.to(DEVICE)
+    offload.install_text(model, DEVICE)
+    peak_reset()
+    result["t5_visiting_same_bits"] = torch.equal(model(ids), wanted)
+    result["t5_visiting_ms"] = milliseconds(lambda: model(ids))
+    result["t5_counted_gib"] = footprint.text(params, tokens=tokens, itemsize=2)[1] / 2**30
+    result["t5_peak_gib"] = peak()
+    return result
 
 
 def decoding() -> dict[str, Any]:

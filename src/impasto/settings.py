@@ -128,9 +128,9 @@ class ModelSettings(Section):
     )
     residency: Literal["auto", "device", "text_on_host", "modulation_on_host", "layers_on_host"] = Field(
         default="auto",
-        description="Where the weights live on a GPU: all on the device; the text encoders on the CPU; the modulation "
-        "too, which travels once a request; or all layers, each copied right before it runs. auto: the first that fits "
-        "into what is free, with as few layers away as it takes.",
+        description="Where the weights live on a GPU: all on the device; T5 on the host, whose layers travel as a "
+        "prompt is read; the modulation too, which travels once a request; or all layers, each copied right before it "
+        "runs. auto: the first that fits into what is free, with as few layers away as it takes.",
     )
     weights_dtype: Literal["auto", "full", "fp8", "int8"] = Field(
         default="auto",

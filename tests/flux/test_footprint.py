@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from impasto.flux import footprint, placing, quantise, weights
+from impasto.flux import footprint, offload, placing, quantise, weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import locate
-from impasto.flux.models import FLUX1_DEV
+from impasto.flux.encoders import T5
+from impasto.flux.models import FLUX1_DEV, T5Params
 from impasto.flux.residency import Kept, Residency
 from impasto.flux.transformer import Flux
 
@@ -68,6 +69,23 @@ def test_a_step_takes_what_is_counted(dtype: torch.dtype) -> None:
         model.velocity(img, words, pe, mods)
     counted = footprint.step(SMALL, tokens=text + side * side, itemsize=dtype.itemsize)
     assert counted / 1.1 < live.peak <= counted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_reading_a_prompt_from_the_host_takes_what_is_counted(dtype: torch.dtype) -> None:
+    params, tokens = T5Params(d_model=256, d_ff=640, d_kv=32, num_heads=8, num_layers=3, vocab_size=500), 128
+    model = T5(params).to(dtype).eval().requires_grad_(requires_grad=False)
+    model.encoder.embed_tokens.weight = model.shared.weight
+    away = sum(model.get_parameter(key).nbytes for key in offload.text_away(model))
+    offload.install_text(model, torch.device("cpu"))
+    with Live() as live:
+        model(torch.zeros(1, tokens, dtype=torch.long))
+    moved, reading = footprint.text(params, tokens=tokens, itemsize=dtype.itemsize)
+    assert moved == away
+    assert (reading - footprint.SLACK) / 1.15 < live.peak <= reading - footprint.SLACK
+    near = sum(p.nbytes for p in model.parameters()) - away
+    assert near < 0.01 * away, "norms and the table of positions"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from impasto.flux import offload, placing, weights
+from impasto.flux import offload, placing, t5clip, weights
 from impasto.flux.checkpoint import locate
 from impasto.flux.linear import Side, Sides, Up, attached
 from impasto.flux.models import TransformerParams
@@ -47,7 +47,7 @@ class Counted:
         self.reading.add(slot)
 
     def release(self, slot: int) -> None:
-        self.reading.remove(slot)
+        self.reading.discard(slot)
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +210,52 @@ def test_the_blocks_that_are_away_are_spread_evenly(total: int, count: int) -> N
     assert all(0 <= i < total for i in found)
     gaps = [b - a for a, b in pairwise(found)]
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+def test_a_visiting_t5_reads_what_a_resident_one_reads_to_the_bit(file: Path) -> None:
+    ids = torch.tensor([[3, 9, 2, 7, 1, 0, 0, 0], [5, 1, 0, 0, 0, 0, 0, 0]])
+    for dtype in (torch.float32, torch.bfloat16):
+        target = weights.Target(CPU, dtype)
+        resident, copies = t5clip.load_t5(locate(file), target), Counted()
+        visiting = t5clip.visiting_t5(locate(file), target, copies=copies)
+        with torch.inference_mode():
+            for _ in range(2):
+                assert torch.equal(visiting(ids), resident(ids))
+        blocks = len(visiting.encoder.block)
+        assert len(copies.started) == 2 * blocks, "each block once a prompt, none of them for nothing"
+        assert sum(size for _, size in copies.started) == 2 * sum(
+            p.nbytes for block in resident.encoder.block for name, p in block.named_parameters() if p.ndim == 2
+            and "relative_attention_bias" not in name
+        )  # fmt: skip
+
+
+def test_the_slots_of_t5_are_there_while_it_reads_only_and_gone_after_an_error(file: Path) -> None:
+    model = t5clip.load_t5(locate(file), BF16)
+    stream = offload.install_text(model, CPU)
+    home = {key: tensor.data_ptr() for key, tensor in model.state_dict().items()}
+    seen: list[int] = []
+    model.encoder.block[1].register_forward_pre_hook(lambda *_: seen.append(stream.slot_bytes))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with torch.inference_mode():
+        wanted = model(torch.tensor([[3, 1]]))
+        handle = model.encoder.block[1].layer[1].register_forward_pre_hook(broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model(torch.tensor([[3, 1]]))
+        handle.remove()
+        assert {key: tensor.data_ptr() for key, tensor in model.state_dict().items()} == home
+        assert torch.equal(model(torch.tensor([[3, 1]])), wanted)
+    assert len(seen) == 3
+    assert min(seen) > 0
+    assert stream.slot_bytes == 0
+
+
+def test_a_prompt_is_read_the_same_with_the_text_encoder_on_the_host(file: Path) -> None:
+    load = {"device": "cpu", "dtype": torch.float32, "threads": 1}
+    near, far = (Pipeline.load(file, **load, residency=Residency(text_on_host=away)) for away in (False, True))  # type: ignore[arg-type]
+    for words in ("a red fox", "", "two cats " * 300):
+        ours, theirs = far.encode(words, negative="blurry"), near.encode(words, negative="blurry")
+        assert torch.equal(ours.txt, theirs.txt)
+        assert torch.equal(ours.vec, theirs.vec)

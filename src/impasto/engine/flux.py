@@ -233,8 +233,8 @@ def plan_for(settings: ModelSettings) -> Plan:
     """
     device = precision.choose_device(settings.device)
     checkpoint = locate(settings.name, models=settings.folder)
-    near, far = precision.choose_dtype(device), precision.choose_dtype("cpu")
-    needs = footprint.needs(checkpoint, device=near, host=far, side=settings.room_for)
+    near = precision.choose_dtype(device)
+    needs = footprint.needs(checkpoint, device=near, side=settings.room_for)
     if settings.fp8 and fp8.obstacle(device) is None:
         needs = replace(needs, others=needs.others + needs.transformer["full"].whole // near.itemsize)
     if device.type == "cpu":

@@ -45,7 +45,7 @@ def plan(
 ) -> Plan:
     """Where the parts of a model go on a machine with a GPU that has `device_free` bytes.
 
-    The first arrangement that fits, of these: everything on the device; the text encoders on the host; the modulation
+    The first arrangement that fits, of these: everything on the device; the text encoder on the host; the modulation
     too; as few blocks as it takes. All of that with the weights as they are, then in 8 bits, then as they are, read
     from the file at its pace. Weights that are stored in fp8 stay so from the second arrangement on: that changes no
     number. An arrangement that is `asked` for is that one, with all blocks away if any. None: not known, taken to be
@@ -117,10 +117,9 @@ def _fewest(needs: Needs, residency: Residency, device_free: int | None) -> Resi
 
 def _costs(needs: Needs, residency: Residency) -> Plan:
     footprint = needs.transformer[residency.kept]
-    near = footprint.near(residency) + needs.others + needs.working + (0 if residency.text_on_host else needs.text)
-    away = (0 if residency.mapped else footprint.away(residency)) + (
-        needs.text_on_host if residency.text_on_host else 0
-    )
+    text_away, reading = (needs.text_on_host, needs.reading) if residency.text_on_host else (0, 0)
+    near = footprint.near(residency) + needs.others + needs.text - text_away + max(needs.working, reading)
+    away = text_away + (0 if residency.mapped else footprint.away(residency))
     return Plan(near, HEADROOM + away, residency)
 
 

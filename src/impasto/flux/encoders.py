@@ -110,11 +110,12 @@ class T5(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where token ids have to be."""
         return self.shared.weight.device
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[B, T] → states [B, T, d_model]."""
-        x = self.encoder.embed_tokens(ids)
+        """[B, T] → states [B, T, d_model]. The words' table may be elsewhere than the rest (see `offload`)."""
+        x = self.encoder.embed_tokens(ids).to(self.encoder.final_layer_norm.weight.device)
         bias = self.encoder.block[0].layer[0].SelfAttention.bias(ids.shape[1])  # pyright: ignore
         for block in self.encoder.block:
             x = block(x, bias)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from impasto.flux import latents as lat
-from impasto.flux import offload, quantise, weights
+from impasto.flux import offload, quantise, shapes, t5clip, weights
 from impasto.flux.checkpoint import Checkpoint
 from impasto.flux.checks import dry_load
-from impasto.flux.models import AutoencoderParams, ModelSpec, TransformerParams
+from impasto.flux.encoders import T5
+from impasto.flux.models import AutoencoderParams, ModelSpec, T5Params, TransformerParams
 from impasto.flux.residency import Footprint, Kept, Needs, Residency
 from impasto.flux.stored import Tensors
 from impasto.flux.transformer import Flux
@@ -24,7 +25,7 @@ SLACK = 256 * 2**20
 """Workspaces of the matrix and convolution libraries, and what the allocator cannot use between its pieces."""
 
 TEXT_PARTS = ("clip", "t5")
-"""What only reads prompts: once a request, so it may be slow and far away."""
+"""What only reads prompts."""
 
 SCALE_BYTES = 4
 
@@ -51,6 +52,22 @@ def transformer(params: TransformerParams, *, itemsize: int, narrow: Set[str] = 
     whole = sum(parameter.numel() * (1 if name in narrow else itemsize) for name, parameter in model.named_parameters())
     widened = itemsize * max((model.get_parameter(key).numel() for key in narrow), default=0)
     return Footprint(whole + scales - sum(modulation) - sum(rest), modulation, rest, widened)
+
+
+def text(params: T5Params, *, tokens: int, itemsize: int) -> tuple[int, int]:
+    """Bytes of T5's weights that can live on the host, and what it takes on the device to read `tokens` from there: the
+    two largest guests, and a feed-forward at its widest, where both of its halves, their product and one more of what
+    the activation is made of are alive beside the states.
+    """
+    with weights.on_meta():
+        model = T5(params)
+    away = offload.text_away(model)
+    blocks = [
+        sum(p.numel() for name, p in b.named_parameters() if offload.visits(name, p)) for b in model.encoder.block
+    ]
+    states = tokens * (4 * params.d_ff + 4 * params.d_model) + params.num_heads * tokens**2
+    moved = sum(model.get_parameter(key).numel() for key in away)
+    return itemsize * moved, itemsize * (2 * max(blocks) + states) + SLACK
 
 
 def working(spec: ModelSpec, *, height: int, width: int, text_tokens: int, itemsize: int) -> int:
@@ -81,9 +98,9 @@ def decoding(params: AutoencoderParams, native: tuple[int, int], itemsize: int) 
     return native[0] * native[1] * itemsize * (3 * above + params.ch)
 
 
-def needs(checkpoint: Checkpoint, *, device: torch.dtype, host: torch.dtype, side: int) -> Needs:
-    """What a checkpoint takes when the device computes in `device`, the CPU in `host`, and pictures of `side` pixels
-    squared are to be drawn. Reads headers only. Raises ModelUnavailable or WeightsError when it is not whole.
+def needs(checkpoint: Checkpoint, *, device: torch.dtype, side: int) -> Needs:
+    """What a checkpoint takes when the device computes in `device` and pictures of `side` pixels squared are to be
+    drawn. Reads headers only. Raises ModelUnavailable or WeightsError when it is not whole.
     """
     spec = checkpoint.spec
     if spec.embedded:
@@ -91,7 +108,11 @@ def needs(checkpoint: Checkpoint, *, device: torch.dtype, host: torch.dtype, sid
         every: dict[Kept, Footprint] = {"full": whole, "fp8": whole, "int8": whole}
         return Needs(name=spec.name, transformer=every, text=0, text_on_host=0, others=0, working=0)
     parts = {part.role: part.parameters for part in dry_load(checkpoint)}
-    text = sum(parts.get(role, 0) for role in TEXT_PARTS)
+    prompts = sum(parts.get(role, 0) for role in TEXT_PARTS)
+    away, reading = 0, 0
+    if "t5" in parts:
+        t5 = shapes.t5(t5clip.t5_tensors(checkpoint))
+        away, reading = text(t5, tokens=spec.max_text_tokens, itemsize=device.itemsize)
     tensors = weights.transformer_tensors(checkpoint)
     kinds: tuple[Kept, ...] = ("full", "fp8", "int8")
     stored = quantise.stored_as(tensors)
@@ -101,9 +122,10 @@ def needs(checkpoint: Checkpoint, *, device: torch.dtype, host: torch.dtype, sid
             kept: transformer(spec.transformer, itemsize=device.itemsize, narrow=quantise.layers(tensors, kept))
             for kept in kinds
         },
-        text=text * device.itemsize,
-        text_on_host=text * host.itemsize,
-        others=(sum(parts.values()) - text - parts["transformer"]) * device.itemsize,
+        text=prompts * device.itemsize,
+        text_on_host=away,
+        reading=reading,
+        others=(sum(parts.values()) - prompts - parts["transformer"]) * device.itemsize,
         working=working(spec, height=side, width=side, text_tokens=spec.max_text_tokens, itemsize=device.itemsize),
         stored=stored,
         mappable=all(_is_mappable(tensors, key, device) for key in quantise.layers(tensors, "int8")),

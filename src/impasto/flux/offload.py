@@ -5,8 +5,9 @@ its weights on the device while it runs, and not longer. Two slots on the device
 out of one while the next one's weights arrive in the other, on CUDA over a stream of its own. Nothing is computed
 otherwise than with resident weights, so the result is the same to the bit.
 
-The modules' forward hooks do it; the transformer does not know. Two circuits share the slots: the blocks, which come
-round at every step, and the modulations, once a request (see `Flux.modulate`).
+The modules' forward hooks do it; the networks do not know. Two circuits of the transformer share the slots: the blocks,
+which come round at every step, and the modulations, once a request (see `Flux.modulate`). T5 has slots of its own, only
+while it reads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from impasto.flux.encoders import T5
 from impasto.flux.residency import Residency, spread
 from impasto.flux.transformer import Flux
 
@@ -62,8 +64,6 @@ class SideStream:
         self._stream = torch.cuda.Stream(device)
         self._filled = (torch.cuda.Event(), torch.cuda.Event())
         self._read = (torch.cuda.Event(), torch.cuda.Event())
-        for event in self._read:
-            event.record()  # the slots' memory is new: whoever had it before must have finished
 
     def start(self, slot: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._stream.wait_event(self._read[slot])
@@ -106,9 +106,10 @@ class Guest:
 
     def measure(self, slot: int, room: Tensor) -> None:
         """Finds its places in `room`, the bytes of that slot."""
-        for weight, start in zip(self.home, self.offsets, strict=True):
-            raw = room[start : start + weight.nbytes].view(weight.dtype)
-            self.places[slot].append(raw.view(weight.shape))
+        self.places[slot][:] = [
+            room[start : start + weight.nbytes].view(weight.dtype).view(weight.shape)
+            for weight, start in zip(self.home, self.offsets, strict=True)
+        ]
 
     def point(self, tensors: list[Tensor]) -> None:
         for parameter, tensor in zip(self.parameters, tensors, strict=True):
@@ -116,40 +117,72 @@ class Guest:
 
 
 def visits(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter of a guest comes and goes with it: the matrices do; norms, biases and scales stay, and a
-    block's modulation is a guest of its own.
+    """Whether a parameter of a guest comes and goes with it: the matrices do; norms, biases and scales stay, as does
+    T5's table of positions, which all blocks read; and a block's modulation is a guest of its own.
     """
     is_modulation = name.partition(".")[0] in {"img_mod", "txt_mod", "modulation"}
-    return name.endswith(".weight") and parameter.ndim == 2 and not is_modulation
+    is_table = "relative_attention_bias" in name
+    return name.endswith(".weight") and parameter.ndim == 2 and not is_modulation and not is_table
 
 
 class Stream:
-    """The two slots, and who is in them. Used by one thread at a time, like the model."""
+    """The two slots, and who is in them. Used by one thread at a time, like the model.
+
+    `within`: the module whose call they are there for. None: they are held for good (a slot that had to be allocated
+    anew could run out of memory in the middle of a picture), and the first of a circuit follows its last.
+    """
 
     def __init__(
-        self, circuits: Sequence[Sequence[nn.Module]], device: torch.device, *, copies: Copies | None = None
+        self,
+        circuits: Sequence[Sequence[nn.Module]],
+        device: torch.device,
+        *,
+        copies: Copies | None = None,
+        within: nn.Module | None = None,
     ) -> None:
         rounds = [[Guest.of(module) for module in circuit] for circuit in circuits]
-        guests = [guest for circuit in rounds for guest in circuit]
-        size = max((guest.size for guest in guests), default=0)
-        # Held for good: a slot that had to be allocated anew could run out of memory in the middle of a picture.
-        self._rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
+        self._guests = [guest for circuit in rounds for guest in circuit]
+        self._device = device
         self._copies = copies or (SideStream(device) if device.type == "cuda" else Plain())
+        self._rooms: list[Tensor] = []
         self._held: list[Guest | None] = [None, None]
         self._last = 1
         for circuit in rounds:
-            for guest, following in zip(circuit, circuit[1:] + circuit[:1], strict=True):
-                self._welcome(guest, following)
+            first = circuit[:1] if within is None else [None]
+            for guest, following in zip(circuit, [*circuit[1:], *first], strict=True):
+                guest.following = following
+                self._welcome(guest)
+        if within is None:
+            self._open()
+        else:
+            within.register_forward_pre_hook(self._open)
+            within.register_forward_hook(self._close, always_call=True)
 
     @property
     def slot_bytes(self) -> int:
-        return self._rooms[0].nbytes
+        """Bytes of each slot; 0 while there are none."""
+        return self._rooms[0].nbytes if self._rooms else 0
 
-    def _welcome(self, guest: Guest, following: Guest) -> None:
+    def _open(self, *_: Any) -> None:
+        size = max((guest.size for guest in self._guests), default=0)
+        self._rooms = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(2)]
         for slot, room in enumerate(self._rooms):
-            guest.measure(slot, room)
-        guest.following = following
+            self._copies.release(slot)  # the memory is new: whoever had it before must have finished
+            for guest in self._guests:
+                guest.measure(slot, room)
 
+    def _close(self, *_: Any) -> None:
+        for slot in range(2):  # after an error a copy may be under way, into memory that is about to be someone else's
+            self._copies.wait(slot)
+            self._copies.release(slot)
+        for guest in self._guests:
+            guest.places[0].clear()
+            guest.places[1].clear()
+        self._rooms.clear()
+        self._held[:] = [None, None]
+        self._last = 1
+
+    def _welcome(self, guest: Guest) -> None:
         def enter(*_: Any) -> None:
             self._enter(guest)
 
@@ -208,3 +241,21 @@ def install(model: Flux, residency: Residency, device: torch.device, *, copies: 
         return None
     modulations, blocks = guests(model, residency)
     return Stream((list(modulations.values()), list(blocks.values())), device, copies=copies)
+
+
+def text_away(model: T5) -> frozenset[str]:
+    """Keys of T5's parameters that live on the host: the matrices of its blocks, and the words' table, in which they
+    are looked up there.
+    """
+    found = {
+        f"encoder.block.{i}.{name}"
+        for i, block in enumerate(model.encoder.block)
+        for name, each in block.named_parameters()
+        if visits(name, each)
+    }
+    return frozenset(found | {"shared.weight"})
+
+
+def install_text(model: T5, device: torch.device, *, copies: Copies | None = None) -> Stream:
+    """Makes the blocks of a T5 whose weights are `text_away` visit `device` while it reads."""
+    return Stream((list(model.encoder.block),), device, copies=copies, within=model)

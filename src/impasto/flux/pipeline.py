@@ -128,12 +128,11 @@ class Pipeline:
             dry_load(checkpoint)  # the last part that is missing is named before the first is loaded
         torch.set_num_threads(threads or spec.threads or precision.cores())
         target = weights.Target(place, dtype or precision.choose_dtype(place))
-        host = weights.Target(torch.device("cpu"), precision.choose_dtype("cpu"))
         return cls(
             spec,
             transformer=load_transformer(checkpoint, target, residency),
             autoencoder=weights.load_autoencoder(checkpoint, target),
-            text=load_text(checkpoint, host if residency.text_on_host else target),
+            text=load_text(checkpoint, target, on_host=residency.text_on_host),
             upscaler=weights.load_upscaler(checkpoint, target) if spec.native_size.upscale > 1 else None,
             redux=None if (found := redux_of(checkpoint)) is None else Redux.load(found, target),
             vocabulary=checkpoint.vocabulary,
@@ -326,11 +325,13 @@ class Pipeline:
         return self._autoencoder.decode(latents).float().add(1).div(2).clamp(0, 1)
 
 
-def load_text(checkpoint: Checkpoint, target: weights.Target) -> TextEncoder:
-    """The text encoder that the checkpoint's model reads prompts with. Raises WeightsError."""
+def load_text(checkpoint: Checkpoint, target: weights.Target, *, on_host: bool = False) -> TextEncoder:
+    """The text encoder that the checkpoint's model reads prompts with. `on_host`: the weights of a large one live there
+    and visit the device. Raises WeightsError.
+    """
     if checkpoint.spec.text_encoder == "minilm":
         return MiniLMTextEncoder.load(checkpoint.folder, device=target.device)
-    return T5ClipTextEncoder.load(checkpoint, target)
+    return T5ClipTextEncoder.load(checkpoint, target, on_host=on_host)
 
 
 def _to_bytes(pixels: Tensor) -> Pixels:

@@ -1,8 +1,9 @@
 """Where the parts of a model live, and in how many bits: what a memory plan decides and loading carries out.
 
 No torch here: plans are made, told and compared where no weights are. From the fastest to the smallest: everything on
-the device; the text encoders on the host; the modulation on the host, which is read once a request; some blocks or all
-of them on the host, each copied over right before it runs. None of these changes a picture. Weights in 8 bits do.
+the device; the large text encoder on the host, whose layers are copied over one by one when a prompt is read; the
+modulation on the host, which is read once a request; some blocks or all of them on the host, each copied over right
+before it runs. None of these changes a picture. Weights in 8 bits do.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Residency:
     @property
     def words(self) -> str:
         """For people: doctor, the log, `/v1/models`."""
-        away = [name for name, is_away in (("text encoders", self.text_on_host),
+        away = [name for name, is_away in (("T5", self.text_on_host),
                                            ("modulation", self.modulation_on_host)) if is_away]  # fmt: skip
         if self.streamed:
             away.append("1 block" if self.streamed == 1 else f"{self.streamed} blocks")
@@ -83,9 +84,10 @@ def spread(total: int, count: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """Bytes of a model by what can be moved. `transformer` by how its weights are held; `text` and `text_on_host`: the
-    text encoders in the device's and in the CPU's dtype; `others`: autoencoder and add-ons; `working`: a picture in the
-    making. `stored`: how the file holds the blocks; `mappable`: they can be used as they lie in the file.
+    """Bytes of a model by what can be moved. `transformer` by how its weights are held; `text`: the text encoders, of
+    which `text_on_host` can live there and then take `reading` on the device while a prompt is read; `others`:
+    autoencoder and add-ons; `working`: a picture in the making, which no prompt is read beside. `stored`: how the file
+    holds the blocks; `mappable`: they can be used as they lie in the file.
     """
 
     name: str
@@ -94,5 +96,6 @@ class Needs:
     text_on_host: int
     others: int
     working: int
+    reading: int = 0
     stored: Kept = "full"
     mappable: bool = False
