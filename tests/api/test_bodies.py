@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from impasto.api.bodies import MAX_DEPTH, MAX_VALUES, parse_object
+from impasto.api.bodies import MAX_DEPTH, MAX_VALUES, parse_object, takes_gzip
 from impasto.errors import ModelError
 
 APP = "/fal-ai/flux-pro"
@@ -122,3 +122,23 @@ async def test_a_large_body_is_413_and_names_the_setting(build, path: str) -> No
         streamed = await client.post(path, content=stream())
         assert streamed.status_code == 413
         assert sent < 64 * MIB // 4, "it was refused before all of it was read"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "taken"),
+    [
+        ("gzip", True),
+        ("GZIP, br", True),
+        ("deflate, gzip;q=0.5", True),
+        ("*", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, *", False),
+        ("*;q=0", False),
+        ("x-gzip-like", False),
+        ("gzip;q=nonsense", False),
+        ("identity", False),
+        ("", False),
+    ],
+)
+def test_gzip_is_sent_to_whoever_takes_it(accepted: str, taken: bool) -> None:
+    assert takes_gzip(accepted) is taken
