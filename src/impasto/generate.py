@@ -104,14 +104,7 @@ def _lora(text: str) -> dict[str, Any]:
 def _bring(wanted: Sequence[WantedLora], settings: Settings) -> tuple[LoraInput, ...]:
     """The LoRAs as files: those of this machine as they lie, others as the server fetches them. Raises ModelError."""
     files = LoraFiles(settings=settings, own=_no_file_of_a_server)
-    brought: list[LoraInput] = []
-    for each in wanted:
-        here = Path(each.path).expanduser()
-        if here.is_file():
-            brought.append(files.of_this_machine(here, scale=each.scale))
-        else:
-            brought.extend(asyncio.run(files.bring([each], base_url="", reader="")))
-    return tuple(brought)
+    return asyncio.run(files.bring(wanted, base_url="", reader="", any_file=True))
 
 
 def _no_file_of_a_server(url: str, base_url: str, *, field: str, reader: str) -> Path | None:

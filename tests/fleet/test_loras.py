@@ -14,6 +14,7 @@ import pytest
 from impasto.endpoints.base import WantedLora
 from impasto.engine.job import LoraInput
 from impasto.errors import ModelError
+from impasto.fleet import loras
 from impasto.fleet.loras import LoraFiles
 from impasto.settings import FetchSettings, LoraSettings, Settings
 
@@ -173,6 +174,33 @@ async def test_of_several_the_wrong_one_is_told_by_its_place(site: Site, tmp_pat
     with pytest.raises(ModelError) as caught:
         await Room(tmp_path).files.bring(wanted, base_url="http://me", reader="k")
     assert [item["loc"] for item in caught.value.items] == [["body", "loras", "1", "path"]]
+
+
+async def test_the_operator_may_name_any_file_and_others_may_not(site: Site, tmp_path: Path) -> None:
+    mine, files = tmp_path / "mine.safetensors", Room(tmp_path / "room").files
+    mine.write_bytes(safetensors())
+    wanted = [WantedLora(path=str(path), scale=0.5) for path in (mine, tmp_path / "lost.safetensors")]
+    (brought,) = await files.bring(wanted[:1], base_url="", reader="", any_file=True)
+    assert (brought.path, brought.scale) == (str(mine), 0.5)
+    with pytest.raises(ModelError) as caught:
+        await files.bring(wanted, base_url="", reader="", any_file=True)
+    assert caught.value.items[0]["loc"] == ["body", "loras", "1", "path"], "the second one is missing"
+    with pytest.raises(ModelError) as caught:
+        await files.bring(wanted, base_url="", reader="")
+    assert caught.value.items[0]["loc"] == ["body", "loras", "0", "path"], "of no one else"
+
+
+async def test_what_is_remembered_of_loras_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loras, "REMEMBERED", 3)
+    files = Room(tmp_path).files
+    paths = [tmp_path / f"{i}.safetensors" for i in range(5)]
+    for path in paths:
+        path.write_bytes(safetensors(fill=path.name[:1].encode()))
+    wanted = [WantedLora(path=str(path), scale=1.0) for path in paths]
+    brought = await files.bring(wanted, base_url="", reader="", any_file=True)
+    assert len({each.digest for each in brought}) == 5
+    assert [Path(name).name for name, *_ in files._digests] == [path.name for path in paths[2:]]
+    assert await files.bring(wanted, base_url="", reader="", any_file=True) == brought
 
 
 async def test_files_of_the_allowed_folder_only(tmp_path: Path) -> None:

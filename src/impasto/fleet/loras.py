@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 from impasto.endpoints.base import WantedLora
@@ -29,8 +29,11 @@ FIELD = "loras"
 MIB = 1024 * 1024
 MAX_HEADER = 100 * MIB  # bytes of a safetensors header, the format's own bound
 HUB_LISTING = 8 * MIB
+REMEMBERED = 1_000  # URLs, repositories and digests, each; who names more of them is asked for more downloads
 USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers' own, preferred among several
 
+K = TypeVar("K")
+V = TypeVar("V")
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w./ -]+\.safetensors))?")
 
 
@@ -59,23 +62,22 @@ class LoraFiles:
         self._names: dict[str, tuple[float, str]] = {}  # by repository of the hub: when it was asked, and its file
         self._digests: dict[tuple[str, int, int], str] = {}  # by path, mtime, size
 
-    async def bring(self, wanted: Sequence[WantedLora], *, base_url: str, reader: str) -> tuple[LoraInput, ...]:
-        """In their order; `reader` is the key id of the request. Raises ModelError (422) on `loras`, at the one that is
-        wrong: file_download_error, file_too_large, value_error.
+    async def bring(
+        self, wanted: Sequence[WantedLora], *, base_url: str, reader: str, any_file: bool = False
+    ) -> tuple[LoraInput, ...]:
+        """In their order; `reader` is the key id of the request. `any_file`: the operator himself names them, and may
+        name any file of this machine. Raises ModelError (422) on `loras`, at the one that is wrong:
+        file_download_error, file_too_large, value_error.
         """
         brought: list[LoraInput] = []
         for index, each in enumerate(wanted):
             try:
-                here = await self._bring(each.path, base_url, reader)
+                here = await asyncio.to_thread(self._operators, each.path) if any_file else None
+                here = here or await self._bring(each.path, base_url, reader)
             except ModelError as error:  # whoever found it does not know which of them it is
                 raise ModelError([item | {"loc": [*item["loc"], str(index), "path"]} for item in error.items]) from None
             brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
         return tuple(brought)
-
-    def of_this_machine(self, path: Path, *, scale: float) -> LoraInput:
-        """A file that the operator himself names. Raises ModelError as `bring` does."""
-        here = self._local(path, str(path))
-        return LoraInput(path=str(here.path), digest=here.digest, scale=scale, name=str(path))
 
     async def _bring(self, name: str, base_url: str, reader: str) -> _Here:
         if is_pickle(urlsplit(name).path):
@@ -103,6 +105,11 @@ class LoraFiles:
         path = (folder / name).resolve()
         return path if path.is_relative_to(folder) and path.is_file() else None
 
+    def _operators(self, name: str) -> _Here | None:
+        """Any file there is."""
+        path = Path(name).expanduser()
+        return self._local(path, name) if path.is_file() else None
+
     def _local(self, path: Path, name: str) -> _Here:
         try:
             stat = path.stat()
@@ -111,12 +118,14 @@ class LoraFiles:
             with path.open("rb") as file:
                 _judge(file.read(9), stat.st_size, name)
             key = (str(path), stat.st_mtime_ns, stat.st_size)
-            if key not in self._digests:
+            digest = self._digests.get(key)
+            if digest is None:
                 with path.open("rb") as file:
-                    self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                _remember(self._digests, key, digest)
+            return _Here(path, digest)
         except OSError as error:
             raise _refused(name, f"it cannot be read ({error.strerror})", "file_download_error") from None
-        return _Here(path, self._digests[key])
 
     # ------------------------------------------------------------ files of other machines
 
@@ -133,7 +142,7 @@ class LoraFiles:
     def _arrived(self, url: str, done: asyncio.Task[_Here]) -> None:
         del self._coming[url]
         if not done.cancelled() and done.exception() is None:
-            self._known[url] = (time.monotonic(), done.result())
+            _remember(self._known, url, (time.monotonic(), done.result()))
 
     async def _fetch(self, url: str) -> _Here:
         await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True, mode=0o700)
@@ -170,7 +179,7 @@ class LoraFiles:
         asked, file = self._names.get(repo, (0.0, ""))
         if not file or time.monotonic() - asked >= self._settings.fresh_hours * 3600:
             file = await self._listed(repo, name)
-            self._names[repo] = (time.monotonic(), file)
+            _remember(self._names, repo, (time.monotonic(), file))
         return file
 
     async def _listed(self, repo: str, name: str) -> str:
@@ -205,6 +214,14 @@ class LoraFiles:
         limit = self._settings.max_mb
         message = f"The LoRA {name[:200]} is larger than {limit} MiB (setting lora.max_mb)."
         return ModelError.at(FIELD, message, "file_too_large", max_size=limit * MIB)
+
+
+def _remember(table: dict[K, V], key: K, value: V) -> None:
+    """Keeps a value as the newest; the oldest goes when there are more than `REMEMBERED`."""
+    table.pop(key, None)
+    table[key] = value
+    while len(table) > REMEMBERED:
+        del table[next(iter(table))]
 
 
 def _judge(head: bytes, size: int, name: str) -> None:
