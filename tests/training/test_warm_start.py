@@ -150,6 +150,17 @@ def test_a_leap_ends_where_the_teacher_arrives_by_small_steps(start: Path) -> No
     assert len(set(here.tolist())) > 1
 
 
+def test_workers_teach_the_same(start: Path) -> None:
+    for leaps in (0, 4):
+        batch = transformer.flow_batch(BUCKET, RECIPE, EMPTY, 5)
+        one, two = (
+            Teacher.load(start, TOY, EMPTY, (1.0, 6.0), seed=1, leaps=leaps, shift=Shift(), workers=workers)
+            for workers in (1, 2)
+        )
+        for ours, theirs in zip(two.teach(batch, *IDS, step=3), one.teach(batch, *IDS, step=3), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_leaps_without_guidance_are_refused(start: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"transformer\.guided"):
         transformer.train(replace(RECIPE, leaps=4), [BUCKET], EMPTY, tmp_path, Deadline(steps=1), start=start)

@@ -9,9 +9,13 @@ With `leaps` the student also learns a schedule of that many steps: from each of
 the teacher arrives at the next one by several steps of its own (progressive distillation, Salimans and Ho 2022).
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +31,10 @@ STRIDES = 4
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A frozen model that is guided by two passes, and the scales that its student shall know."""
+    """A frozen model that is guided by two passes, and the scales that its student shall know. `workers`: threads that
+    share a batch; its rows do not depend on each other, so their number changes nothing. `precision`: what each of them
+    enters to compute.
+    """
 
     model: Flux
     empty: tuple[Tensor, Tensor]
@@ -35,6 +42,8 @@ class Teacher:
     seed: int
     leaps: int = 0
     shift: Shift | None = None
+    workers: int = 1
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @classmethod
     def load(
@@ -47,15 +56,16 @@ class Teacher:
         seed: int,
         leaps: int = 0,
         shift: Shift | None = None,
+        workers: int = 1,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
         device: str = "cpu",
     ) -> "Teacher":
         """The teacher of a student of the given shape: the weights in `start`, without a guidance embedder."""
         target = weights.Target(torch.device(device), torch.float32)
         shape = replace(params, guidance_embed=False)
         model = weights.build(lambda: Flux(shape), weights.read(start), name=str(start), target=target)
-        return cls(model, empty, scales, seed, leaps, shift)
+        return cls(model, empty, scales, seed, leaps, shift, workers, precision)
 
-    @torch.no_grad()
     def teach(self, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor, step: int) -> tuple[Tensor, ...]:
         """A batch (noisy, velocity, txt, vec, times) with the guided velocity in the velocity's place, and behind it
         the scale of every row [B]. With `leaps`, the rows are moved to sigmas of the student's schedule.
@@ -64,17 +74,43 @@ class Teacher:
         generator = torch.Generator().manual_seed(self.seed * 999_983 + step)
         low, high = self.scales
         scale = (low + (high - low) * torch.rand(len(noisy), generator=generator)).to(noisy.device)
-        guided = partial(self._guided, img_ids=img_ids, txt=txt, txt_ids=txt_ids, vec=vec, scale=scale)
-        if not self.leaps:
-            return noisy, guided(noisy, t), txt, vec, t, scale
-        grid = torch.tensor(sigmas(self.leaps, noisy.shape[1], self.shift))
-        at = torch.randint(self.leaps, (len(noisy),), generator=generator)
-        here, there = grid[at].to(noisy.device), grid[at + 1].to(noisy.device)
-        begin = noisy + (here - t)[:, None, None] * velocity
-        x, stride = begin, (there - here) / STRIDES
-        for stride_count in range(STRIDES):
-            x = x + stride[:, None, None] * guided(x, here + stride_count * stride)
-        return begin, (x - begin) / (there - here)[:, None, None], txt, vec, here, scale
+        if self.leaps:
+            grid = torch.tensor(sigmas(self.leaps, noisy.shape[1], self.shift))
+            at = torch.randint(self.leaps, (len(noisy),), generator=generator)
+            here, there = grid[at].to(noisy.device), grid[at + 1].to(noisy.device)
+            noisy = noisy + (here - t)[:, None, None] * velocity
+        else:
+            here = there = t
+        shares = [part.chunk(self.workers) for part in (noisy, here, there, txt, vec, scale)]
+        straight = partial(self._straight, img_ids=img_ids, txt_ids=txt_ids)
+        with ThreadPoolExecutor(self.workers) as pool:
+            taught = torch.cat(list(pool.map(straight, *shares)))
+        return noisy, taught, txt, vec, here, scale
+
+    @torch.no_grad()
+    def _straight(
+        self,
+        begin: Tensor,
+        here: Tensor,
+        there: Tensor,
+        txt: Tensor,
+        vec: Tensor,
+        scale: Tensor,
+        *,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+    ) -> Tensor:
+        """The velocity that the student shall have at the sigmas `here` [B]: the teacher's, or, with leaps, that of the
+        straight line to where the teacher arrives at `there` [B].
+        """
+        with self.precision():
+            guided = partial(self._guided, img_ids=img_ids, txt=txt, txt_ids=txt_ids, vec=vec, scale=scale)
+            if not self.leaps:
+                return guided(begin, here)
+            x, stride = begin, (there - here) / STRIDES
+            for count in range(STRIDES):
+                x = x + stride[:, None, None] * guided(x, here + count * stride)
+            return (x - begin) / (there - here)[:, None, None]
 
     def _guided(
         self, x: Tensor, t: Tensor, *, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, vec: Tensor, scale: Tensor

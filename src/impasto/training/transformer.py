@@ -37,7 +37,8 @@ class TransformerRecipe:
 
     `guided`: distil guidance of scales in this range into one pass, from the weights that the run starts from (see
     `distil`); the captions are then never dropped. `leaps`: distil a schedule of that many steps, too. `workers`:
-    threads that share a batch (see `replicas`).
+    threads that share a batch (see `replicas`). `lean`: how much further than the sampler's schedule the times of
+    training lie towards noise, where it is decided what stands where.
     """
 
     params: TransformerParams
@@ -54,11 +55,14 @@ class TransformerRecipe:
     guided: tuple[float, float] | None = None
     leaps: int = 0
     workers: int = 1
+    lean: float = 0.0
 
 
-def times(count: int, tokens: int, shift: Shift | None, generator: torch.Generator) -> Tensor:
-    """Logit-normal times in 0..1, [count], leaned towards noise as the sampler's schedule is (Esser et al. 2024)."""
-    mu = 0.0 if shift is None else shift.mu(tokens)
+def times(count: int, tokens: int, shift: Shift | None, generator: torch.Generator, *, lean: float = 0.0) -> Tensor:
+    """Logit-normal times in 0..1, [count], leaned towards noise as the sampler's schedule is (Esser et al. 2024), and
+    by `lean` more.
+    """
+    mu = lean + (0.0 if shift is None else shift.mu(tokens))
     return torch.sigmoid(torch.randn(count, generator=generator) + mu)
 
 
@@ -71,7 +75,7 @@ def flow_batch(
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     rows = torch.randint(len(bucket.tokens), (recipe.batch,), generator=generator)
     clean = bucket.tokens[rows].float()
-    t = times(recipe.batch, clean.shape[1], recipe.shift, generator)
+    t = times(recipe.batch, clean.shape[1], recipe.shift, generator, lean=recipe.lean)
     noise = torch.randn(clean.shape, generator=generator)
     captions = bucket.caption[rows]
     txt, vec = bucket.txt[captions], bucket.vec[captions]
@@ -136,7 +140,11 @@ def warm(model: Flux, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _teacher(
-    recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], start: Path | None, device: str
+    recipe: TransformerRecipe,
+    empty: tuple[Tensor, Tensor],
+    start: Path | None,
+    precision: Callable[[], AbstractContextManager[Any]],
+    device: str,
 ) -> Teacher | None:
     if recipe.guided is None:
         if recipe.leaps:
@@ -152,6 +160,8 @@ def _teacher(
         seed=recipe.seed,
         leaps=recipe.leaps,
         shift=recipe.shift,
+        workers=recipe.workers,
+        precision=precision,
         device=device,
     )
 
@@ -190,7 +200,8 @@ def train(
     if start is not None:
         warm(model, weights.read(start))
     model.to(device)
-    teacher = _teacher(recipe, empty, start, device)
+    precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
+    teacher = _teacher(recipe, empty, start, precise, device)
     average = Average(model, recipe.average)
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate, bf16=recipe.bf16, workers=recipe.workers)
     checkpoint = folder / "transformer.pt"
@@ -202,7 +213,6 @@ def train(
         for module in replicas.modules:
             for block in (*module.double_blocks, *module.single_blocks):
                 block.compile(dynamic=False)
-    precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     noted, reported, losses = time.monotonic(), time.monotonic(), list[float]()
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
@@ -211,8 +221,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * factor
         if teacher is not None:
-            with precise():
-                batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
+            batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
         optimiser.zero_grad()
         losses.append(replicas.backward(partial(loss_of, precise, ids[bucket.size.name], txt_ids), batch))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
