@@ -2,6 +2,7 @@
 
     impasto train default-model data                       # once: the icons that the scorer learns from
     python benchmarks/adherence.py [--model FOLDER] [--work impasto-training] [--sheets FOLDER] [--only colours]
+    python benchmarks/adherence.py --few --name few         # the model of four steps beside it
 
 - objects: 200 paraphrases over 20 concepts; a small image-text scorer (`scorer`) picks among the 20.
 - colours: 150 "a {colour} {object} on a {colour} background", half of them of pairs that no training shows, and 30 more
@@ -13,7 +14,8 @@
 - speed: a whole 1024x768 picture, on one thread.
 
 Every check is also run on true pictures, painted from the icons as asked: its own accuracy stands beside the model's.
-No prompt is a caption that the recipe draws (checked against 20,000). Writes benchmarks/results/adherence-VERSION.json.
+No prompt is a caption of the training (checked against 20,000 of every recipe that was run). Writes
+benchmarks/results/adherence-VERSION.json.
 """
 
 from __future__ import annotations
@@ -33,21 +35,23 @@ from image_prompts import distance as apart
 from image_prompts import draw as draw_image
 from objects import crop, dominant_colour, halves, parts
 
+from impasto.flux.checkpoint import locate, siblings
 from impasto.flux.pipeline import Pipeline
-from impasto.flux.precision import cpu_features
+from impasto.flux.precision import choose_dtype, cpu_features
 from impasto.training import recipe, sources
 from impasto.training.captions import article, caption
 from impasto.training.compose import BACKGROUNDS, paint
 from impasto.training.concepts import BY_NAME, CONCEPTS, FIRST, plural, trained_palette
 from impasto.training.groups import Group, Member, paint_group
 from impasto.training.metrics import nearest_background
+from impasto.training.places import tell
 from impasto.training.records import draw_record
 from impasto.training.sampling import sheet
 from impasto.training.sprites import Pixels, Sprites
 
 RESULTS = Path(__file__).parent / "results"
-RECIPE = "cpu-groups"
-"""Whose captions no prompt may be."""
+RECIPES = ("cpu-groups", "cpu-pairs")
+"""Whose captions no prompt may be, nor those that taught the text encoder places."""
 WIDTH, HEIGHT, STEPS, GUIDANCE = 128, 96, 20, 3.5
 OBJECTS = (
     *("apple", "banana", "pizza", "cat", "dog", "panda", "fox", "frog", "penguin", "owl", "whale", "butterfly"),
@@ -224,6 +228,12 @@ def captions_of(name: str) -> Set[str]:
     return {caption(draw_record(rng, mix), rng) for _ in range(20_000)}
 
 
+def told() -> Set[str]:
+    """20,000 captions of `training.places`."""
+    rng, mix = np.random.default_rng(506), recipe.load(RECIPES[-1]).mix
+    return {tell(rng, mix).text for _ in range(20_000)}
+
+
 def tally(asked: list[Prompt], pictures: list[Pixels]) -> dict[str, tuple[int, int]]:
     """Right and asked, for every check."""
     found: dict[str, list[bool]] = {}
@@ -272,14 +282,14 @@ def speed(pipeline: Pipeline, model: str | Path) -> dict[str, dict[str, float]]:
 
 
 def measure(
-    name: str, pipeline: Pipeline, judge: scoring.Judge, table: Sprites, sheets: Path | None
+    name: str, pipeline: Pipeline, judge: scoring.Judge, table: Sprites, sheets: Path | None, *, steps: int
 ) -> dict[str, dict[str, int]]:
     """One part: draws its prompts, prints and returns the counts."""
-    used = captions_of(RECIPE)
+    used = told().union(*map(captions_of, RECIPES))
     asked = PARTS[name](judge, used)
     if repeated := used & {prompt.text for prompt in asked}:
         raise SystemExit(f"{name}: captions of the training: {sorted(repeated)[:3]}")
-    pictures = [draw(pipeline, prompt.text, seed=1000 + i) for i, prompt in enumerate(asked)]
+    pictures = [draw(pipeline, prompt.text, seed=1000 + i, steps=steps) for i, prompt in enumerate(asked)]
     ceiling = tally(asked, [prompt.truth(table) for prompt in asked])
     found: dict[str, dict[str, int]] = {}
     for check, (right, count) in tally(asked, pictures).items():
@@ -301,16 +311,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("impasto-training"))
     parser.add_argument("--sheets", type=Path, help="Also write a sheet a part, failures marked with X.")
     parser.add_argument("--only", nargs="*", choices=[*PARTS, "images", "speed"])
+    parser.add_argument("--steps", type=int, help="Instead of 20, or of 4 with --few.")
+    parser.add_argument("--few", action="store_true", help="The model of few steps that lies beside it.")
     parser.add_argument("--name", help="Of the result, instead of the version.")
     options = parser.parse_args()
     table = Sprites.load(options.work / "sprites.npz")
     judge = scoring.Judge(scoring.train(table, sources.STYLES, options.work / "scorer.pt"), OBJECTS)
     model = Path(options.model) if Path(options.model).is_dir() else options.model
-    pipeline = Pipeline.load(model)
+    pipeline, steps = Pipeline.load(model), options.steps or STEPS
+    if options.few:
+        (few,) = siblings(locate(model))
+        pipeline, steps = pipeline.sibling(few, dtype=choose_dtype("cpu")), options.steps or few.spec.default_steps
     file = RESULTS / f"adherence-{options.name or pipeline.spec.version}.json"
     for part in options.only or (*PARTS, "images", "speed"):
+        found: dict[str, Any]
         if part in PARTS:
-            found: dict[str, Any] = {"checks": measure(part, pipeline, judge, table, options.sheets)}
+            checks = measure(part, pipeline, judge, table, options.sheets, steps=steps)
+            found = {"checks": checks}
         elif part == "images":
             found = {"nearest is the picture given": beside_words(pipeline)}
             print(found, flush=True)
@@ -319,7 +336,8 @@ def main() -> None:
             print(found, flush=True)
         report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         checks = report.get("checks", {}) | found.pop("checks", {})
-        report |= {"model": f"{pipeline.spec.name} {pipeline.spec.version}", "steps": STEPS, "checks": checks, **found}
+        model_name = f"{pipeline.spec.name} {pipeline.spec.version}"
+        report |= {"model": model_name, "steps": steps, "checks": checks, **found}
         file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -36,7 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_file(Flux(IMPASTO_MINI.transformer).state_dict(), folder / "transformer.safetensors")
     save_file(Autoencoder(IMPASTO_MINI.autoencoder).state_dict(), folder / "autoencoder.safetensors")
-    for name in ("text_encoder.safetensors", "tokenizer.json", "upscaler.safetensors"):
+    for name in ("text_encoder.safetensors", "text_places.safetensors", "tokenizer.json", "upscaler.safetensors"):
         shutil.copyfile(EMBEDDED / IMPASTO_MINI.name / name, folder / name)
     write_config(folder, version="test", scale_factor=0.5, shift_factor=0.1)
     return folder

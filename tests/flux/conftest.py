@@ -18,7 +18,7 @@ from impasto.flux.pipeline import Pipeline
 from impasto.flux.transformer import Flux
 from impasto.training.assets import write_config
 
-NAMES = ("text_encoder.safetensors", "tokenizer.json", "upscaler.safetensors")
+NAMES = ("text_encoder.safetensors", "text_places.safetensors", "tokenizer.json", "upscaler.safetensors")
 
 
 @pytest.fixture(scope="session")

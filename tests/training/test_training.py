@@ -265,15 +265,16 @@ def states(tmp_path: Path, transform: pca.BlockPCA) -> tuple[Path, Path]:
 def _folder(tmp_path: Path) -> Path:
     folder = tmp_path / "impasto-mini"
     folder.mkdir()
-    for name in ("text_encoder.safetensors", "tokenizer.json", "upscaler.safetensors"):
+    for name in ("text_encoder.safetensors", "text_places.safetensors", "tokenizer.json", "upscaler.safetensors"):
         shutil.copyfile(checkpoint.EMBEDDED / "impasto-mini" / name, folder / name)
     return folder
 
 
-def _export(states: tuple[Path, Path], folder: Path) -> None:
+def _export(states: tuple[Path, Path], folder: Path, places: Path | None = None) -> None:
     export.export(
         autoencoder=states[0],
         transformer=states[1],
+        places=places or folder / "text_places.safetensors",
         folder=folder,
         version="7",
         autoencoder_params=IMPASTO_MINI.autoencoder,
@@ -285,7 +286,7 @@ def _export(states: tuple[Path, Path], folder: Path) -> None:
 def test_an_exported_checkpoint_loads_strictly_and_keeps_the_weights(tmp_path: Path, states: tuple[Path, Path]) -> None:
     folder = _folder(tmp_path)
     _export(states, folder)
-    assert checks.verify(folder).startswith("impasto-mini 7: 5 files")
+    assert checks.verify(folder).startswith("impasto-mini 7: 6 files")
     loaded = weights.load_transformer(checkpoint.locate(folder), weights.CPU).state_dict()
     for key, tensor in export.averaged(states[1]).items():
         assert torch.equal(loaded[key], tensor.to(torch.bfloat16).float()), key
@@ -305,6 +306,15 @@ def test_a_part_that_was_not_trained_on_is_exported_as_it_was(tmp_path: Path, st
     after = weights.read(file)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+
+
+def test_what_reads_places_comes_from_the_run_that_taught_it(tmp_path: Path, states: tuple[Path, Path]) -> None:
+    folder, own = _folder(tmp_path), tmp_path / "own.safetensors"
+    shutil.copyfile(folder / "text_places.safetensors", own)
+    (folder / "text_places.safetensors").write_bytes(b"of another run")
+    _export(states, folder, places=own)
+    assert (folder / "text_places.safetensors").read_bytes() == own.read_bytes()
+    assert checks.verify(folder).startswith("impasto-mini 7: 6 files")
 
 
 def test_a_state_that_does_not_fit_is_refused_before_anything_is_written(
@@ -348,7 +358,7 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_end() -> None:
     assert optimise.rate(1.0, 5000, 1.0, decay_share=0.33) == 0.0
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu-next", "cpu-groups", "cpu-guided", "cpu-leaps", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "cpu-next", "cpu-groups", "cpu-pairs", "cpu-guided", "cpu-leaps", "gpu"])
 def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
     loaded = recipe.load(name)
     assert sum(bucket.share for bucket in loaded.buckets) == pytest.approx(1.0)
@@ -370,12 +380,12 @@ def test_an_unknown_field_of_a_recipe_is_named(tmp_path: Path) -> None:
         recipe.load(str(path))
 
 
-def test_the_command_line_lists_its_five_steps_and_names_a_missing_one(tmp_path: Path) -> None:
+def test_the_command_line_lists_its_steps_and_names_a_missing_one(tmp_path: Path) -> None:
     # click's runner closes stderr, and a handler that still held it would break the next test's log
     handlers = logging.getLogger().handlers[:]
     runner = CliRunner()
     listed = runner.invoke(command, ["default-model", "--help"]).output
-    assert all(step in listed for step in ("data", "autoencoder", "transformer", "sheet", "export"))
+    assert all(step in listed for step in ("data", "places", "autoencoder", "transformer", "sheet", "export"))
     arguments = ["default-model", "autoencoder", "--work", str(tmp_path), "--steps", "1"]
     result = runner.invoke(command, arguments)
     assert isinstance(result.exception, ConfigError)

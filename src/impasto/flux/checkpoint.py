@@ -14,7 +14,7 @@ from pathlib import Path
 
 from impasto.errors import ModelUnavailable, WeightsError
 from impasto.flux import library, shapes
-from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_REDUX, MODELS, ModelSpec, Role
+from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_REDUX, MODELS, SIBLINGS, ModelSpec, Role
 from impasto.flux.stored import Stored, open_stored, read_json
 from impasto.flux.vocabulary import Vocabulary
 
@@ -81,10 +81,14 @@ class Checkpoint:
         """What is stored there, whatever the file around it. Raises ModelUnavailable or WeightsError."""
         return open_stored(self.path(role)).below(*[PREFIXES[role]] if role in PREFIXES else [], "")
 
-    def verify(self) -> int:
-        """Compares every file with its sum; returns the bytes read. Raises WeightsError at the first that differs."""
+    def verify(self, *roles: Role) -> int:
+        """Compares every file, or those of `roles`, with its sum; returns the bytes read. Raises WeightsError at the
+        first that differs.
+        """
         size = 0
         for file in self.spec.files:
+            if (roles and file.role not in roles) or (file.optional and self.find(file.role) is None):
+                continue
             path = self.path(file.role)
             size += path.stat().st_size
             found, expected = sha256(path), self.sums.get(file.name)
@@ -237,6 +241,16 @@ def _configured(folder: Path) -> Checkpoint:
         needed = "version, autoencoder.scale_factor, autoencoder.shift_factor, sha256"
         raise WeightsError(f"{folder / 'config.json'}: needs {needed} ({error!r}).") from None
     return Checkpoint(spec, folder, sums, vocabulary=vocabulary)
+
+
+def siblings(checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+    """Models that lie in its folder and share all but the transformer with it, as far as they are there."""
+    whole = checkpoint.spec
+    specs = (spec for spec in SIBLINGS.values() if spec.beside == whole.name)
+    found = (
+        replace(checkpoint, spec=replace(spec, version=whole.version, autoencoder=whole.autoencoder)) for spec in specs
+    )
+    return tuple(each for each in found if each.find("transformer") is not None)
 
 
 def redux(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -8,6 +8,7 @@ Numbers of FLUX.1 are those of black-forest-labs/flux, `src/flux/util.py`, and o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -15,7 +16,16 @@ Guidance: TypeAlias = Literal["distilled", "cfg", "none"]
 """How a model follows `guidance_scale`: by an embedded scale, by two passes (with the prompt and without), or not."""
 
 Role: TypeAlias = Literal[
-    "transformer", "autoencoder", "text_encoder", "tokenizer", "upscaler", "clip", "t5", "image_encoder", "redux"
+    "transformer",
+    "autoencoder",
+    "text_encoder",
+    "places",
+    "tokenizer",
+    "upscaler",
+    "clip",
+    "t5",
+    "image_encoder",
+    "redux",
 ]
 """What a file of a checkpoint is for."""
 
@@ -178,11 +188,14 @@ class NativeSize:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file of a checkpoint. Embedded files have their sums in the checkpoint's config.json, not here."""
+    """One file of a checkpoint. Embedded files have their sums in the checkpoint's config.json, not here. `optional`:
+    checkpoints from before it was thought of do without.
+    """
 
     role: Role
     name: str
     sha256: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +206,8 @@ class ModelSpec:
     the CPU suit it best; 0: all cores. `embedded` models come with the package; the others are looked for in the user's
     folders, or fetched from `source`, a repository of the hub; `gated`: its licence must be accepted there first.
     `image_prompts`: whether the model can take after a picture by itself (FLUX.1 needs Redux beside it for that).
+    `beside`: the model in whose folder it may lie, sharing all but the transformer with it; it is loaded with that one
+    and draws for the endpoints' models of `draws_for`, in up to `default_steps`.
     """
 
     name: str
@@ -215,6 +230,8 @@ class ModelSpec:
     sight: Sight = "none"
     source: str = ""
     gated: bool = False
+    beside: str = ""
+    draws_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +327,7 @@ IMPASTO_MINI = ModelSpec(
         ModelFile("transformer", "transformer.safetensors"),
         ModelFile("autoencoder", "autoencoder.safetensors"),
         ModelFile("text_encoder", "text_encoder.safetensors"),
+        ModelFile("places", "text_places.safetensors", optional=True),
         ModelFile("upscaler", "upscaler.safetensors"),
         ModelFile("tokenizer", "tokenizer.json"),
     ),
@@ -322,6 +340,19 @@ IMPASTO_MINI = ModelSpec(
     embedded=True,
     image_prompts=True,
 )
+
+IMPASTO_MINI_SCHNELL = replace(
+    IMPASTO_MINI,
+    name="impasto-mini-schnell",
+    transformer=replace(IMPASTO_MINI.transformer, guidance_embed=True),
+    default_steps=4,
+    guidance="distilled",
+    files=(ModelFile("transformer", "schnell.safetensors"), *IMPASTO_MINI.files[1:]),
+    embedded=False,
+    beside=IMPASTO_MINI.name,
+    draws_for=("flux-schnell",),
+)
+"""Four steps of one pass: impasto-mini distilled (`training.distil`)."""
 
 FLUX1_DEV = ModelSpec(
     name="flux.1-dev",
@@ -418,3 +449,13 @@ MODELS: dict[str, ModelSpec] = {
     )
 }
 ADD_ONS: dict[str, AddOn] = {FLUX1_REDUX.name: FLUX1_REDUX}
+SIBLINGS: dict[str, ModelSpec] = {IMPASTO_MINI_SCHNELL.name: IMPASTO_MINI_SCHNELL}
+"""Models that may lie beside another one."""
+
+
+def usual(model: str, loaded: Sequence[str]) -> str | None:
+    """Which of the `loaded` models draws for an endpoint's `model` when nobody has said: one that was made for it, else
+    the first.
+    """
+    made_for = (name for name in loaded if name in SIBLINGS and model in SIBLINGS[name].draws_for)
+    return next(iter((*made_for, *loaded)), None)

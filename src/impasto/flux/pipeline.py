@@ -138,6 +138,19 @@ class Pipeline:
             vocabulary=checkpoint.vocabulary,
         )
 
+    def sibling(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Pipeline:
+        """The transformer of a checkpoint with all other parts of this model. Raises WeightsError."""
+        checkpoint.verify("transformer")
+        return Pipeline(
+            checkpoint.spec,
+            transformer=weights.load_transformer(checkpoint, weights.Target(self._device, dtype)),
+            autoencoder=self._autoencoder,
+            text=self._text,
+            upscaler=self._upscaler,
+            vocabulary=self._vocabulary,
+            redux=self._redux,
+        )
+
     def read_lora(self, path: Path) -> adapters.Adapter:
         """A LoRA file for this model, on its device. Raises WeightsError when it is damaged or for another model."""
         layers = self._transformer.named_modules()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from impasto.errors import WeightsError
 from impasto.flux import checkpoint, weights
-from impasto.flux.models import IMPASTO_MINI
+from impasto.flux.models import IMPASTO_MINI, SIBLINGS
 from impasto.flux.text import LAYERS
 from impasto.flux.upscale import Upscaler
 
@@ -86,7 +86,8 @@ def write_config(
     """Writes the embedded checkpoint's config.json: what the training measured, what the model knows to draw, and the
     sum of every file beside it.
     """
-    names = [file.name for file in IMPASTO_MINI.files]
+    names = [file.name for file in IMPASTO_MINI.files if not file.optional or (folder / file.name).is_file()]
+    names += [part for other in SIBLINGS.values() if (folder / (part := other.files[0].name)).is_file()]
     config = {
         "name": IMPASTO_MINI.name,
         "version": version,

@@ -84,11 +84,18 @@ def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
 def caption(record: Record, rng: np.random.Generator) -> str:
     """One caption of a record; the same generator state gives the same words."""
     if isinstance(record, Group):
-        subject = _several(record.members[0], len(record.members), rng) if record.counted else _related(record, rng)
-        terse = subject
-    else:
-        terse = _noun(record, rng)
-        subject = f"{_pick(rng, ('one', 'a single'))} {terse}" if _countable(record, rng) else article(terse)
+        if record.counted:
+            subject = _several(record.members[0], len(record.members), rng)
+        else:
+            subject = related(record, nouns(record, rng), rng)
+        return sentence(record, subject, subject, rng)
+    terse = _noun(record, rng)
+    subject = f"{_pick(rng, ('one', 'a single'))} {terse}" if _countable(record, rng) else article(terse)
+    return sentence(record, terse, subject, rng)
+
+
+def sentence(record: Record, terse: str, subject: str, rng: np.random.Generator) -> str:
+    """A caption around its subject, and around its `terse` form where it is made of tags."""
     style = None if record.style == "3d" and rng.random() < 0.75 else _pick(rng, STYLE_WORDS[record.style])
     return _sentence(terse, subject, style, _place(record, rng), rng)
 
@@ -115,15 +122,19 @@ def _several(member: Member, count: int, rng: np.random.Generator) -> str:
     return f"{_pick(rng, NUMBERS[count])} {f'{colour} {noun}' if colour else noun}"
 
 
-def _related(record: Group, rng: np.random.Generator) -> str:
-    """Where the members stand, seen from either."""
-    nouns = [article(_noun(member, rng, synonyms=0.15)) for member in record.members]
-    if len(nouns) == 3:
-        first, middle, last = nouns
+def nouns(record: Group, rng: np.random.Generator) -> list[str]:
+    """The members' names with article and adjectives."""
+    return [article(_noun(member, rng, synonyms=0.15)) for member in record.members]
+
+
+def related(record: Group, named: list[str], rng: np.random.Generator) -> str:
+    """Where the members stand, seen from either; `named` are their `nouns`."""
+    if len(named) == 3:
+        first, middle, last = named
         ends = (first, last) if rng.random() < 0.5 else (last, first)
         return f"{middle} between {ends[0]} and {ends[1]}" if rng.random() < 0.8 else f"{first}, {middle} and {last}"
     form = rng.random()
-    a, b = nouns
+    a, b = named
     if record.layout == "row":
         if form < 0.24:
             return f"{a} {_pick(rng, ('to the left of', 'left of', 'on the left of'))} {b}"

@@ -1,5 +1,6 @@
 """From training states to the checkpoint that is shipped: the averaged weights, bf16 safetensors, and config.json."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from impasto.errors import WeightsError
 from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.models import AutoencoderParams, TransformerParams
+from impasto.flux.text import PLACES_FILE
 from impasto.flux.transformer import Flux
 from impasto.training.assets import write_config
 
@@ -31,28 +33,33 @@ def export(
     *,
     autoencoder: Path,
     transformer: Path,
+    places: Path,
     folder: Path,
     version: str,
     autoencoder_params: AutoencoderParams,
     transformer_params: TransformerParams,
+    name: str = "transformer.safetensors",
     vocabulary: dict[str, Any] | None = None,
 ) -> None:
-    """Write both safetensors files and config.json into a checkpoint folder that already holds the text encoder.
+    """Write both safetensors files, what reads `places`, and config.json into a checkpoint folder that already holds
+    the text encoder. `name`: the transformer's file.
 
     Every tensor is checked against the module it is for; raises WeightsError with a full report when one does not fit.
     """
     parts = {
         "autoencoder.safetensors": (averaged(autoencoder), lambda: Autoencoder(autoencoder_params)),
-        "transformer.safetensors": (averaged(transformer), lambda: Flux(transformer_params)),
+        name: (averaged(transformer), lambda: Flux(transformer_params)),
     }
-    for name, (tensors, build) in parts.items():
+    for part, (tensors, build) in parts.items():
         with torch.device("meta"):
-            weights.check(build(), tensors, name=name)
-    for name, (tensors, _) in parts.items():
+            weights.check(build(), tensors, name=part)
+    for part, (tensors, _) in parts.items():
         stored = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in tensors.items()}
-        save_file(stored, folder / name, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
+        save_file(stored, folder / part, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
         # safetensors writes for the owner only; a checkpoint that is installed must be readable by all
-        (folder / name).chmod(0o644)
+        (folder / part).chmod(0o644)
+    if not (folder / PLACES_FILE).is_file() or not places.samefile(folder / PLACES_FILE):
+        shutil.copyfile(places, folder / PLACES_FILE)
     write_config(
         folder,
         version=version,

@@ -14,13 +14,14 @@ from torch import Tensor
 from impasto.errors import ConfigError
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import EMBEDDED, locate
-from impasto.flux.models import Role
+from impasto.flux.models import IMPASTO_MINI, IMPASTO_MINI_SCHNELL, Role
 from impasto.flux.precision import cores
-from impasto.flux.text import MiniLMTextEncoder
+from impasto.flux.text import PLACES_FILE, MiniLMTextEncoder
 from impasto.flux.transformer import Flux
 from impasto.training import autoencoder as autoencoder_loop
 from impasto.training import captions, dataset, metrics, sampling, sources, sprites
 from impasto.training import export as exporting
+from impasto.training import places as places_loop
 from impasto.training import transformer as transformer_loop
 from impasto.training.clock import Deadline, deadline
 from impasto.training.pca import BlockPCA
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "make_sprites",
     "train_autoencoder",
+    "train_places",
     "train_transformer",
 ]
 
@@ -99,8 +101,20 @@ def _sprites(work: Path) -> sprites.Sprites:
     return sprites.Sprites.load(path)
 
 
-def _text(device: str = "cpu") -> MiniLMTextEncoder:
-    return MiniLMTextEncoder.load(EMBEDDED / "impasto-mini", device=device)
+def _text(work: Path, device: str = "cpu") -> MiniLMTextEncoder:
+    return MiniLMTextEncoder.load(EMBEDDED / "impasto-mini", device=device, places=_places(work))
+
+
+def _places(work: Path) -> Path:
+    """What was trained in the folder, or what is shipped."""
+    own = work / PLACES_FILE
+    return own if own.is_file() else EMBEDDED / "impasto-mini" / PLACES_FILE
+
+
+def train_places(work: Path, recipe: Recipe, *, steps: int) -> float:
+    """Train `text_places.safetensors`; returns the share of words whose place is read right in held-out captions."""
+    work.mkdir(parents=True, exist_ok=True)
+    return places_loop.train(recipe.mix, _text(work), work / PLACES_FILE, steps=steps)
 
 
 def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) -> None:
@@ -118,7 +132,7 @@ def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) ->
 def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *, report_minutes: float) -> None:
     """Build what is missing of `buckets/`, then train in `transformer/`, with a sheet and scores now and then."""
     table = _sprites(work)
-    text = _text(device)
+    text = _text(work, device)
     buckets = [_bucket(work, recipe, size, table, text) for size in recipe.buckets]
     empty = dataset.encode_texts([""], text)
     judge = Judge(work, recipe, table, text, empty)
@@ -215,7 +229,7 @@ class Judge:
 
 def draw_sheet(work: Path, recipe: Recipe, prompts: Sequence[str], out: Path) -> Iterator[str]:
     """Draw prompts (or the fixed list) with the averaged weights into one picture; yields the lines of a report."""
-    text = _text()
+    text = _text(work)
     judge = Judge(work, recipe, _sprites(work), text, dataset.encode_texts([""], text))
     model = Flux(recipe.transformer.params)
     model.load_state_dict(exporting.averaged(work / "transformer" / "transformer.pt"))
@@ -234,9 +248,11 @@ def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) ->
     exporting.export(
         autoencoder=trained if start is None or trained.is_file() else start,
         transformer=work / "transformer" / "transformer.pt",
+        places=_places(work),
         folder=folder,
         version=version,
         autoencoder_params=recipe.autoencoder.params,
         transformer_params=recipe.transformer.params,
+        name=(IMPASTO_MINI_SCHNELL if recipe.transformer.leaps else IMPASTO_MINI).files[0].name,
         vocabulary=captions.vocabulary(recipe.mix),
     )

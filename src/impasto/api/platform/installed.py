@@ -12,7 +12,7 @@ from impasto.api.platform import query as q
 from impasto.api.platform.door import admin
 from impasto.errors import WeightsError
 from impasto.flux import library
-from impasto.flux.models import ADD_ONS, MODELS, AddOn, ModelSpec
+from impasto.flux.models import ADD_ONS, MODELS, SIBLINGS, AddOn, ModelSpec
 
 
 async def models(call: Call) -> Response:
@@ -25,7 +25,7 @@ async def models(call: Call) -> Response:
     loaded = {name for runner in gateway.dispatcher.runners for name in runner.models}
     rows = await asyncio.to_thread(_rows, gateway.settings.models_folder)
     known = {row["name"] for row in rows}
-    rows += [_row(name, None, True) for name in sorted(loaded - known)]
+    rows += [_row(name, SIBLINGS.get(name), True) for name in sorted(loaded - known)]
     found = [row | {"loaded": row["name"] in loaded, "serves": serves.get(row["name"], [])} for row in rows]
     shown, next_ = q.slice_page(call.request.query_params, found)
     return Json(q.page("models", shown, next_=next_))
@@ -33,7 +33,7 @@ async def models(call: Call) -> Response:
 
 def licence_of(folder: Path, name: str) -> str | None:
     """The licence of a model by the name it is served under; None: nobody told."""
-    spec = MODELS.get(name)
+    spec = MODELS.get(name) or SIBLINGS.get(name)
     if spec is None:
         try:
             kept = library.find(folder, name)
