@@ -5,6 +5,8 @@ import base64
 import hashlib
 from pathlib import Path
 
+import msgspec
+
 from impasto.endpoints.table import Endpoints
 from impasto.store.records import Outcome
 
@@ -151,3 +153,18 @@ async def test_a_loaded_model_serves_only_what_the_map_gives_it(tmp_path: Path) 
         served = {id_: house.dispatcher.served_by(endpoint) for id_, endpoint in Endpoints().items()}
         assert served["fal-ai/flux-pro"] == served["fal-ai/flux/dev"] == "impasto-mini"
         assert served["fal-ai/flux-pro/v1.1"] is None
+
+
+async def test_a_model_of_few_steps_draws_for_its_own_endpoints_unless_the_operator_says_otherwise(
+    house: House,
+) -> None:
+    await house.until_ready()
+    (runner,) = house.dispatcher._runners.values()
+    assert runner.ready is not None
+    runner.ready = msgspec.structs.replace(runner.ready, models=["impasto-mini", "impasto-mini-schnell"])
+    endpoints = Endpoints()
+    schnell, dev = endpoints["fal-ai/flux/schnell"], endpoints["fal-ai/flux/dev"]
+    assert house.dispatcher.served_by(schnell) == "impasto-mini-schnell"
+    assert house.dispatcher.served_by(dev) == "impasto-mini"
+    house.dispatcher._settings.model.serve["flux-schnell"] = "impasto-mini"
+    assert house.dispatcher.served_by(schnell) == "impasto-mini"

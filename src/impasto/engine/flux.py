@@ -17,6 +17,7 @@ from impasto.engine.streams import Streams
 from impasto.flux import footprint, fp8, precision
 from impasto.flux import pipeline as flux
 from impasto.flux.checkpoint import locate
+from impasto.flux.checkpoint import siblings as beside
 from impasto.flux.means import Wanted
 from impasto.flux.memory import is_out_of_memory
 from impasto.flux.models import Shift
@@ -40,7 +41,7 @@ class Prompt:
 
 class FluxPipeline:
     """Wraps a loaded `flux.pipeline.Pipeline`. `prompt_cache`: bytes of read prompts to keep, on the host; `overlaps`:
-    whether it may be used beside its steps.
+    whether it may be used beside its steps; `siblings`: models of few steps that draw for their own endpoints.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class FluxPipeline:
         overlaps: bool = False,
         residency: str = "",
         settings: ModelSettings | None = None,
+        siblings: tuple[flux.Pipeline, ...] = (),
     ) -> None:
         self._settings = settings or ModelSettings()
-        self.models = (pipeline.spec.name,)
+        self._siblings = {sibling.spec.name: sibling for sibling in siblings}
+        self.models = (pipeline.spec.name, *self._siblings)
         self.residency = residency
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self.dtype = str(dtype).removeprefix("torch.")
@@ -84,9 +87,14 @@ class FluxPipeline:
             threads=settings.threads,
             residency=arrangement.residency,
         )
-        pipeline.accelerate(_wanted(settings, arrangement))
+        siblings = tuple(
+            pipeline.sibling(each, dtype=dtype) for each in beside(locate(settings.name, models=settings.folder))
+        )
+        for each in (pipeline, *siblings):
+            each.accelerate(_wanted(settings, arrangement))
         return cls(
             pipeline,
+            siblings=siblings,
             device=device,
             dtype=dtype,
             prompt_cache=settings.prompt_cache_mb * 2**20,
@@ -94,6 +102,11 @@ class FluxPipeline:
             residency=arrangement.residency.words,
             settings=settings,
         )
+
+    def _model(self, job: Job) -> flux.Pipeline:
+        """Which of the loaded models draws the job: one of few steps only as many as it has learned."""
+        sibling = self._siblings.get(job.model)
+        return sibling if sibling is not None and job.steps <= sibling.spec.default_steps else self._pipeline
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
@@ -108,8 +121,8 @@ class FluxPipeline:
         with self._streams.own():
             lora = self._loras.apply(job.loras)
             text = self._text(job, job.negative if job.cfg > 1 else None)
-            given = pictures.read(job, self._pipeline)
-            speed = acceleration.choose(job, self._settings, fp8=self._pipeline.means.fp8 is not None)
+            given = pictures.read(job, self._model(job))
+            speed = acceleration.choose(job, self._settings, fp8=self._model(job).means.fp8 is not None)
             prompt = Prompt(text.seeing(given.seen), given, lora, speed)
             self._streams.hand_out(prompt)
         return Conditioning(prompt, (*self._notices(job, text), *lora.notices, *speed.notices), speed.report)
@@ -120,12 +133,12 @@ class FluxPipeline:
             torch.set_num_threads(self._threads)
 
     def _text(self, job: Job, negative: str | None) -> flux.Conditioning:
-        spec = self._pipeline.spec
-        encoder = f"{spec.name}/{spec.max_text_tokens}"
+        model = self._model(job)
+        encoder = f"{model.spec.name}/{model.spec.max_text_tokens}"
         words = Words(scope=job.scope, encoder=encoder, prompt=job.prompt, negative=negative)
-        text, hit = self._prompts.get(words, lambda: self._pipeline.encode(job.prompt, negative=negative))
+        text, hit = self._prompts.get(words, lambda: model.encode(job.prompt, negative=negative))
         log.debug("Request %s: prompt %s", job.request_id, "found in the cache" if hit else "read by the text encoder")
-        return text.to(self._pipeline.device)
+        return text.to(model.device)
 
     def _notices(self, job: Job, text: flux.Conditioning) -> tuple[Notice, ...]:
         name, limit = self.models[0], self._pipeline.spec.max_text_tokens
@@ -143,10 +156,10 @@ class FluxPipeline:
     def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
         self._use_threads()
         prompt: Prompt = conditioning.value
-        cfg = max(job.cfg, 1.0)
+        model, cfg = self._model(job), max(job.cfg, 1.0)
         # Of a model that has no embedded scale, two passes are the only guidance.
-        only = self._pipeline.spec.guidance == "cfg" and cfg > 1.0
-        steps = self._pipeline.denoise(
+        only = model.spec.guidance == "cfg" and cfg > 1.0
+        steps = model.denoise(
             prompt.text,
             seed=job.seed,
             index=index,
@@ -188,8 +201,9 @@ class FluxPipeline:
     def free_memory(self) -> None:
         self._prompts.clear()
         self._loras.clear()
-        if self._pipeline.means.graphs is not None:
-            self._pipeline.means.graphs.clear()
+        for each in (self._pipeline, *self._siblings.values()):
+            if each.means.graphs is not None:
+                each.means.graphs.clear()
         if self._cuda:
             torch.cuda.empty_cache()
 

@@ -42,6 +42,7 @@ from impasto.fleet.outcomes import Outcomes
 from impasto.fleet.scopes import Scopes
 from impasto.fleet.sweeper import sweep_for_ever
 from impasto.fleet.work import Work
+from impasto.flux.models import usual
 from impasto.settings import Settings
 from impasto.store.base import Store
 from impasto.store.records import Request
@@ -243,7 +244,7 @@ class Dispatcher:
     def _model_for(self, endpoint: Endpoint, runner: Link) -> str | None:
         """Name of the loaded model that serves the endpoint; None: this runner cannot."""
         loaded = runner.ready.models if runner.ready else []
-        name = self._settings.model.serve.get(endpoint.model, loaded[0] if loaded else None)
+        name = self._settings.model.serve.get(endpoint.model, usual(endpoint.model, loaded))
         return name if name in loaded else None
 
     async def _assign(self, runner: Link, request: Request) -> None:
