@@ -10,7 +10,7 @@ const EXAMPLES = [
   "a blue butterfly on a meadow",
   "a rocket in a night sky",
   "a panda, flat illustration, on a pink background",
-  "a sailboat at sunset",
+  "a cat to the left of a dog",
 ];
 const MAX_RANDOM = 2 ** 32;
 
