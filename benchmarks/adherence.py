@@ -25,6 +25,7 @@ import json
 import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,8 @@ from image_prompts import distance as apart
 from image_prompts import draw as draw_image
 from objects import crop, dominant_colour, halves, parts
 
-from impasto.flux.checkpoint import locate, siblings
 from impasto.flux.pipeline import Pipeline
-from impasto.flux.precision import choose_dtype, cpu_features
+from impasto.flux.precision import cpu_features
 from impasto.training import recipe, sources
 from impasto.training.captions import article, caption
 from impasto.training.compose import BACKGROUNDS, paint
@@ -228,10 +228,11 @@ def captions_of(name: str) -> Set[str]:
     return {caption(draw_record(rng, mix), rng) for _ in range(20_000)}
 
 
-def told() -> Set[str]:
-    """20,000 captions of `training.places`."""
+@cache
+def used_captions() -> Set[str]:
+    """Those of all recipes, and 20,000 of `training.places`."""
     rng, mix = np.random.default_rng(506), recipe.load(RECIPES[-1]).mix
-    return {tell(rng, mix).text for _ in range(20_000)}
+    return {tell(rng, mix).text for _ in range(20_000)}.union(*map(captions_of, RECIPES))
 
 
 def tally(asked: list[Prompt], pictures: list[Pixels]) -> dict[str, tuple[int, int]]:
@@ -285,7 +286,7 @@ def measure(
     name: str, pipeline: Pipeline, judge: scoring.Judge, table: Sprites, sheets: Path | None, *, steps: int
 ) -> dict[str, dict[str, int]]:
     """One part: draws its prompts, prints and returns the counts."""
-    used = told().union(*map(captions_of, RECIPES))
+    used = used_captions()
     asked = PARTS[name](judge, used)
     if repeated := used & {prompt.text for prompt in asked}:
         raise SystemExit(f"{name}: captions of the training: {sorted(repeated)[:3]}")
@@ -320,8 +321,8 @@ def main() -> None:
     model = Path(options.model) if Path(options.model).is_dir() else options.model
     pipeline, steps = Pipeline.load(model), options.steps or STEPS
     if options.few:
-        (few,) = siblings(locate(model))
-        pipeline, steps = pipeline.sibling(few, dtype=choose_dtype("cpu")), options.steps or few.spec.default_steps
+        (pipeline,) = pipeline.siblings
+        steps = options.steps or pipeline.spec.default_steps
     file = RESULTS / f"adherence-{options.name or pipeline.spec.version}.json"
     for part in options.only or (*PARTS, "images", "speed"):
         found: dict[str, Any]

@@ -17,7 +17,6 @@ from impasto.engine.streams import Streams
 from impasto.flux import footprint, fp8, precision
 from impasto.flux import pipeline as flux
 from impasto.flux.checkpoint import locate
-from impasto.flux.checkpoint import siblings as beside
 from impasto.flux.means import Wanted
 from impasto.flux.memory import is_out_of_memory
 from impasto.flux.models import Shift
@@ -41,7 +40,7 @@ class Prompt:
 
 class FluxPipeline:
     """Wraps a loaded `flux.pipeline.Pipeline`. `prompt_cache`: bytes of read prompts to keep, on the host; `overlaps`:
-    whether it may be used beside its steps; `siblings`: models of few steps that draw for their own endpoints.
+    whether it may be used beside its steps. The pipeline's siblings draw for their own endpoints.
     """
 
     def __init__(
@@ -54,10 +53,9 @@ class FluxPipeline:
         overlaps: bool = False,
         residency: str = "",
         settings: ModelSettings | None = None,
-        siblings: tuple[flux.Pipeline, ...] = (),
     ) -> None:
         self._settings = settings or ModelSettings()
-        self._siblings = {sibling.spec.name: sibling for sibling in siblings}
+        self._siblings = {sibling.spec.name: sibling for sibling in pipeline.siblings}
         self.models = (pipeline.spec.name, *self._siblings)
         self.residency = residency
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -87,14 +85,10 @@ class FluxPipeline:
             threads=settings.threads,
             residency=arrangement.residency,
         )
-        siblings = tuple(
-            pipeline.sibling(each, dtype=dtype) for each in beside(locate(settings.name, models=settings.folder))
-        )
-        for each in (pipeline, *siblings):
+        for each in (pipeline, *pipeline.siblings):
             each.accelerate(_wanted(settings, arrangement))
         return cls(
             pipeline,
-            siblings=siblings,
             device=device,
             dtype=dtype,
             prompt_cache=settings.prompt_cache_mb * 2**20,

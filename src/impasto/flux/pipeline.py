@@ -30,7 +30,7 @@ from impasto.flux import adapters, images, precision, schedule, weights
 from impasto.flux import latents as lat
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.box import Box
-from impasto.flux.checkpoint import Checkpoint, locate
+from impasto.flux.checkpoint import Checkpoint, locate, siblings
 from impasto.flux.checkpoint import redux as redux_of
 from impasto.flux.checks import dry_load
 from impasto.flux.conditioning import Conditioning, Context, Init, Reference, Seen, fill_tokens
@@ -78,7 +78,10 @@ class Step:
 
 
 class Pipeline:
-    """A loaded model. It keeps no state between calls: generators of `denoise` may take their steps in any order."""
+    """A loaded model. It keeps no state between calls: generators of `denoise` may take their steps in any order.
+
+    `siblings`: models that share all but the transformer with it, loaded because they lay beside it.
+    """
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class Pipeline:
         self._upscaler = upscaler
         self._redux = redux
         self.means = PLAIN
+        self.siblings: tuple[Pipeline, ...] = ()
         self._device = next(transformer.parameters()).device
         self._empty = text.encode([""]) if spec.guidance == "cfg" else None
 
@@ -128,7 +132,7 @@ class Pipeline:
             dry_load(checkpoint)  # the last part that is missing is named before the first is loaded
         torch.set_num_threads(threads or spec.threads or precision.cores())
         target = weights.Target(place, dtype or precision.choose_dtype(place))
-        return cls(
+        loaded = cls(
             spec,
             transformer=load_transformer(checkpoint, target, residency),
             autoencoder=weights.load_autoencoder(checkpoint, target),
@@ -137,13 +141,15 @@ class Pipeline:
             redux=None if (found := redux_of(checkpoint)) is None else Redux.load(found, target),
             vocabulary=checkpoint.vocabulary,
         )
+        loaded.siblings = tuple(loaded._sibling(each, target) for each in siblings(checkpoint))
+        return loaded
 
-    def sibling(self, checkpoint: Checkpoint, *, dtype: torch.dtype) -> Pipeline:
+    def _sibling(self, checkpoint: Checkpoint, target: weights.Target) -> Pipeline:
         """The transformer of a checkpoint with all other parts of this model. Raises WeightsError."""
         checkpoint.verify("transformer")
         return Pipeline(
             checkpoint.spec,
-            transformer=weights.load_transformer(checkpoint, weights.Target(self._device, dtype)),
+            transformer=weights.load_transformer(checkpoint, target),
             autoencoder=self._autoencoder,
             text=self._text,
             upscaler=self._upscaler,
