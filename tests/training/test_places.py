@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +35,27 @@ def test_spans_name_things_and_their_places() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("table", "first", "second"),
-    [(places.ROWS, ("left",), ("right",)), (places.COLUMNS, ("top", "above", "upper", "over"), ("bottom", "below"))],
+LANDMARK = re.compile(
+    r"(?P<word>left of|right of|above|below|under|over|higher than|lower than) \{(?P<landmark>[ab])\}"
 )
-def test_every_way_of_saying_it_names_both(table: tuple[str, ...], first: tuple[str, ...], second: object) -> None:
+
+
+@pytest.mark.parametrize("table", [places.ROWS, places.COLUMNS], ids=["rows", "columns"])
+def test_every_way_of_saying_it_names_both_and_speaks_of_one_direction(table: tuple[str, ...]) -> None:
+    across, down = {"left", "right"}, {"top", "bottom", "above", "below", "under", "over", "upper", "lower"}
     for form in table:
-        said = form.format(a="AAA", b="BBB")
-        assert said.count("AAA") == said.count("BBB") == 1
+        assert form.count("{a}") == form.count("{b}") == 1
+        assert not set(form.replace(",", "").split()) & (down if table is places.ROWS else across), form
     assert len(set(table)) == len(table)
-    assert any(word in form for form in table for word in first)
+
+
+def test_ways_of_saying_it_with_a_landmark_are_true() -> None:
+    """ "Left of b" and "above b" must be said of a, "right of a" and "below a" of b."""
+    found = [match for form in (*places.ROWS, *places.COLUMNS) if (match := LANDMARK.search(form))]
+    assert len(found) > 20
+    for match in found:
+        first = match["word"] in {"left of", "above", "over", "higher than"}
+        assert match["landmark"] == ("b" if first else "a"), match.string
 
 
 def test_a_token_gets_the_place_of_the_span_it_lies_in(text: MiniLMTextEncoder) -> None:
