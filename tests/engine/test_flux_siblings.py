@@ -17,6 +17,7 @@ from impasto.engine.pipeline import Pixels
 from impasto.errors import WeightsError
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import EMBEDDED, locate, siblings
+from impasto.flux.distillation import difference
 from impasto.flux.models import IMPASTO_MINI, IMPASTO_MINI_SCHNELL, usual
 from impasto.flux.transformer import Flux
 from impasto.settings import ModelSettings
@@ -29,12 +30,14 @@ BASE, FEW = IMPASTO_MINI.name, IMPASTO_MINI_SCHNELL.name
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model's folder with random transformers."""
+    """The embedded model's folder with a random transformer, and another's difference from it."""
     path = tmp_path_factory.mktemp("checkpoint") / BASE
     path.mkdir()
     torch.manual_seed(0)
-    for spec in (IMPASTO_MINI, IMPASTO_MINI_SCHNELL):
-        save_file(Flux(spec.transformer).state_dict(), path / spec.files[0].name)
+    base, few = (Flux(spec.transformer).state_dict() for spec in (IMPASTO_MINI, IMPASTO_MINI_SCHNELL))
+    save_file(base, path / IMPASTO_MINI.file("transformer"))
+    change = {key: tensor.contiguous() for key, tensor in difference(base, few, rank=16).items()}
+    save_file(change, path / IMPASTO_MINI_SCHNELL.file("distillation"))
     save_file(Autoencoder(IMPASTO_MINI.autoencoder).state_dict(), path / "autoencoder.safetensors")
     for name in ("text_encoder.safetensors", "text_places.safetensors", "tokenizer.json", "upscaler.safetensors"):
         shutil.copyfile(EMBEDDED / BASE / name, path / name)
@@ -57,7 +60,7 @@ def test_it_is_loaded_with_the_model_that_it_lies_beside(pipeline: FluxPipeline,
     assert pipeline.models == (BASE, FEW)
     (found,) = siblings(locate(folder))
     assert (found.spec.name, found.spec.version) == (FEW, "t")
-    assert found.path("transformer").name == "schnell.safetensors"
+    assert found.path("distillation").name == "schnell.safetensors"
     assert siblings(found) == ()
 
 

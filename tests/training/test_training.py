@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 
 from impasto.errors import ConfigError, WeightsError
 from impasto.flux import checkpoint, checks, weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.models import IMPASTO_MINI, Shift, TransformerParams
+from impasto.flux.models import IMPASTO_MINI, Shift, TransformerParams, distilled
 from impasto.flux.transformer import Flux
 from impasto.flux.vocabulary import Reading
-from impasto.training import autoencoder, clock, export, optimise, pca, recipe, sampling, transformer
+from impasto.training import autoencoder, clock, export, optimise, pca, recipe, runs, sampling, transformer
 from impasto.training.autoencoder import AutoencoderRecipe
 from impasto.training.cli import train as command
 from impasto.training.clock import Deadline
@@ -301,11 +302,71 @@ def test_a_part_that_was_not_trained_on_is_exported_as_it_was(tmp_path: Path, st
     folder = _folder(tmp_path)
     _export(states, folder)
     file = folder / "autoencoder.safetensors"
-    before = {key: tensor.clone() for key, tensor in weights.read(file).items()}
+    before = file.read_bytes()
     _export((file, states[1]), folder)
-    after = weights.read(file)
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert file.read_bytes() == before
+
+
+def _distilled(folder: Path, base: dict[str, Tensor], work: Path) -> dict[str, Tensor]:
+    """A run's folder whose transformer has an embedder and, in one layer, a change of rank 2; returns its tensors."""
+    torch.manual_seed(3)
+    model = Flux(distilled(IMPASTO_MINI).transformer)
+    layer = model.single_blocks[0].linear1.weight  # pyright: ignore[reportUnknownMemberType]
+    change = torch.outer(torch.randn(layer.shape[0]), torch.randn(layer.shape[1]))
+    model.load_state_dict(base | {k: v for k, v in model.state_dict().items() if k.startswith("guidance_in")})
+    layer.data += 0.1 * change
+    (work / "transformer").mkdir(parents=True)
+    state = work / "transformer" / "transformer.pt"
+    optimise.save_state(state, model, torch.optim.SGD(model.parameters()), optimise.Average(model, 0.9), 3)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("name", ["cpu-guided", "cpu-leaps"])
+def test_a_distilled_transformer_is_exported_as_what_distilling_changed(
+    tmp_path: Path, states: tuple[Path, Path], name: str
+) -> None:
+    folder, work = _folder(tmp_path), tmp_path / "work"
+    _export(states, folder)
+    base = weights.read(folder / "transformer.safetensors")
+    wanted = _distilled(folder, base, work)
+    out = tmp_path / "out" / "impasto-mini"
+    out.parent.mkdir()
+    shutil.copytree(folder, out)
+    for part in ("transformer", "autoencoder"):
+        (out / f"{part}.safetensors").unlink()
+    runs.export_checkpoint(work, replace(recipe.load(name), start=str(folder)), "8", out)
+    for part in ("transformer", "autoencoder"):
+        assert (out / f"{part}.safetensors").read_bytes() == (folder / f"{part}.safetensors").read_bytes()
+    found = checkpoint.locate(out)
+    if name == "cpu-leaps":
+        (found,) = checkpoint.siblings(found)
+    assert found.spec.guidance == "distilled"
+    assert checks.verify(out).startswith("impasto-mini 8: 7 files")
+    assert found.path("distillation").stat().st_size < 0.1 * found.path("transformer").stat().st_size
+    loaded = weights.load_transformer(found, weights.CPU).state_dict()
+    assert loaded.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert torch.allclose(loaded[key], tensor, atol=2e-2 if "linear1" in key else 2e-3), key
+
+
+def test_few_steps_are_learned_from_the_distilled_model_and_everything_else_from_the_plain_one(
+    tmp_path: Path, states: tuple[Path, Path]
+) -> None:
+    folder = _folder(tmp_path)
+    _export(states, folder)
+    plain = weights.read(folder / "transformer.safetensors")
+    _distilled(folder, plain, tmp_path / "work")
+    runs.export_checkpoint(tmp_path / "work", replace(recipe.load("cpu-guided"), start=str(folder)), "8", folder)
+
+    def begin(name: str) -> dict[str, Tensor]:
+        return runs.start_tensors(replace(recipe.load(name), start=str(folder))) or {}
+
+    for name in ("cpu-pairs", "cpu-guided"):
+        assert begin(name).keys() == plain.keys()
+        assert all(torch.equal(begin(name)[key], tensor) for key, tensor in plain.items())
+    few, changed = begin("cpu-leaps"), "single_blocks.0.linear1.weight"
+    assert few.keys() > plain.keys()
+    assert not torch.equal(few[changed], plain[changed])
 
 
 def test_what_reads_places_comes_from_the_run_that_taught_it(tmp_path: Path, states: tuple[Path, Path]) -> None:

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from impasto.errors import ConfigError, WeightsError
-from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.latents import image_ids, text_ids
 from impasto.flux.models import IMPASTO_MINI, Shift, TransformerParams
@@ -60,10 +59,8 @@ def _random(params: TransformerParams = TOY) -> Flux:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Path:
-    file = tmp_path / "start.safetensors"
-    save_file(_random().state_dict(), file)
-    return file
+def start() -> dict[str, Tensor]:
+    return _random().state_dict()
 
 
 def _velocity(model: Flux, scale: float | None = None) -> Tensor:
@@ -75,23 +72,23 @@ def _velocity(model: Flux, scale: float | None = None) -> Tensor:
 
 @pytest.mark.parametrize("grown", [{}, {"depth_single_blocks": 3}, {"guidance_embed": True}])
 def test_a_run_begins_as_the_model_that_it_starts_from_even_when_it_has_grown(
-    start: Path, grown: dict[str, object]
+    start: dict[str, Tensor], grown: dict[str, object]
 ) -> None:
     model = Flux(replace(TOY, **grown))  # type: ignore[arg-type]
     transformer.initialise(model)
-    transformer.warm(model, weights.read(start))
+    transformer.warm(model, start)
     scale = 3.5 if grown.get("guidance_embed") else None
     assert torch.allclose(_velocity(model, scale), _velocity(_random()), atol=1e-5)
 
 
 @pytest.mark.parametrize("other", [{"depth": 2}, {"depth_single_blocks": 0}])
-def test_weights_that_do_not_fit_are_no_start(start: Path, other: dict[str, int]) -> None:
+def test_weights_that_do_not_fit_are_no_start(start: dict[str, Tensor], other: dict[str, int]) -> None:
     model = Flux(replace(TOY, **other))  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="cannot start"):
-        transformer.warm(model, weights.read(start))
+        transformer.warm(model, start)
 
 
-def test_a_student_learns_to_guide_itself_in_one_pass(start: Path, tmp_path: Path) -> None:
+def test_a_student_learns_to_guide_itself_in_one_pass(start: dict[str, Tensor], tmp_path: Path) -> None:
     made = replace(
         RECIPE, params=replace(TOY, guidance_embed=True), guided=(1.0, 6.0), batch=32, average=0.9, rate=1e-2
     )
@@ -104,7 +101,7 @@ def test_a_student_learns_to_guide_itself_in_one_pass(start: Path, tmp_path: Pat
 
     fresh = Flux(made.params)
     transformer.initialise(fresh)
-    transformer.warm(fresh, weights.read(start))
+    transformer.warm(fresh, start)
     seen: list[tuple[float, bool]] = []
 
     def report(model: Flux, step: int) -> None:
@@ -119,14 +116,27 @@ def test_a_student_learns_to_guide_itself_in_one_pass(start: Path, tmp_path: Pat
     assert not deaf
 
 
-def test_at_scale_one_the_teacher_says_what_the_prompt_alone_says(start: Path) -> None:
+def test_at_scale_one_the_teacher_says_what_the_prompt_alone_says(start: dict[str, Tensor]) -> None:
     teacher = Teacher.load(start, TOY, EMPTY, (1.0, 1.0), seed=1)
     _, guided, *_, scale = teacher.teach(transformer.flow_batch(BUCKET, RECIPE, EMPTY, 5), *IDS, step=0)
     assert torch.equal(scale, torch.ones(8))
     assert torch.allclose(guided, _velocity(_random()), atol=1e-5)
 
 
-def test_a_leap_ends_where_the_teacher_arrives_by_small_steps(start: Path) -> None:
+@pytest.mark.parametrize("leaps", [0, 4])
+def test_a_teacher_that_guides_itself_is_asked_once(start: dict[str, Tensor], leaps: int) -> None:
+    torch.manual_seed(2)
+    own = Flux(replace(TOY, guidance_embed=True))
+    teacher = Teacher.load(own.state_dict(), TOY, EMPTY, (4.0, 4.0), seed=1, leaps=leaps, shift=Shift())
+    begin, guided, txt, vec, here, scale = teacher.teach(transformer.flow_batch(BUCKET, RECIPE, EMPTY, 5), *IDS, step=0)
+    assert torch.equal(scale, torch.full((8,), 4.0))
+    with torch.no_grad():
+        said = own(begin, IDS[0], txt, IDS[1], here, vec, scale)
+    assert torch.allclose(guided, said, atol=1e-5) == (leaps == 0)
+    assert float((guided - said).abs().max()) < 0.5 * float(said.abs().max()), "a leap begins in the same direction"
+
+
+def test_a_leap_ends_where_the_teacher_arrives_by_small_steps(start: dict[str, Tensor]) -> None:
     shift = Shift()
     teacher = Teacher.load(start, TOY, EMPTY, (2.0, 2.0), seed=1, leaps=4, shift=shift)
     noisy, velocity, txt, vec, t = transformer.flow_batch(BUCKET, RECIPE, EMPTY, 5)
@@ -150,7 +160,7 @@ def test_a_leap_ends_where_the_teacher_arrives_by_small_steps(start: Path) -> No
     assert len(set(here.tolist())) > 1
 
 
-def test_workers_teach_the_same(start: Path) -> None:
+def test_workers_teach_the_same(start: dict[str, Tensor]) -> None:
     for leaps in (0, 4):
         batch = transformer.flow_batch(BUCKET, RECIPE, EMPTY, 5)
         one, two = (
@@ -161,12 +171,12 @@ def test_workers_teach_the_same(start: Path) -> None:
             assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_leaps_without_guidance_are_refused(start: Path, tmp_path: Path) -> None:
+def test_leaps_without_guidance_are_refused(start: dict[str, Tensor], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"transformer\.guided"):
         transformer.train(replace(RECIPE, leaps=4), [BUCKET], EMPTY, tmp_path, Deadline(steps=1), start=start)
 
 
-def test_distilling_without_a_start_or_an_embedder_is_refused(start: Path, tmp_path: Path) -> None:
+def test_distilling_without_a_start_or_an_embedder_is_refused(start: dict[str, Tensor], tmp_path: Path) -> None:
     for made, begin in ((replace(RECIPE, guided=(1.0, 6.0)), start), (replace(RECIPE, guided=(1.0, 6.0)), None)):
         with pytest.raises(ConfigError, match="guidance_embed"):
             transformer.train(made, [BUCKET], EMPTY, tmp_path, Deadline(steps=1), start=begin)

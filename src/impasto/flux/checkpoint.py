@@ -14,7 +14,7 @@ from pathlib import Path
 
 from impasto.errors import ModelUnavailable, WeightsError
 from impasto.flux import library, shapes
-from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_REDUX, MODELS, SIBLINGS, ModelSpec, Role
+from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_REDUX, MODELS, SIBLINGS, ModelSpec, Role, distilled
 from impasto.flux.stored import Stored, open_stored, read_json
 from impasto.flux.vocabulary import Vocabulary
 
@@ -38,6 +38,9 @@ PREFIXES: Mapping[Role, str] = {
     "t5": "text_encoders.t5xxl.transformer.",
 }
 """Where the parts lie inside an all-in-one file."""
+
+_OWN: frozenset[Role] = frozenset({"transformer", "distillation", "upscaler"})
+"""What no two models share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Checkpoint:
         if role == "transformer" and self.file is not None:
             return self.file
         named = tuple(file.name for file in self.spec.files if file.role == role)
-        for folder in (self.folder, *(self.elsewhere if role not in {"transformer", "upscaler"} else ())):
+        for folder in (self.folder, *(() if role in _OWN else self.elsewhere)):
             for name in (*named, *PLACES.get(role, ())):
                 for path in sorted(folder.glob(name)):
                     return path
@@ -87,7 +90,8 @@ class Checkpoint:
         """
         size = 0
         for file in self.spec.files:
-            if (roles and file.role not in roles) or (file.optional and self.find(file.role) is None):
+            absent = file.optional and file.name not in self.sums and self.find(file.role) is None
+            if absent or (roles and file.role not in roles):
                 continue
             path = self.path(file.role)
             size += path.stat().st_size
@@ -240,17 +244,18 @@ def _configured(folder: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         needed = "version, autoencoder.scale_factor, autoencoder.shift_factor, sha256"
         raise WeightsError(f"{folder / 'config.json'}: needs {needed} ({error!r}).") from None
-    return Checkpoint(spec, folder, sums, vocabulary=vocabulary)
+    found = Checkpoint(spec, folder, sums, vocabulary=vocabulary)
+    return found if found.find("distillation") is None else replace(found, spec=distilled(spec))
 
 
 def siblings(checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
-    """Models that lie in its folder and share all but the transformer with it, as far as they are there."""
+    """Models that lie in its folder and share all but their distillation with it, as far as they are there."""
     whole = checkpoint.spec
     specs = (spec for spec in SIBLINGS.values() if spec.beside == whole.name)
     found = (
         replace(checkpoint, spec=replace(spec, version=whole.version, autoencoder=whole.autoencoder)) for spec in specs
     )
-    return tuple(each for each in found if each.find("transformer") is not None)
+    return tuple(each for each in found if each.find("distillation") is not None)
 
 
 def redux(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from impasto.flux import redux, shapes, t5clip, weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.checkpoint import Checkpoint, locate
+from impasto.flux.checkpoint import Checkpoint, locate, siblings
 from impasto.flux.checkpoint import redux as redux_of
 from impasto.flux.encoders import T5, Clip
 from impasto.flux.models import Role
@@ -50,7 +50,7 @@ def verify(model: str | Path, *, models: Path | None = None) -> str:
     checkpoint = locate(model, models=models)
     spec = checkpoint.spec
     if spec.embedded:
-        size = checkpoint.verify()
+        size = checkpoint.verify() + sum(each.verify("distillation") for each in siblings(checkpoint))
         return f"{spec.name} {spec.version}: {len(checkpoint.sums)} files, {size / 1e6:.0f} MB, checked by SHA-256"
     parts = dry_load(checkpoint)
     roles = ", ".join(part.role for part in parts)

@@ -17,6 +17,7 @@ Guidance: TypeAlias = Literal["distilled", "cfg", "none"]
 
 Role: TypeAlias = Literal[
     "transformer",
+    "distillation",
     "autoencoder",
     "text_encoder",
     "places",
@@ -206,8 +207,8 @@ class ModelSpec:
     the CPU suit it best; 0: all cores. `embedded` models come with the package; the others are looked for in the user's
     folders, or fetched from `source`, a repository of the hub; `gated`: its licence must be accepted there first.
     `image_prompts`: whether the model can take after a picture by itself (FLUX.1 needs Redux beside it for that).
-    `beside`: the model in whose folder it may lie, sharing all but the transformer with it; it is loaded with that one
-    and draws for the endpoints' models of `draws_for`, in up to `default_steps`.
+    `beside`: the model in whose folder it may lie, sharing all but what distilling changed with it; it is loaded with
+    that one and draws for the endpoints' models of `draws_for`, in up to `default_steps`.
     """
 
     name: str
@@ -232,6 +233,10 @@ class ModelSpec:
     gated: bool = False
     beside: str = ""
     draws_for: tuple[str, ...] = ()
+
+    def file(self, role: Role) -> str:
+        """Under which name the part of that role is published."""
+        return next(file.name for file in self.files if file.role == role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +330,7 @@ IMPASTO_MINI = ModelSpec(
     native_size=NativeSize(longest=128, upscale=4),
     files=(
         ModelFile("transformer", "transformer.safetensors"),
+        ModelFile("distillation", "guidance.safetensors", optional=True),
         ModelFile("autoencoder", "autoencoder.safetensors"),
         ModelFile("text_encoder", "text_encoder.safetensors"),
         ModelFile("places", "text_places.safetensors", optional=True),
@@ -341,13 +347,20 @@ IMPASTO_MINI = ModelSpec(
     image_prompts=True,
 )
 
+
+def distilled(spec: ModelSpec) -> ModelSpec:
+    """The model when it follows an embedded scale in one pass, instead of two passes."""
+    return replace(spec, transformer=replace(spec.transformer, guidance_embed=True), guidance="distilled")
+
+
 IMPASTO_MINI_SCHNELL = replace(
-    IMPASTO_MINI,
+    distilled(IMPASTO_MINI),
     name="impasto-mini-schnell",
-    transformer=replace(IMPASTO_MINI.transformer, guidance_embed=True),
     default_steps=4,
-    guidance="distilled",
-    files=(ModelFile("transformer", "schnell.safetensors"), *IMPASTO_MINI.files[1:]),
+    files=tuple(
+        ModelFile("distillation", "schnell.safetensors") if file.role == "distillation" else file
+        for file in IMPASTO_MINI.files
+    ),
     embedded=False,
     beside=IMPASTO_MINI.name,
     draws_for=("flux-schnell",),

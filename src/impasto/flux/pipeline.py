@@ -146,7 +146,7 @@ class Pipeline:
 
     def _sibling(self, checkpoint: Checkpoint, target: weights.Target) -> Pipeline:
         """The transformer of a checkpoint with all other parts of this model. Raises WeightsError."""
-        checkpoint.verify("transformer")
+        checkpoint.verify("distillation")
         return Pipeline(
             checkpoint.spec,
             transformer=weights.load_transformer(checkpoint, target),

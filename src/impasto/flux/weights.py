@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from impasto.errors import WeightsError
-from impasto.flux import keys
+from impasto.flux import distillation, keys
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import Checkpoint
 from impasto.flux.stored import InMemory, Tensors, open_stored
@@ -60,8 +60,10 @@ CPU = Target(torch.device("cpu"), torch.float32)
 
 
 def transformer_tensors(checkpoint: Checkpoint) -> Tensors:
-    """The stored transformer, in BFL's dialect."""
-    return keys.Converted(checkpoint.tensors("transformer"), keys.transformer_rows(checkpoint.spec.transformer))
+    """The stored transformer, in BFL's dialect, as it was distilled if it was."""
+    tensors = keys.Converted(checkpoint.tensors("transformer"), keys.transformer_rows(checkpoint.spec.transformer))
+    change = checkpoint.find("distillation")
+    return tensors if change is None else distillation.read(tensors, change)
 
 
 def autoencoder_tensors(checkpoint: Checkpoint) -> Tensors:

@@ -5,16 +5,16 @@ The teacher is the model that the run starts from, frozen, and asked as the samp
 without, drawn apart by a scale. The student has an embedder for that scale (`guidance_in`) and learns to give the same
 velocity in one pass (Meng et al. 2023). It begins as the teacher itself, so a short run suffices.
 
-With `leaps` the student also learns a schedule of that many steps: from each of its sigmas, the straight line to where
-the teacher arrives at the next one by several steps of its own (progressive distillation, Salimans and Ho 2022).
+With `leaps` the student learns a schedule of that many steps: from each of its sigmas, the straight line to where the
+teacher arrives at the next one by several steps of its own (progressive distillation, Salimans and Ho 2022). Its
+teacher is best one that has been distilled already, which takes half the passes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,9 +31,9 @@ STRIDES = 4
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A frozen model that is guided by two passes, and the scales that its student shall know. `workers`: threads that
-    share a batch; its rows do not depend on each other, so their number changes nothing. `precision`: what each of them
-    enters to compute.
+    """A frozen model, guided by two passes or by its own embedder, and the scales that its student shall know.
+    `workers`: threads that share a batch; its rows do not depend on each other, so their number changes nothing.
+    `precision`: what each of them enters to compute.
     """
 
     model: Flux
@@ -48,7 +48,7 @@ class Teacher:
     @classmethod
     def load(
         cls,
-        start: Path,
+        start: Mapping[str, Tensor],
         params: TransformerParams,
         empty: tuple[Tensor, Tensor],
         scales: tuple[float, float],
@@ -60,10 +60,10 @@ class Teacher:
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
         device: str = "cpu",
     ) -> "Teacher":
-        """The teacher of a student of the given shape: the weights in `start`, without a guidance embedder."""
+        """The teacher of a student of the given shape: the weights in `start`, with a guidance embedder or without."""
         target = weights.Target(torch.device(device), torch.float32)
-        shape = replace(params, guidance_embed=False)
-        model = weights.build(lambda: Flux(shape), weights.read(start), name=str(start), target=target)
+        shape = replace(params, guidance_embed="guidance_in.in_layer.weight" in start)
+        model = weights.build(lambda: Flux(shape), start, name="the teacher", target=target)
         return cls(model, empty, scales, seed, leaps, shift, workers, precision)
 
     def teach(self, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor, step: int) -> tuple[Tensor, ...]:
@@ -115,7 +115,9 @@ class Teacher:
     def _guided(
         self, x: Tensor, t: Tensor, *, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, vec: Tensor, scale: Tensor
     ) -> Tensor:
-        """The velocity of two passes, drawn apart by the rows' scales [B]."""
+        """The velocity at the rows' scales [B], by as many passes as the teacher needs."""
+        if self.model.guidance_in is not None:
+            return self.model(x, img_ids, txt, txt_ids, t, vec, scale).float()
         prompted = self.model(x, img_ids, txt, txt_ids, t, vec).float()
         plain_txt, plain_vec = (part.expand(len(x), *part.shape[1:]).to(x) for part in self.empty)
         plain = self.model(x, img_ids, plain_txt, txt_ids, t, plain_vec).float()

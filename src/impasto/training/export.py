@@ -1,4 +1,6 @@
-"""From training states to the checkpoint that is shipped: the averaged weights, bf16 safetensors, and config.json."""
+"""From training states to the checkpoint that is shipped: the averaged weights, bf16 safetensors, and config.json. Of a
+distilled transformer, what distilling changed (see `flux.distillation`).
+"""
 
 import shutil
 from pathlib import Path
@@ -9,12 +11,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from impasto.errors import WeightsError
-from impasto.flux import weights
+from impasto.flux import distillation, weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.models import AutoencoderParams, TransformerParams
+from impasto.flux.models import IMPASTO_MINI, AutoencoderParams, TransformerParams
 from impasto.flux.text import PLACES_FILE
 from impasto.flux.transformer import Flux
 from impasto.training.assets import write_config
+
+RANK = 64
+"""Of what distilling changed in a layer, as much is kept."""
 
 
 def averaged(state: Path) -> dict[str, Tensor]:
@@ -33,6 +38,7 @@ def export(
     *,
     autoencoder: Path,
     transformer: Path,
+    base: Path | None = None,
     places: Path,
     folder: Path,
     version: str,
@@ -41,8 +47,8 @@ def export(
     name: str = "transformer.safetensors",
     vocabulary: dict[str, Any] | None = None,
 ) -> None:
-    """Write both safetensors files, what reads `places`, and config.json into a checkpoint folder that already holds
-    the text encoder. `name`: the transformer's file.
+    """Write the trained safetensors files, what reads `places`, and config.json into a checkpoint folder that already
+    holds the text encoder. `name`: the transformer's file; `base`: the weights whose change it is to state.
 
     Every tensor is checked against the module it is for; raises WeightsError with a full report when one does not fit.
     """
@@ -53,13 +59,20 @@ def export(
     for part, (tensors, build) in parts.items():
         with torch.device("meta"):
             weights.check(build(), tensors, name=part)
-    for part, (tensors, _) in parts.items():
+    tuned, _ = parts[name]
+    written = {name: tuned if base is None else distillation.difference(weights.read(base), tuned, rank=RANK)}
+    if autoencoder.suffix == ".safetensors":
+        _copy(autoencoder, folder / "autoencoder.safetensors")
+    else:
+        written["autoencoder.safetensors"], _ = parts["autoencoder.safetensors"]
+    for part, tensors in written.items():
         stored = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in tensors.items()}
         save_file(stored, folder / part, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
         # safetensors writes for the owner only; a checkpoint that is installed must be readable by all
         (folder / part).chmod(0o644)
-    if not (folder / PLACES_FILE).is_file() or not places.samefile(folder / PLACES_FILE):
-        shutil.copyfile(places, folder / PLACES_FILE)
+    _copy(places, folder / PLACES_FILE)
+    if base is not None:
+        _copy(base, folder / IMPASTO_MINI.file("transformer"))
     write_config(
         folder,
         version=version,
@@ -67,3 +80,8 @@ def export(
         shift_factor=autoencoder_params.shift_factor,
         vocabulary=vocabulary,
     )
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not target.is_file() or not source.samefile(target):
+        shutil.copyfile(source, target)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from impasto.errors import ConfigError
+from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import EMBEDDED, locate
 from impasto.flux.models import IMPASTO_MINI, IMPASTO_MINI_SCHNELL, Role
@@ -145,13 +146,25 @@ def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *,
         report=judge.report,
         report_minutes=report_minutes,
         device=device,
-        start=_start(recipe, "transformer"),
+        start=start_tensors(recipe),
     )
 
 
 def _start(recipe: Recipe, part: Role) -> Path | None:
     """The file that a part's training begins from."""
     return None if recipe.start is None else locate(recipe.start).path(part)
+
+
+def start_tensors(recipe: Recipe) -> dict[str, Tensor] | None:
+    """What the transformer's training begins from: the weights as they were before distilling; for fewer steps, as the
+    start draws with them.
+    """
+    if recipe.start is None:
+        return None
+    checkpoint = locate(recipe.start)
+    if recipe.transformer.leaps:
+        return {key: tensor.clone() for key, tensor in weights.transformer_tensors(checkpoint).items()}
+    return weights.read(checkpoint.path("transformer"))
 
 
 def _transform(work: Path, recipe: Recipe, table: sprites.Sprites) -> BlockPCA:
@@ -241,18 +254,21 @@ def draw_sheet(work: Path, recipe: Recipe, prompts: Sequence[str], out: Path) ->
 
 
 def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) -> None:
-    """Write the averaged weights of both states into a checkpoint folder. An autoencoder that the run did not train is
-    that of its start.
+    """Write the averaged weights of both states into a checkpoint folder; of a distilled transformer, what distilling
+    changed. What the run did not train is that of its start.
     """
     trained, start = work / "autoencoder" / "autoencoder.pt", _start(recipe, "autoencoder")
+    distilling = recipe.transformer.guided is not None
+    role: Role = "distillation" if distilling else "transformer"
     exporting.export(
         autoencoder=trained if start is None or trained.is_file() else start,
         transformer=work / "transformer" / "transformer.pt",
+        base=_start(recipe, "transformer") if distilling else None,
         places=_places(work),
         folder=folder,
         version=version,
         autoencoder_params=recipe.autoencoder.params,
         transformer_params=recipe.transformer.params,
-        name=(IMPASTO_MINI_SCHNELL if recipe.transformer.leaps else IMPASTO_MINI).files[0].name,
+        name=(IMPASTO_MINI_SCHNELL if recipe.transformer.leaps else IMPASTO_MINI).file(role),
         vocabulary=captions.vocabulary(recipe.mix),
     )

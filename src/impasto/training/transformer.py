@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from impasto.errors import ConfigError, WeightsError
-from impasto.flux import weights
 from impasto.flux.latents import image_ids, text_ids
 from impasto.flux.models import Shift, TransformerParams
 from impasto.flux.transformer import Flux
@@ -142,7 +141,7 @@ def warm(model: Flux, tensors: Mapping[str, Tensor]) -> None:
 def _teacher(
     recipe: TransformerRecipe,
     empty: tuple[Tensor, Tensor],
-    start: Path | None,
+    start: Mapping[str, Tensor] | None,
     precision: Callable[[], AbstractContextManager[Any]],
     device: str,
 ) -> Teacher | None:
@@ -187,10 +186,10 @@ def train(
     report: Callable[[Flux, int], None] | None = None,
     report_minutes: float = 8.0,
     device: str = "cpu",
-    start: Path | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Train until the deadline, resuming from `folder` when it holds a state, beginning at the weights of a
-    checkpoint's file when `start` names one; returns the state's path.
+    """Train until the deadline, resuming from `folder` when it holds a state, beginning at the weights `start` when
+    there are some; returns the state's path.
 
     `report` is called with the averaged model and the step every `report_minutes`, and at the end.
     """
@@ -198,7 +197,7 @@ def train(
     model = Flux(recipe.params)
     initialise(model)
     if start is not None:
-        warm(model, weights.read(start))
+        warm(model, start)
     model.to(device)
     precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     teacher = _teacher(recipe, empty, start, precise, device)
