@@ -413,6 +413,19 @@ def test_a_faulty_deadline_is_refused(bad: dict[str, object]) -> None:
         clock.deadline(**bad)  # type: ignore[arg-type]
 
 
+def test_a_run_says_once_a_minute_how_it_goes_on() -> None:
+    clocked = iter([0.0, 30.0, 61.0, 61.0, 100.0, 122.0, 122.0])
+    due = clock.Every(1, now=lambda: next(clocked))
+    assert [due(), due(), due(), due()] == [False, True, False, True]
+    clocked = iter([0.0, 4.0, 14.0])
+    pace = clock.Pace(now=lambda: next(clocked))
+    for loss in (1.0, 3.0):
+        pace.add(loss)
+    assert pace.read() == (2.0, 0.5)
+    pace.add(7.0)
+    assert pace.read() == (7.0, 0.1)
+
+
 def test_the_rate_warms_up_and_falls_to_zero_at_the_end() -> None:
     assert optimise.rate(1.0, 0, 0.0, decay_share=0.33) == pytest.approx(0.01)
     assert optimise.rate(1.0, 5000, 0.5, decay_share=0.33) == 1.0

@@ -8,7 +8,6 @@ follow.
 
 import json
 import logging
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder, Decoder
 from impasto.flux.models import AutoencoderParams
-from impasto.training.clock import Deadline
+from impasto.training.clock import Deadline, Every, Pace
 from impasto.training.compose import Mix
 from impasto.training.optimise import Average, load_state, rate, save_state
 from impasto.training.pca import BLOCK, BlockPCA, fit, read, write
@@ -158,7 +157,7 @@ def train(
     judged = sample_pixels(sprites, recipe.mix, 24, HELD_OUT)
     log.info("linear bound %.2f dB", decibels(pca.decode(pca.encode(judged)), judged))
     judged = judged.to(device)
-    noted, losses = time.monotonic(), list[float]()
+    pace, minute = Pace(), Every(1)
     while not deadline.over(step):
         pixels = training_batch(recipe, sprites, step, crops=deadline.progress(step) < recipe.crop_share)
         latents = pca.encode(pixels)
@@ -174,12 +173,11 @@ def train(
         optimiser.step()
         step += 1
         average.update(model, step)
-        losses.append(loss.item())
-        if time.monotonic() - noted > 60:
-            quality = psnr(average.module, judged)
-            log.info("decoder step %d loss %.4f psnr %.2f dB (average)", step, np.mean(losses), quality)
+        pace.add(loss.item())
+        if minute():
+            mean, _ = pace.read()
+            log.info("decoder step %d loss %.4f psnr %.2f dB (average)", step, mean, psnr(average.module, judged))
             save_state(checkpoint, model, optimiser, average, step)
-            noted, losses = time.monotonic(), []
     save_state(checkpoint, model, optimiser, average, step)
     summary = {"steps": step, "psnr_db": psnr(average.module, judged)}
     (folder / "autoencoder.json").write_text(json.dumps(summary, indent=2))

@@ -1,4 +1,6 @@
-"""When a training run ends: after a number of steps, or at a wall-clock time, whichever is asked."""
+"""When a training run ends: after a number of steps, or at a wall-clock time, whichever is asked. And how it goes on
+meanwhile.
+"""
 
 import time
 from collections.abc import Callable
@@ -27,6 +29,39 @@ class Deadline:
     def over(self, step: int) -> bool:
         """Whether the run is at its end before the given step."""
         return self.progress(step) >= 1.0
+
+
+class Every:
+    """Says yes when that many minutes have passed since it last did."""
+
+    def __init__(self, minutes: float, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._now = 60 * minutes, now
+        self._last = now()
+
+    def __call__(self) -> bool:
+        due = self._now() - self._last > self._seconds
+        if due:
+            self._last = self._now()
+        return due
+
+
+class Pace:
+    """Losses of single steps, read as their mean and the speed since the last reading."""
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._since, self._losses = now(), list[float]()
+
+    def add(self, loss: float) -> None:
+        """One step's loss."""
+        self._losses.append(loss)
+
+    def read(self) -> tuple[float, float]:
+        """The mean loss, and steps a second."""
+        now, losses = self._now(), self._losses
+        speed = len(losses) / max(now - self._since, 1e-9)
+        self._since, self._losses = now, []
+        return sum(losses) / max(len(losses), 1), speed
 
 
 def deadline(*, steps: int | None = None, minutes: float | None = None, until: str | None = None) -> Deadline:

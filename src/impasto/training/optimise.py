@@ -33,6 +33,11 @@ class Optimisers:
         """All groups of all parts."""
         return [group for part in self.parts for group in part.param_groups]
 
+    def set_rate(self, share: float) -> None:
+        """Every group at that share of its peak."""
+        for group in self.param_groups:
+            group["lr"] = group["peak"] * share
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for part in self.parts:

@@ -6,7 +6,6 @@ run.
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from impasto.errors import ConfigError, WeightsError
 from impasto.flux.latents import image_ids, text_ids
 from impasto.flux.models import Shift, TransformerParams
 from impasto.flux.transformer import Flux
-from impasto.training.clock import Deadline
+from impasto.training.clock import Deadline, Every, Pace
 from impasto.training.dataset import Bucket
 from impasto.training.distil import Teacher
 from impasto.training.optimise import Average, load_state, make_optimiser, rate, save_state
@@ -169,6 +168,15 @@ _GROWN = ("single_blocks.", "guidance_in.")
 """What a model may have more of than the one that it starts from."""
 
 
+def _begun(recipe: TransformerRecipe, start: Mapping[str, Tensor] | None) -> Flux:
+    torch.manual_seed(recipe.seed)
+    model = Flux(recipe.params)
+    initialise(model)
+    if start is not None:
+        warm(model, start)
+    return model
+
+
 def choose_bucket(buckets: Sequence[Bucket], seed: int, step: int) -> Bucket:
     """The bucket of a step, by the shares."""
     generator = torch.Generator().manual_seed(seed * 7_919 + step)
@@ -193,12 +201,7 @@ def train(
 
     `report` is called with the averaged model and the step every `report_minutes`, and at the end.
     """
-    torch.manual_seed(recipe.seed)
-    model = Flux(recipe.params)
-    initialise(model)
-    if start is not None:
-        warm(model, start)
-    model.to(device)
+    model = _begun(recipe, start).to(device)
     precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     teacher = _teacher(recipe, empty, start, precise, device)
     average = Average(model, recipe.average)
@@ -212,31 +215,26 @@ def train(
         for module in replicas.modules:
             for block in (*module.double_blocks, *module.single_blocks):
                 block.compile(dynamic=False)
-    noted, reported, losses = time.monotonic(), time.monotonic(), list[float]()
+    pace, minute, reporting = Pace(), Every(1), Every(report_minutes)
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
         batch = tuple(tensor.to(device) for tensor in flow_batch(bucket, recipe, empty, step))
-        factor = rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share)
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * factor
         if teacher is not None:
             batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
+        optimiser.set_rate(rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share))
         optimiser.zero_grad()
-        losses.append(replicas.backward(partial(loss_of, precise, ids[bucket.size.name], txt_ids), batch))
+        pace.add(replicas.backward(partial(loss_of, precise, ids[bucket.size.name], txt_ids), batch))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
         average.update(model, step)
-        now = time.monotonic()
-        if now - noted > 60:
-            speed = len(losses) * recipe.batch / (now - noted)
-            mean = sum(losses) / len(losses)
-            log.info("transformer step %d samples %d loss %.4f %.1f samples/s", step, step * recipe.batch, mean, speed)
+        if minute():
+            loss, speed = pace.read()
+            seen, speed = step * recipe.batch, speed * recipe.batch
+            log.info("transformer step %d samples %d loss %.4f %.1f samples/s", step, seen, loss, speed)
             save_state(checkpoint, model, optimiser, average, step)
-            noted, losses = now, []
-        if report is not None and now - reported > 60 * report_minutes:
+        if report is not None and reporting():
             report(average.module, step)
-            reported = time.monotonic()
     save_state(checkpoint, model, optimiser, average, step)
     if report is not None:
         report(average.module, step)
