@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from impasto.flux.models import MODELS
-from impasto.store.records import DeliveryAttempt, DeliveryState, NewRequest, Outcome, Result
+from impasto.store.records import DeliveryAttempt, DeliveryState, NewRequest, Outcome, Result, Status
 
 APP = "fal-ai/flux-pro"
 HOOK = "https://example.org/hook"
@@ -144,6 +145,26 @@ class TestWebhooks:
 
 
 class TestRequests:
+    async def test_an_admin_cancels_anybodys_request_and_a_key_only_its_own(self, keyed):
+        server, alice, bob = keyed
+        _, boss = await server.store.create_key(alias="boss", scopes=["ADMIN"])
+
+        async def cancelled(key: str, request_id: str) -> tuple[int, Any]:
+            async with server.client(key=key) as client:
+                answer = await client.put(f"/v1/requests/{request_id}/cancel")
+                return answer.status_code, answer.json()
+
+        for key in (alice, boss):
+            async with server.client(key=alice) as client:
+                request_id = (await client.post(f"/queue/{APP}", json={"prompt": "x"})).json()["request_id"]
+            status, body = await cancelled(bob, request_id)
+            assert (status, body["error"]["type"]) == (404, "not_found")
+            assert server.store.get(request_id).status is Status.IN_QUEUE
+            assert await cancelled(key, request_id) == (202, {"status": "CANCELLATION_REQUESTED"})
+            assert server.store.get(request_id).status is Status.COMPLETED
+            assert await cancelled(key, request_id) == (400, {"status": "ALREADY_COMPLETED"})
+        assert (await cancelled(boss, "none"))[0] == 404
+
     async def test_an_admin_sees_log_and_webhook_of_anybodys_request(self, keyed, draw):
         server, alice, _ = keyed
         _, boss = await server.store.create_key(alias="boss", scopes=["ADMIN"])

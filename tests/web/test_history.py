@@ -134,6 +134,18 @@ def test_what_is_being_drawn_comes_by_itself(visit: Visit, kept: Any) -> None:
     expect(page.locator("figure img")).to_have_count(2, timeout=60_000)
 
 
+def test_what_is_being_drawn_can_be_stopped(visit: Visit, serve: Callable[..., Any], tmp_path: Path) -> None:
+    server = serve(tmp_path, IMPASTO_MODEL_FAKE_STEP_SECONDS="0.3")
+    try:
+        request_id = submit(server.url, "never finished", num_inference_steps=50)
+        page = visit(f"/history/{request_id}", origin=server.url)
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("cancelled", exact=False).first).to_be_visible(timeout=10_000)
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    finally:
+        server.stop()
+
+
 def test_a_refused_one_says_why_in_words(visit: Visit, kept: Any) -> None:
     request_id = submit(kept.url, "too many steps", num_inference_steps=400)
     page = visit(f"/history/{request_id}", origin=kept.url)

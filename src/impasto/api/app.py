@@ -118,7 +118,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         return Route(path, OpenAIDoor(Door(gateway, Access.REST, handlers)))
 
     return [
-        # `/{endpoint}/requests/{request_id}` would take these for requests of the endpoint v1/models
+        # `/{endpoint}/requests/{request_id}` would take these for requests of the endpoint v1 or v1/models
+        platform("/requests/{request_id}/cancel", PUT=history.cancel),
         platform("/models/requests/by-endpoint", GET=requests.by_endpoint),
         platform("/models/requests/{request_id}/payloads", DELETE=requests.erase),
         # ------------------------------------------------------------ the queue's requests

@@ -441,6 +441,9 @@ CONTRACT: dict[tuple[str, str], Operation] = {
         Parameter(name="status", schema=_text(enum=["success", "user_error", "error", "in_queue", "in_progress"])),
         *PAGING,
     ),
+    ("/v1/requests/{request_id}/cancel", "PUT"): _platform(
+        "Cancel a request (ours, not fal's)", _object(status=_text()), REQUEST_ID, status="202", failures=OWN
+    ),
     ("/v1/system", "GET"): _platform(
         "What the server is doing now (ours, not fal's)",
         _object(

@@ -134,7 +134,11 @@ async def result(call: Call) -> Response:
 
 async def cancel(call: Call) -> Response:
     """A queued request leaves the queue; a running one is told to stop and may still complete."""
-    request = own(call)
+    return await end_early(call, own(call))
+
+
+async def end_early(call: Call, request: Request) -> Response:
+    """The answer to who wants a request cancelled that is theirs to cancel."""
     word = await call.gateway.store.cancel(request.request_id)
     return Json({"status": word.value}, status_code=_CANCEL_STATUS[word])
 

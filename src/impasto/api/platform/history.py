@@ -1,4 +1,5 @@
-"""`/v1/requests`, ours and not fal's: the whole history in one list, of every endpoint and in every state, by words.
+"""`/v1/requests`, ours and not fal's: the whole history in one list, of every endpoint and in every state, by words;
+and one of it cancelled.
 
 fal lists the ended requests of one endpoint (`requests.by_endpoint`); who looks through pictures wants all of them.
 """
@@ -15,7 +16,8 @@ from impasto.api.gateway import Call
 from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
 from impasto.api.platform.requests import HTTP, WAITING, item, own
-from impasto.api.queue import log_line
+from impasto.api.queue import end_early, log_line
+from impasto.errors import NotFound
 from impasto.store.records import Request, Status
 
 SEARCHED = 2_000  # newest requests that a search for words looks at
@@ -39,6 +41,15 @@ async def requests(call: Call) -> Response:
     next_ = found[size - 1].request_id if len(found) > size else None
     rows = [_row(call, request, expand) for request in found[:size]]
     return Json(q.page("items", rows, next_=next_))
+
+
+async def cancel(call: Call) -> Response:
+    """As the queue's cancel, with its answers, and of anybody's request for an ADMIN key."""
+    request = own(call, call.request.path_params["request_id"])
+    if request is None:
+        raise NotFound("No request of this caller has that id.")
+    call.request_id = request.request_id
+    return await end_early(call, request)
 
 
 Listing = Callable[[str | None, int], list[Request]]

@@ -146,6 +146,9 @@ export async function result(id, requestId) {
 
 export const cancel = (id, requestId) => send("PUT", `${request(id, requestId)}/cancel`);
 
+/** The same of anybody's request, for an ADMIN key. */
+export const stop = (requestId) => send("PUT", `/v1/requests/${requestId}/cancel`);
+
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

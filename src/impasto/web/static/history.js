@@ -178,7 +178,7 @@ function Actions({ item, again }) {
   };
   const stop = async () => {
     try {
-      await api.cancel(item.endpoint_id, item.request_id);
+      await api.stop(item.request_id);
       again();
     } catch (error) {
       say(error.message);
