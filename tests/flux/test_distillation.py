@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from impasto.errors import ModelUnavailable, WeightsError
 from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import EMBEDDED, locate
-from impasto.flux.distillation import DOWN, UP, Distilled, difference, read
+from impasto.flux.distillation import Distilled, difference, read
 from impasto.flux.models import IMPASTO_MINI, distilled
 from impasto.flux.pipeline import Pipeline
 from impasto.flux.stored import InMemory
@@ -36,80 +37,81 @@ def base() -> dict[str, Tensor]:
 
 @pytest.fixture
 def tuned(base: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The base with an embedder, other biases and, in every matrix, a change of rank 3."""
+    """The base with an embedder and everything else a little changed."""
     torch.manual_seed(1)
     made = Flux(replace(SMALL, guidance_embed=True)).state_dict()
-    for key, tensor in base.items():
-        out, width = tensor.shape if tensor.ndim == 2 else (0, 0)
-        change = 0.1 * torch.randn(out, 3) @ torch.randn(3, width) if out else 0.01 * torch.randn(tensor.shape)
-        made[key] = tensor + change
-    return made
+    return made | {key: tensor + 0.02 * torch.randn(tensor.shape) for key, tensor in base.items()}
 
 
-def merged(base: dict[str, Tensor], change: dict[str, Tensor]) -> Distilled:
-    return Distilled(InMemory(base), InMemory(change), name="it")
+@pytest.fixture
+def merged(base: dict[str, Tensor], tmp_path: Path) -> Callable[[Mapping[str, Tensor]], Distilled]:
+    """A change, written to a file and read back beside the base."""
+
+    def read_back(change: Mapping[str, Tensor]) -> Distilled:
+        save_file(dict(change), tmp_path / "change.safetensors")
+        return read(InMemory(base), tmp_path / "change.safetensors")
+
+    return read_back
 
 
-def test_a_change_of_few_ranks_comes_back_from_less_than_half_the_bytes(
-    base: dict[str, Tensor], tuned: dict[str, Tensor]
+Merged = Callable[[Mapping[str, Tensor]], Distilled]
+
+
+def test_the_changed_weights_come_back_from_half_the_bytes(
+    base: dict[str, Tensor], tuned: dict[str, Tensor], merged: Merged
 ) -> None:
-    change = difference(base, tuned, rank=4)
-    assert sum(t.numel() for t in change.values()) < 0.5 * sum(t.numel() for t in tuned.values())
-    found = merged(base, change)
+    change = difference(base, tuned)
+    assert sum(tensor.nbytes for tensor in change.values()) < 0.6 * sum(2 * tensor.numel() for tensor in tuned.values())
+    found = merged(change)
     assert set(found) == set(tuned)
     for key, tensor in tuned.items():
         assert found.shape(key) == tuple(tensor.shape)
-        assert torch.allclose(found[key], tensor, atol=1e-4), key
-    assert f"{LAYER}{DOWN}" in change
+        coarse = key not in base or tensor.ndim != 2  # in bf16
+        assert torch.allclose(found[key].float(), tensor, rtol=1e-2 if coarse else 0, atol=4e-4), key
+    assert f"{LAYER}.diff.weight" in change
     assert f"{LAYER}.weight" not in change
+
+
+def test_a_model_is_built_of_it(tuned: dict[str, Tensor], base: dict[str, Tensor], merged: Merged) -> None:
+    params = replace(SMALL, guidance_embed=True)
+    model = weights.build(lambda: Flux(params), merged(difference(base, tuned)), name="it")
+    assert model.guidance_in is not None
+    assert model.single_blocks[0].linear2.weight.dtype is torch.float32
 
 
 def test_what_did_not_change_takes_no_bytes(base: dict[str, Tensor]) -> None:
     tuned = base | {f"{LAYER}.bias": base[f"{LAYER}.bias"] + 1}
-    assert set(difference(base, tuned, rank=4)) == {f"{LAYER}.bias"}
+    assert set(difference(base, tuned)) == {f"{LAYER}.bias"}
 
 
-def test_a_rank_that_saves_nothing_keeps_the_matrix_whole(base: dict[str, Tensor], tuned: dict[str, Tensor]) -> None:
-    change = difference(base, tuned, rank=10_000)
-    assert not any(key.endswith((DOWN, UP)) for key in change)
-    assert all(torch.equal(merged(base, change)[key], tensor) for key, tensor in tuned.items())
-
-
-def test_a_change_that_is_too_much_for_its_rank_is_the_nearest_of_that_rank(base: dict[str, Tensor]) -> None:
-    torch.manual_seed(2)
+def test_a_row_that_did_not_change_is_left_as_it_is(base: dict[str, Tensor], merged: Merged) -> None:
     key = f"{LAYER}.weight"
-    wanted = torch.randn(base[key].shape)
-    got = merged(base, difference(base, base | {key: base[key] + wanted}, rank=4))[key] - base[key]
-    u, s, vh = torch.linalg.svd(wanted, full_matrices=False)
-    assert torch.allclose(got, (u[:, :4] * s[:4]) @ vh[:4], atol=1e-3)
+    changed = base[key].clone()
+    changed[1:] += 1.0
+    found = merged(difference(base, base | {key: changed}))[key]
+    assert torch.equal(found[0], base[key][0])
+    assert torch.allclose(found[1:], changed[1:], atol=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    "broken",
     [
-        ({f"{LAYER}{UP}": None}, "half of a layer's change is missing"),
-        ({f"{LAYER}{DOWN}": None}, "half of a layer's change is missing"),
-        ({f"{LAYER}{UP}": torch.zeros(64, 5)}, "does not fit"),
-        ({f"{LAYER}{UP}": torch.zeros(63, 4)}, "does not fit"),
-        ({f"{LAYER}{DOWN}": torch.zeros(4)}, "does not fit"),
-        ({f"{LAYER}.weight": torch.zeros(64, 320)}, "does not fit"),
-        ({f"elsewhere{DOWN}": torch.zeros(4, 8), f"elsewhere{UP}": torch.zeros(8, 4)}, "does not fit elsewhere.weight"),
+        {f"{LAYER}.diff.weight": torch.zeros(64, 5)},
+        {f"{LAYER}.diff.weight": torch.zeros(64)},
+        {f"{LAYER}.weight": torch.zeros(64, 320)},
+        {"elsewhere.diff.weight": torch.zeros(8, 8)},
     ],
 )
 def test_a_change_that_is_not_this_models_is_refused(
-    base: dict[str, Tensor], tuned: dict[str, Tensor], tmp_path: Path, broken: dict[str, Tensor | None], said: str
+    base: dict[str, Tensor], tuned: dict[str, Tensor], merged: Merged, broken: dict[str, Tensor]
 ) -> None:
-    change = difference(base, tuned, rank=4) | broken
-    file = tmp_path / "change.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in change.items() if tensor is not None}, file)
-    with pytest.raises(WeightsError, match=rf"change\.safetensors.*{said}"):
-        read(InMemory(base), file)
+    with pytest.raises(WeightsError, match=r"change\.safetensors.*diff.*fits no .*weight of the weights beside it"):
+        merged(difference(base, tuned) | broken)
 
 
-def test_a_tensor_that_the_model_has_no_place_for_is_named_by_the_strict_check(base: dict[str, Tensor]) -> None:
-    found = merged(base, {"more.weight": torch.zeros(3)})
+def test_a_tensor_that_the_model_has_no_place_for_is_named_by_the_strict_check(merged: Merged) -> None:
     with pytest.raises(WeightsError, match=r"unexpected \(1\): more\.weight"):
-        weights.build(lambda: Flux(SMALL), found, name="it")
+        weights.build(lambda: Flux(SMALL), merged({"more.weight": torch.zeros(3)}), name="it")
 
 
 # ---------------------------------------------------------------- in a checkpoint
@@ -123,8 +125,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     base, tuned = (Flux(spec.transformer).state_dict() for spec in (IMPASTO_MINI, distilled(IMPASTO_MINI)))
     save_file(base, path / IMPASTO_MINI.file("transformer"))
-    change = {key: tensor.contiguous() for key, tensor in difference(base, tuned, rank=16).items()}
-    save_file(change, path / IMPASTO_MINI.file("distillation"))
+    save_file(difference(base, tuned), path / IMPASTO_MINI.file("distillation"))
     save_file(Autoencoder(IMPASTO_MINI.autoencoder).state_dict(), path / "autoencoder.safetensors")
     for name in ("text_encoder.safetensors", "text_places.safetensors", "tokenizer.json", "upscaler.safetensors"):
         shutil.copyfile(EMBEDDED / IMPASTO_MINI.name / name, path / name)

@@ -1,9 +1,9 @@
 """What distilling changed in a transformer: a small file beside the weights that it belongs to.
 
-In: a transformer's tensors and such a file. Out: the distilled transformer's tensors. A layer whose change is kept as
-two thin matrices, `X.lora_A.weight` [r, in] and `X.lora_B.weight` [out, r], has their product added to `X.weight`;
-every other tensor of the file stands for itself (the guidance embedder, biases, norms). That is how BFL publishes
-Canny and Depth as LoRAs of [dev].
+In: a transformer's tensors and such a file. Out: the distilled transformer's tensors. `X.diff.weight`, in 8 bits with a
+scale a row beside it, is added to the matrix `X.weight`; every other tensor of the file stands for itself (the guidance
+embedder, biases, norms). 8 bits lose nothing that can be seen, since the change is a small part of the weight. Thin
+matrices (a LoRA) of the same size lose far more, since Muon, which trains ours, changes every direction (LOG.md).
 """
 
 from __future__ import annotations
@@ -15,41 +15,28 @@ import torch
 from torch import Tensor
 
 from impasto.errors import WeightsError
-from impasto.flux.stored import Shape, Tensors, open_stored
+from impasto.flux.stored import SCALES, Shape, Tensors, open_stored
 
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+DIFF = ".diff.weight"
+SCALE = SCALES[0]
 
 
 class Distilled(Tensors):
-    """`base` as the `change` has it. `name` names the change in errors; raises WeightsError when it is half there or
-    does not fit the base.
-    """
+    """`base` as the `change` has it. `name` names the change in errors; raises WeightsError when it does not fit."""
 
     def __init__(self, base: Tensors, change: Tensors, *, name: str) -> None:
         self._base = base
         self._change = change
-        self._thin = {
-            f"{key.removesuffix(DOWN)}.weight": (key, f"{key.removesuffix(DOWN)}{UP}")
-            for key in change
-            if key.endswith(DOWN)
-        }
-        ups = {up for _, up in self._thin.values()}
-        lost = [key for key in change if key.endswith(UP) and key not in ups]
-        lost += [up for up in ups if up not in change]
-        if lost:
-            raise WeightsError(f"{name}: half of a layer's change is missing, beside or at {min(lost)}.")
-        for key, (down, up) in self._thin.items():
-            given = (*change.shape(up), *change.shape(down))
-            fits = len(given) == 4 and given[1] == given[2]
-            if not fits or key in change or key not in base or base.shape(key) != (given[0], given[3]):
-                raise WeightsError(f"{name}: {up} times {down} does not fit {key} of the weights beside it.")
-        whole = dict.fromkeys(key for key in change if not key.endswith((DOWN, UP)))
+        self._added = {f"{key.removesuffix(DIFF)}.weight": key for key in change if key.endswith(DIFF)}
+        for key, diff in self._added.items():
+            if key in change or key not in base or base.shape(key) != change.shape(diff):
+                raise WeightsError(f"{name}: {diff} {list(change.shape(diff))} fits no {key} of the weights beside it.")
+        whole = dict.fromkeys(key for key in change if not key.endswith(DIFF))
         self._keys: dict[str, None] = dict.fromkeys(base) | whole
 
     def __getitem__(self, key: str) -> Tensor:
-        if key in self._thin:
-            down, up = (self._change[part].float() for part in self._thin[key])
-            return torch.addmm(self._base[key].float(), up, down)
+        if key in self._added:
+            return self._base[key].float() + self._change[self._added[key]].float()
         return self._source(key)[key]
 
     def _source(self, key: str) -> Tensors:
@@ -62,22 +49,19 @@ class Distilled(Tensors):
         return self._source(key).shape(key)
 
     def size(self, key: str) -> int:
-        thin = sum(self._change.size(part) for part in self._thin.get(key, ()))
-        return self._source(key).size(key) + thin
+        added = self._change.size(self._added[key]) if key in self._added else 0
+        return self._source(key).size(key) + added
 
     def dtype(self, key: str) -> torch.dtype:
-        return torch.float32 if key in self._thin else self._source(key).dtype(key)
+        return torch.float32 if key in self._added else self._source(key).dtype(key)
 
     def is_mapped(self, key: str, *, narrow: bool = False) -> bool:
-        return key not in self._thin and self._source(key).is_mapped(key, narrow=narrow)
-
-    def keeps(self, key: str) -> bool:
-        return key not in self._thin and self._source(key).keeps(key)
+        return key not in self._added and self._source(key).is_mapped(key, narrow=narrow)
 
     def done(self, key: str) -> None:
         self._source(key).done(key)
-        for part in self._thin.get(key, ()):
-            self._change.done(part)
+        if key in self._added:
+            self._change.done(self._added[key])
 
 
 def read(base: Tensors, file: Path) -> Distilled:
@@ -85,20 +69,20 @@ def read(base: Tensors, file: Path) -> Distilled:
     return Distilled(base, open_stored(file), name=str(file))
 
 
-def difference(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], *, rank: int) -> dict[str, Tensor]:
-    """What `read` needs to make `tuned` of `base`: the best change of `rank` for every matrix that is larger than its
-    two halves, whatever else differs as it is. Float32, as both are.
+def difference(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `read` needs to make `tuned` of `base`: changes of matrices in 8 bits, with float32 scales; whatever else
+    differs as it is, in bf16.
     """
     change: dict[str, Tensor] = {}
     for key, tensor in tuned.items():
         before = base.get(key)
         if before is not None and torch.equal(tensor.float(), before.float()):
             continue
-        if before is not None and tensor.ndim == 2 and rank * sum(tensor.shape) < tensor.numel():
-            u, s, vh = torch.linalg.svd(tensor.float() - before.float(), full_matrices=False)
-            root = s[:rank].sqrt()
-            layer = key.removesuffix(".weight")
-            change[f"{layer}{DOWN}"], change[f"{layer}{UP}"] = root[:, None] * vh[:rank], u[:, :rank] * root
-        else:
-            change[key] = tensor.float()
+        if before is None or tensor.ndim != 2:
+            change[key] = tensor.to(torch.bfloat16)
+            continue
+        diff, layer = tensor.float() - before.float(), key.removesuffix(".weight")
+        scale = diff.abs().amax(dim=1).clamp_min(1e-12) / 127
+        change[f"{layer}{DIFF}"] = (diff / scale[:, None]).round().to(torch.int8)
+        change[f"{layer}.diff{SCALE}"] = scale
     return change

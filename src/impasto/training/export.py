@@ -18,9 +18,6 @@ from impasto.flux.text import PLACES_FILE
 from impasto.flux.transformer import Flux
 from impasto.training.assets import write_config
 
-RANK = 64
-"""Of what distilling changed in a layer, as much is kept."""
-
 
 def averaged(state: Path) -> dict[str, Tensor]:
     """The moving average out of a training state, or the tensors of a checkpoint's file, for a part that was not
@@ -59,20 +56,15 @@ def export(
     for part, (tensors, build) in parts.items():
         with torch.device("meta"):
             weights.check(build(), tensors, name=part)
-    tuned, _ = parts[name]
-    written = {name: tuned if base is None else distillation.difference(weights.read(base), tuned, rank=RANK)}
-    if autoencoder.suffix == ".safetensors":
-        _copy(autoencoder, folder / "autoencoder.safetensors")
-    else:
-        written["autoencoder.safetensors"], _ = parts["autoencoder.safetensors"]
-    for part, tensors in written.items():
-        stored = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in tensors.items()}
-        save_file(stored, folder / part, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
-        # safetensors writes for the owner only; a checkpoint that is installed must be readable by all
-        (folder / part).chmod(0o644)
+    for part, (tensors, _) in parts.items():
+        if part == name and base is not None:
+            _write(folder / part, distillation.difference(weights.read(base), tensors))
+            _copy(base, folder / IMPASTO_MINI.file("transformer"))
+        elif part == autoencoder.name:  # not trained on
+            _copy(autoencoder, folder / part)
+        else:
+            _write(folder / part, {key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()})
     _copy(places, folder / PLACES_FILE)
-    if base is not None:
-        _copy(base, folder / IMPASTO_MINI.file("transformer"))
     write_config(
         folder,
         version=version,
@@ -80,6 +72,13 @@ def export(
         shift_factor=autoencoder_params.shift_factor,
         vocabulary=vocabulary,
     )
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    stored = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    save_file(stored, path, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
+    # safetensors writes for the owner only; a checkpoint that is installed must be readable by all
+    path.chmod(0o644)
 
 
 def _copy(source: Path, target: Path) -> None:
