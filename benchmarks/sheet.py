@@ -1,6 +1,7 @@
 """48 prompts in three seeds each, drawn by the shipped weights through the product's own pipeline; nothing is chosen.
 
     python benchmarks/sheet.py --out docs/images/impasto-mini.jpg [--model FOLDER]
+    python benchmarks/sheet.py --out docs/images/impasto-mini-schnell.jpg --few    # the model of four steps beside it
 
 Pictures stand at the model's native size, before the upscaler, so that its own faults are seen.
 """
@@ -70,9 +71,9 @@ PROMPTS = (
 )
 
 
-def draw(pipeline: Pipeline, prompt: str, seed: int) -> Pixels:
+def draw(pipeline: Pipeline, prompt: str, seed: int, steps: int) -> Pixels:
     *_, last = pipeline.denoise(
-        pipeline.encode(prompt), seed=seed, index=0, height=HEIGHT, width=WIDTH, steps=STEPS, guidance=GUIDANCE
+        pipeline.encode(prompt), seed=seed, index=0, height=HEIGHT, width=WIDTH, steps=steps, guidance=GUIDANCE
     )
     return pipeline.decode(last.latents, height=HEIGHT, width=WIDTH)
 
@@ -81,9 +82,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="impasto-mini", help="Name or folder of the checkpoint.")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--few", action="store_true", help="The model of few steps that lies beside it.")
     options = parser.parse_args()
-    pipeline = Pipeline.load(Path(options.model) if Path(options.model).is_dir() else options.model)
-    rows = [np.concatenate([draw(pipeline, prompt, seed) for seed in SEEDS], axis=1) for prompt in PROMPTS]
+    pipeline, steps = Pipeline.load(Path(options.model) if Path(options.model).is_dir() else options.model), STEPS
+    if options.few:
+        (pipeline,) = pipeline.siblings
+        steps = pipeline.spec.default_steps
+    rows = [np.concatenate([draw(pipeline, prompt, seed, steps) for seed in SEEDS], axis=1) for prompt in PROMPTS]
     page = sheet(rows, PROMPTS, columns=4)
     for quality in (88, 80, 72, 64):
         page.save(options.out, quality=quality, optimize=True)

@@ -23,11 +23,11 @@ def shipped() -> Pipeline:
 
 
 def steps(
-    pipeline: Pipeline, caching: Threshold | None, *, index: int = 0, count: int = STEPS, guidance: float = 3.5
+    pipeline: Pipeline, caching: Threshold | None, *, index: int = 0, count: int = STEPS, cfg: float = 1.0
 ) -> Iterator[Step]:
+    words = pipeline.encode("a red apple", negative=None if cfg == 1 else "a cat")
     return pipeline.denoise(
-        pipeline.encode("a red apple"), seed=3, index=index, height=96, width=128, steps=count, guidance=guidance,
-        caching=caching,
+        words, seed=3, index=index, height=96, width=128, steps=count, cfg=cfg, caching=caching
     )  # fmt: skip
 
 
@@ -55,12 +55,15 @@ def test_a_threshold_that_no_step_meets_gives_the_bits_of_the_plain_way(shipped:
     assert torch.equal(found[-1].latents, last(steps(shipped, None)))
 
 
-def test_a_reused_step_leaves_out_all_blocks_but_the_first(shipped: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cfg", "rows"), [(1.0, 1), (2.0, 2)])
+def test_a_reused_step_leaves_out_all_blocks_but_the_first(
+    shipped: Pipeline, monkeypatch: pytest.MonkeyPatch, cfg: float, rows: int
+) -> None:
     seen = calls(shipped, monkeypatch)
-    found = list(steps(shipped, Threshold(0.3)))
+    found = list(steps(shipped, Threshold(0.3), cfg=cfg))
     reused = sum(step.reused for step in found)
     assert 0 < reused < STEPS
-    assert seen == [2] * (STEPS - reused)
+    assert seen == [rows] * (STEPS - reused)
 
 
 def test_the_first_steps_are_whole_and_no_more_than_the_allowed_are_reused_in_a_row(shipped: Pipeline) -> None:
@@ -111,7 +114,7 @@ def test_passes_that_run_one_after_the_other_for_want_of_memory_decide_each_for_
         return whole(cache, model, img, txt, *args, **named)
 
     monkeypatch.setattr(StepCache, "velocity", watched)
-    found = list(steps(shipped, Threshold(0.6)))
+    found = list(steps(shipped, Threshold(0.6), cfg=2.0))
     assert seen
     assert set(seen) == {1}
     assert len(words) == 2
