@@ -348,6 +348,29 @@ def test_a_distilled_transformer_is_exported_as_what_distilling_changed(
         assert torch.allclose(loaded[key], tensor, atol=2e-2 if "linear1" in key else 2e-3), key
 
 
+def test_another_transformer_takes_the_changes_of_the_one_before_away(
+    tmp_path: Path, states: tuple[Path, Path]
+) -> None:
+    folder = _folder(tmp_path)
+    _export(states, folder)
+    _distilled(folder, weights.read(folder / "transformer.safetensors"), tmp_path / "work")
+    for name in ("cpu-guided", "cpu-leaps"):
+        runs.export_checkpoint(tmp_path / "work", replace(recipe.load(name), start=str(folder)), "8", folder)
+    found = checkpoint.locate(folder)
+    assert found.spec.guidance == "distilled"
+    assert len(checkpoint.siblings(found)) == 1
+    _export(states, folder)  # the same weights again
+    assert checkpoint.locate(folder).spec.guidance == "distilled"
+    torch.manual_seed(5)
+    model = Flux(IMPASTO_MINI.transformer)
+    optimise.save_state(states[1], model, torch.optim.SGD(model.parameters()), optimise.Average(model, 0.9), 3)
+    _export(states, folder)
+    found = checkpoint.locate(folder)
+    assert found.spec.guidance == "cfg"
+    assert checkpoint.siblings(found) == ()
+    assert checks.verify(folder).startswith("impasto-mini 7: 6 files")
+
+
 def test_few_steps_are_learned_from_the_distilled_model_and_everything_else_from_the_plain_one(
     tmp_path: Path, states: tuple[Path, Path]
 ) -> None:

@@ -3,7 +3,8 @@
 In: a transformer's tensors and such a file. Out: the distilled transformer's tensors. `X.diff.weight`, in 8 bits with a
 scale a row beside it, is added to the matrix `X.weight`; every other tensor of the file stands for itself (the guidance
 embedder, biases, norms). 8 bits lose nothing that can be seen, since the change is a small part of the weight. Thin
-matrices (a LoRA) of the same size lose far more, since Muon, which trains ours, changes every direction (LOG.md).
+matrices (a LoRA) of the same size lose far more, since Muon, which trains ours, changes every direction
+(benchmarks/LOG.md).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor
 from impasto.errors import WeightsError
 from impasto.flux import distillation, weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.models import IMPASTO_MINI, AutoencoderParams, TransformerParams
+from impasto.flux.models import IMPASTO_MINI, SIBLINGS, AutoencoderParams, TransformerParams
 from impasto.flux.text import PLACES_FILE
 from impasto.flux.transformer import Flux
 from impasto.training.assets import write_config
@@ -48,6 +48,7 @@ def export(
     holds the text encoder. `name`: the transformer's file; `base`: the weights whose change it is to state.
 
     Every tensor is checked against the module it is for; raises WeightsError with a full report when one does not fit.
+    Where the folder gets another transformer, changes of the one before are taken away: they would spoil it.
     """
     parts = {
         "autoencoder.safetensors": (averaged(autoencoder), lambda: Autoencoder(autoencoder_params)),
@@ -56,14 +57,19 @@ def export(
     for part, (tensors, build) in parts.items():
         with torch.device("meta"):
             weights.check(build(), tensors, name=part)
+    whole = folder / IMPASTO_MINI.file("transformer")
+    before = weights.read(whole) if whole.is_file() else {}
     for part, (tensors, _) in parts.items():
         if part == name and base is not None:
             _write(folder / part, distillation.difference(weights.read(base), tensors))
-            _copy(base, folder / IMPASTO_MINI.file("transformer"))
+            _copy(base, whole)
         elif part == autoencoder.name:  # not trained on
             _copy(autoencoder, folder / part)
         else:
             _write(folder / part, {key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()})
+    if not _same(weights.read(whole), before):
+        for other in {spec.file("distillation") for spec in (IMPASTO_MINI, *SIBLINGS.values())} - {name}:
+            (folder / other).unlink(missing_ok=True)
     _copy(places, folder / PLACES_FILE)
     write_config(
         folder,
@@ -79,6 +85,11 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(stored, path, {"license": "Apache-2.0", "source": "trained by impasto train default-model"})
     # safetensors writes for the owner only; a checkpoint that is installed must be readable by all
     path.chmod(0o644)
+
+
+def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    # not the files' sums: safetensors writes its metadata in any order
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def _copy(source: Path, target: Path) -> None:
