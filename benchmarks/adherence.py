@@ -254,7 +254,7 @@ def beside_words(pipeline: Pipeline) -> dict[str, str]:
     """Of 20 pictures given, how often the given one is nearest to the outcome, at the wire's default strengths."""
     inputs = [draw_image(pipeline, prompt, seed=100 + i) for i, prompt in enumerate(INPUTS)]
     shrunk, found = [small(picture) for picture in inputs], dict[str, str]()
-    for row in (row for row in ROWS if "default" in row.name or row.name.startswith("redux")):
+    for row in (row for row in ROWS if "default" in row.name):
         hits = 0
         for i, source in enumerate(inputs):
             prompt = INPUTS[(i + 7) % len(INPUTS)] if row.text else ""

@@ -11,9 +11,8 @@ between two inputs. Writes benchmarks/results/image_prompts.json.
 
 `--grid` chooses the strengths that redux has no field for, on the first 10 inputs at the native size 128x96, and
 writes benchmarks/results/redux_strength.json. An output *resembles* when its input is the nearest of the 10 inputs, it
-*follows* when its words' own picture (the words alone, another seed) is nearest to it of the 10 words' pictures. With
-words the best strength is that with the most outputs that do both, the lowest of equals; without words the lowest at
-which all resemble.
+*follows* when its words' own picture (the words alone, another seed) is nearest to it of the 10 words' pictures. The
+lowest strength at which all resemble is chosen, with words and without.
 """
 
 import argparse
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from impasto.engine.pictures import LATENT_STRENGTH, LATENT_STRENGTH_WITH_WORDS
 from impasto.flux.pipeline import Init, Pipeline, Pixels, Reference
 
 RESULTS = Path(__file__).parent / "results" / "image_prompts.json"
@@ -71,9 +71,9 @@ ROWS = (
     Row("image-to-image 0.6", "init", 0.6, "other", 40),
     Row("image-to-image 0.8", "init", 0.8, "other", 40),
     Row("image-to-image 0.95 (default)", "init", 0.95, "other", 40),
-    Row("redux, no prompt, 0.3", "prompt", 0.3, ""),
-    Row("redux, no prompt, 0.4", "prompt", 0.4, ""),
+    Row(f"redux, no prompt, {LATENT_STRENGTH} (default)", "prompt", LATENT_STRENGTH, ""),
     Row("redux, with prompt, 0.4", "prompt", 0.4, "other"),
+    Row(f"redux, with prompt, {LATENT_STRENGTH_WITH_WORDS} (default)", "prompt", LATENT_STRENGTH_WITH_WORDS, "other"),
     Row("ultra 0 (words alone)", "prompt", 0.0, "other"),
     Row("ultra 0.1 (default)", "prompt", 0.1, "other"),
     Row("ultra 0.1, no prompt", "prompt", 0.1, ""),
@@ -124,7 +124,7 @@ def nearest(picture: np.ndarray, others: list[np.ndarray]) -> int:
 
 
 def grid(pipeline: Pipeline) -> None:
-    """Which strength does both, of those of `STRENGTHS`."""
+    """What every one of `STRENGTHS` does."""
     size, prompts = (96, 128), INPUTS[:10]
     inputs = [draw(pipeline, prompt, seed=100 + i, size=size) for i, prompt in enumerate(prompts)]
     words = [draw(pipeline, prompt, seed=200 + i, size=size) for i, prompt in enumerate(prompts)]

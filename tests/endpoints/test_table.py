@@ -118,3 +118,14 @@ def test_endpoints_do_not_import_torch() -> None:
     folder = Path(__file__).parents[2] / "src" / "impasto" / "endpoints"
     imports = re.compile(r"^\s*(import|from) torch", re.MULTILINE)
     assert [path.name for path in folder.glob("*.py") if imports.search(path.read_text())] == []
+
+
+def test_redux_leaves_the_strength_to_the_model_and_ultra_states_it() -> None:
+    strengths = {
+        endpoint.id: [wanted.strength for wanted in endpoint.pictures(endpoint.Input(**endpoint.example))]
+        for endpoint in Endpoints().values()
+        if endpoint.id.endswith("/redux") and endpoint.pictures is not None
+    }
+    assert strengths.pop("fal-ai/flux-pro/v1.1-ultra/redux") == [0.1]
+    assert len(strengths) > 4
+    assert all(stated == [None] for stated in strengths.values())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from impasto.engine import pictures
 from impasto.engine.flux import FluxPipeline
 from impasto.engine.job import ImageInput, Job
 from impasto.engine.pipeline import Pixels
@@ -46,7 +47,7 @@ def draw(pipeline: FluxPipeline, job: Job, index: int = 0) -> Pixels:
     return pipeline.decode(job, last.latents)
 
 
-def given(pixels: Pixels, role: str, strength: float) -> tuple[ImageInput, ...]:
+def given(pixels: Pixels, role: str, strength: float | None) -> tuple[ImageInput, ...]:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
     height, width, _ = pixels.shape
@@ -81,6 +82,19 @@ def test_an_image_prompt_of_strength_zero_gives_the_bytes_of_the_words_alone(
 ) -> None:
     with_it = draw(pipeline, job(images=given(picture, "prompt", 0.0)))
     assert with_it.tobytes() == draw(pipeline, job()).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "usual"),
+    [("", pictures.LATENT_STRENGTH), ("a yellow car on a green background", pictures.LATENT_STRENGTH_WITH_WORDS)],
+)
+def test_where_no_strength_is_asked_the_picture_is_seen(
+    pipeline: FluxPipeline, picture: Pixels, prompt: str, usual: float
+) -> None:
+    unasked, stated = (draw(pipeline, job(prompt=prompt, images=given(picture, "prompt", s))) for s in (None, usual))
+    assert np.array_equal(unasked, stated)
+    plain = draw(pipeline, job(prompt=prompt))
+    assert distance(unasked, picture) < 0.5 * distance(plain, picture)
 
 
 @pytest.mark.parametrize(("role", "strength"), [("init", 0.7), ("prompt", 0.4)])

@@ -217,3 +217,5 @@ def test_redux_beside_the_model_lets_it_take_after_pictures(tmp_path: Path) -> N
     assert not np.array_equal(draw(it, job(images=(one, other))), drawn)
     assert not np.array_equal(draw(it, job(images=(replace(one, strength=0.2),))), drawn)
     assert np.array_equal(draw(it, job(images=(replace(one, strength=0.0),))), plain), "no strength: the words alone"
+    unasked, whole = (draw(it, job(images=(replace(one, strength=strength),))) for strength in (None, 1.0))
+    assert np.array_equal(unasked, whole), "diffusers and ComfyUI take the picture whole"

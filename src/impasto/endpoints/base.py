@@ -41,7 +41,7 @@ class Wanted:
 
     url: str
     role: ImageRole
-    strength: float
+    strength: float | None
     field: str = "image_url"
 
 

@@ -33,10 +33,6 @@ from impasto.endpoints.flux_pro import (
 )
 from impasto.engine.job import Job
 
-# Of the embedded model, from `benchmarks/image_prompts.py --grid`: without words the lowest strength at which every
-# output resembles its picture; with words the one at which most outputs do so and follow the words as well.
-REDUX_STRENGTH = 0.2
-REDUX_STRENGTH_WITH_WORDS = 0.6
 PICTURE = "https://fal.media/files/kangaroo/acQvq-Kmo2lajkgvcEHdv.png"
 
 SeedImageUrl = Annotated[
@@ -115,8 +111,7 @@ def size_of_image(job: Job) -> Job:
 
 
 def takes_after(input_: Any) -> tuple[Wanted, ...]:
-    usual = REDUX_STRENGTH_WITH_WORDS if getattr(input_, "prompt", "") else REDUX_STRENGTH
-    strength = getattr(input_, "image_prompt_strength", usual)
+    strength = getattr(input_, "image_prompt_strength", None)  # redux has no field for it
     return (Wanted(url=input_.image_url, role="prompt", strength=strength),)
 
 

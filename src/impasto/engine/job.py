@@ -32,7 +32,8 @@ class ImageInput:
     width: int
     height: int
     role: ImageRole
-    strength: float  # init: 0 (unchanged) to 1 (only the prompt); prompt: 0 (text only) to 1 (picture only)
+    # init: 0 (unchanged) to 1 (only the prompt); prompt: 0 (text only) to 1 (picture only), None: what suits the model
+    strength: float | None
     field: str = "image_url"  # where errors about it belong
     sent: tuple[int, int] = (0, 0)  # width and height as they came, upright
 

@@ -51,6 +51,12 @@ _TEACHER: dict[ImageRole, tuple[str, str, str]] = {
     "context": ("change a picture as the prompt says", FLUX1_KONTEXT.name, "FLUX.1-Kontext-dev"),
 }
 
+LATENT_STRENGTH = 0.3
+LATENT_STRENGTH_WITH_WORDS = 0.5
+"""Of the embedded model's image prompts where the wire has no field for it: the lowest at which every output resembles
+its picture (`benchmarks/image_prompts.py --grid`).
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -118,7 +124,7 @@ def _init(job: Job, model: flux.Pipeline) -> Init | None:
     for image in _of(job, "init"):
         latents = model.encode_image(pixels(image), **size)
         masks = [model.encode_region(pixels(mask), **size) for mask in _of(job, "region")]
-        return Init(latents, image.strength, masks[0] if masks else None)
+        return Init(latents, _strength(image, 1.0), masks[0] if masks else None)
     return None
 
 
@@ -126,20 +132,29 @@ def _reference(job: Job, model: flux.Pipeline) -> Reference | None:
     """The embedded model's way of taking after a picture."""
     from impasto.flux.conditioning import Reference
 
+    usual = LATENT_STRENGTH_WITH_WORDS if job.prompt else LATENT_STRENGTH
     for image in _of(job, "prompt"):
-        if image.strength > 0 and not model.has_redux:
+        strength = _strength(image, usual)
+        if strength > 0 and not model.has_redux:
             latents = model.encode_image(pixels(image), height=job.height, width=job.width)
-            return Reference(latents, image.strength)
+            return Reference(latents, strength)
     return None
 
 
 def _seen(job: Job, model: flux.Pipeline) -> Iterator[Seen]:
-    """Redux: every picture's tokens, scaled by its strength; the words count once, however many pictures there are."""
+    """Redux: every picture's tokens, scaled by its strength (unasked: whole, as diffusers and ComfyUI have it); the
+    words count once, however many pictures there are.
+    """
     if not model.has_redux:
         return
-    images = [image for image in _of(job, "prompt") if image.strength > 0]
-    for image in images:
-        yield model.see(pixels(image), picture=image.strength, text=1 / len(images))
+    strengths = [(image, _strength(image, 1.0)) for image in _of(job, "prompt")]
+    images = [(image, strength) for image, strength in strengths if strength > 0]
+    for image, strength in images:
+        yield model.see(pixels(image), picture=strength, text=1 / len(images))
+
+
+def _strength(image: ImageInput, usual: float) -> float:
+    return usual if image.strength is None else image.strength
 
 
 def _beside(job: Job, model: flux.Pipeline) -> Tensor | None:
