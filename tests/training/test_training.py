@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -380,7 +381,7 @@ def test_few_steps_are_learned_from_the_distilled_model_and_everything_else_from
     _distilled(folder, plain, tmp_path / "work")
     runs.export_checkpoint(tmp_path / "work", replace(recipe.load("cpu-guided"), start=str(folder)), "8", folder)
 
-    def begin(name: str) -> dict[str, Tensor]:
+    def begin(name: str) -> Mapping[str, Tensor]:
         return runs.start_tensors(replace(recipe.load(name), start=str(folder))) or {}
 
     for name in ("cpu-pairs", "cpu-guided"):

@@ -80,7 +80,7 @@ class Step:
 class Pipeline:
     """A loaded model. It keeps no state between calls: generators of `denoise` may take their steps in any order.
 
-    `siblings`: models that share all but the transformer with it, loaded because they lay beside it.
+    `siblings`: models that share all but their distillation with it, loaded because they lay beside it.
     """
 
     def __init__(

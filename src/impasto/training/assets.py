@@ -87,9 +87,7 @@ def write_config(
     sum of every file beside it.
     """
     names = [file.name for file in IMPASTO_MINI.files if not file.optional or (folder / file.name).is_file()]
-    ours = {file.name for file in IMPASTO_MINI.files}
-    others = [file.name for other in SIBLINGS.values() for file in other.files if file.name not in ours]
-    names += [name for name in others if (folder / name).is_file()]
+    names += [name for other in SIBLINGS.values() if (folder / (name := other.file("distillation"))).is_file()]
     config = {
         "name": IMPASTO_MINI.name,
         "version": version,

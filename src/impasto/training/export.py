@@ -50,23 +50,21 @@ def export(
     Every tensor is checked against the module it is for; raises WeightsError with a full report when one does not fit.
     Where the folder gets another transformer, changes of the one before are taken away: they would spoil it.
     """
-    parts = {
-        "autoencoder.safetensors": (averaged(autoencoder), lambda: Autoencoder(autoencoder_params)),
-        name: (averaged(transformer), lambda: Flux(transformer_params)),
-    }
-    for part, (tensors, build) in parts.items():
-        with torch.device("meta"):
-            weights.check(build(), tensors, name=part)
+    decoder, tuned = averaged(autoencoder), averaged(transformer)
+    with torch.device("meta"):
+        weights.check(Autoencoder(autoencoder_params), decoder, name="autoencoder.safetensors")
+        weights.check(Flux(transformer_params), tuned, name=name)
     whole = folder / IMPASTO_MINI.file("transformer")
     before = weights.read(whole) if whole.is_file() else {}
-    for part, (tensors, _) in parts.items():
-        if part == name and base is not None:
-            _write(folder / part, distillation.difference(weights.read(base), tensors))
-            _copy(base, whole)
-        elif part == autoencoder.name:  # not trained on
-            _copy(autoencoder, folder / part)
-        else:
-            _write(folder / part, {key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()})
+    if autoencoder.suffix == ".safetensors":  # not trained on
+        _copy(autoencoder, folder / "autoencoder.safetensors")
+    else:
+        _write(folder / "autoencoder.safetensors", _halved(decoder))
+    if base is None:
+        _write(folder / name, _halved(tuned))
+    else:
+        _write(folder / name, distillation.difference(weights.read(base), tuned))
+        _copy(base, whole)
     if not _same(weights.read(whole), before):
         for other in {spec.file("distillation") for spec in (IMPASTO_MINI, *SIBLINGS.values())} - {name}:
             (folder / other).unlink(missing_ok=True)
@@ -78,6 +76,10 @@ def export(
         shift_factor=autoencoder_params.shift_factor,
         vocabulary=vocabulary,
     )
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()}
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

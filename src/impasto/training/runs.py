@@ -5,7 +5,7 @@ transformer/ (states, sheets) → a checkpoint folder. Every step finds what the
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -155,16 +155,14 @@ def _start(recipe: Recipe, part: Role) -> Path | None:
     return None if recipe.start is None else locate(recipe.start).path(part)
 
 
-def start_tensors(recipe: Recipe) -> dict[str, Tensor] | None:
+def start_tensors(recipe: Recipe) -> Mapping[str, Tensor] | None:
     """What the transformer's training begins from: the weights as they were before distilling; for fewer steps, as the
     start draws with them.
     """
     if recipe.start is None:
         return None
     checkpoint = locate(recipe.start)
-    if recipe.transformer.leaps:
-        return {key: tensor.clone() for key, tensor in weights.transformer_tensors(checkpoint).items()}
-    return weights.read(checkpoint.path("transformer"))
+    return weights.transformer_tensors(checkpoint) if recipe.transformer.leaps else checkpoint.tensors("transformer")
 
 
 def _transform(work: Path, recipe: Recipe, table: sprites.Sprites) -> BlockPCA:
