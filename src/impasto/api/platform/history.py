@@ -15,9 +15,8 @@ from impasto.api.bodies import Json
 from impasto.api.gateway import Call
 from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
-from impasto.api.platform.requests import HTTP, WAITING, item, own
+from impasto.api.platform.requests import HTTP, WAITING, item, named, own
 from impasto.api.queue import end_early, log_line
-from impasto.errors import NotFound
 from impasto.store.records import Request, Status
 
 SEARCHED = 2_000  # newest requests that a search for words looks at
@@ -45,11 +44,7 @@ async def requests(call: Call) -> Response:
 
 async def cancel(call: Call) -> Response:
     """As the queue's cancel, with its answers, and of anybody's request for an ADMIN key."""
-    request = own(call, call.request.path_params["request_id"])
-    if request is None:
-        raise NotFound("No request of this caller has that id.")
-    call.request_id = request.request_id
-    return await end_early(call, request)
+    return await end_early(call, named(call))
 
 
 Listing = Callable[[str | None, int], list[Request]]

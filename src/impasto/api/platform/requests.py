@@ -57,9 +57,7 @@ async def erase_io(call: Call) -> Response:
 
 
 async def _erase(call: Call) -> list[dict[str, Any]]:
-    request = own(call, call.request.path_params["request_id"])
-    if request is None:
-        raise NotFound("No request of this caller has that id.")
+    request = named(call)
     store, blobs = call.gateway.store, call.gateway.blobs
     tokens = await store.erase_payloads(request.request_id)
     if tokens is None:
@@ -73,8 +71,16 @@ async def _erase(call: Call) -> list[dict[str, Any]]:
             fault = error.strerror or str(error)  # the hourly collection tries again
         results.append({"link": f"{call.address.file_base}/files/{token}", "exception": fault})
     await store.forget_files([token for token, row in zip(tokens, results, strict=True) if row["exception"] is None])
-    call.request_id = request.request_id
     return results
+
+
+def named(call: Call) -> Request:
+    """The request that the path names. Raises NotFound unless the caller may see it."""
+    request = own(call, call.request.path_params["request_id"])
+    if request is None:
+        raise NotFound("No request of this caller has that id.")
+    call.request_id = request.request_id
+    return request
 
 
 def own(call: Call, request_id: str) -> Request | None:
