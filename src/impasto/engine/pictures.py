@@ -124,7 +124,8 @@ def _init(job: Job, model: flux.Pipeline) -> Init | None:
     for image in _of(job, "init"):
         latents = model.encode_image(pixels(image), **size)
         masks = [model.encode_region(pixels(mask), **size) for mask in _of(job, "region")]
-        return Init(latents, _strength(image, 1.0), masks[0] if masks else None)
+        assert image.strength is not None, "only an image prompt may leave it to the model"
+        return Init(latents, image.strength, masks[0] if masks else None)
     return None
 
 
@@ -133,11 +134,8 @@ def _reference(job: Job, model: flux.Pipeline) -> Reference | None:
     from impasto.flux.conditioning import Reference
 
     usual = LATENT_STRENGTH_WITH_WORDS if job.prompt else LATENT_STRENGTH
-    for image in _of(job, "prompt"):
-        strength = _strength(image, usual)
-        if strength > 0 and not model.has_redux:
-            latents = model.encode_image(pixels(image), height=job.height, width=job.width)
-            return Reference(latents, strength)
+    for image, strength in _prompting(job, usual) if not model.has_redux else ():
+        return Reference(model.encode_image(pixels(image), height=job.height, width=job.width), strength)
     return None
 
 
@@ -147,14 +145,15 @@ def _seen(job: Job, model: flux.Pipeline) -> Iterator[Seen]:
     """
     if not model.has_redux:
         return
-    strengths = [(image, _strength(image, 1.0)) for image in _of(job, "prompt")]
-    images = [(image, strength) for image, strength in strengths if strength > 0]
+    images = _prompting(job, 1.0)
     for image, strength in images:
         yield model.see(pixels(image), picture=strength, text=1 / len(images))
 
 
-def _strength(image: ImageInput, usual: float) -> float:
-    return usual if image.strength is None else image.strength
+def _prompting(job: Job, usual: float) -> list[tuple[ImageInput, float]]:
+    """The image prompts that have an effect, each with its strength: `usual` where none was asked."""
+    images = [(image, usual if image.strength is None else image.strength) for image in _of(job, "prompt")]
+    return [(image, strength) for image, strength in images if strength > 0]
 
 
 def _beside(job: Job, model: flux.Pipeline) -> Tensor | None:
