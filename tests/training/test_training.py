@@ -387,9 +387,10 @@ def test_few_steps_are_learned_from_the_distilled_model_and_everything_else_from
     for name in ("cpu-pairs", "cpu-guided"):
         assert begin(name).keys() == plain.keys()
         assert all(torch.equal(begin(name)[key], tensor) for key, tensor in plain.items())
-    few, changed = begin("cpu-leaps"), "single_blocks.0.linear1.weight"
-    assert few.keys() > plain.keys()
-    assert not torch.equal(few[changed], plain[changed])
+    changed = "single_blocks.0.linear1.weight"
+    for name in ("cpu-leaps", "cpu-persons"):
+        assert begin(name).keys() > plain.keys()
+        assert not torch.equal(begin(name)[changed], plain[changed])
 
 
 def test_what_reads_places_comes_from_the_run_that_taught_it(tmp_path: Path, states: tuple[Path, Path]) -> None:
@@ -455,7 +456,9 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_end() -> None:
     assert optimise.rate(1.0, 5000, 1.0, decay_share=0.33) == 0.0
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu-next", "cpu-groups", "cpu-pairs", "cpu-guided", "cpu-leaps", "gpu"])
+@pytest.mark.parametrize(
+    "name", ["cpu", "cpu-next", "cpu-groups", "cpu-pairs", "cpu-guided", "cpu-leaps", "cpu-persons", "gpu"]
+)
 def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
     loaded = recipe.load(name)
     assert sum(bucket.share for bucket in loaded.buckets) == pytest.approx(1.0)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from impasto.training.compose import BACKGROUNDS, Composition, Grounded, Mix
-from impasto.training.concepts import BY_NAME, CONCEPTS, OBJECT_COLOURS, PEOPLE, plural
+from impasto.training.compose import BACKGROUNDS, Composition, Grounded, Mix, known
+from impasto.training.concepts import BY_NAME, CONCEPTS, OBJECT_COLOURS, plural
 from impasto.training.groups import Group, Member
 from impasto.training.records import Record
 
@@ -65,9 +65,7 @@ def vocabulary(mix: Mix) -> dict[str, Any]:
     """What a model trained on the mix has seen words for: `things`, name to other names, and all other `words` of the
     grammar. The shape that `impasto.flux.vocabulary` reads.
     """
-    people = PEOPLE[: mix.persons] if mix.people else ()
-    things = {c.name: [*c.synonyms, *([many] if (many := plural(c)) else [])] for c in CONCEPTS[: mix.things]}
-    things |= {person.name: list(person.synonyms) for person in people}
+    things = {c.name: [*c.synonyms, *([many] if c in CONCEPTS and (many := plural(c)) else [])] for c in known(mix)}
     said = [*BACKGROUNDS, *OBJECT_COLOURS, *BACKGROUND_NOUNS, *_LEADS, *_TAILS, *_ADJECTIVES, *_COLOUR_WORDS]
     said += (*_RELATIONS,) if mix.pairs else ()
     said += (*_SKIN_WORDS,) if mix.people else ()

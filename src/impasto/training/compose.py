@@ -102,6 +102,11 @@ class Mix:
     counts: float = 0.0
 
 
+def known(mix: Mix) -> tuple[Concept, ...]:
+    """Every thing and person that pictures of the mix show."""
+    return CONCEPTS[: mix.things] + (PEOPLE[: mix.persons] if mix.people else ())
+
+
 def draw(rng: np.random.Generator, mix: Mix, concepts: tuple[str, ...] | None = None) -> Composition:
     """Draw one composition; the same generator state gives the same record."""
     concept = draw_concept(rng, mix) if concepts is None else BY_NAME[pick(rng, concepts)]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from impasto.training.captions import article
 from impasto.training.compose import BACKGROUNDS, Composition, paint
-from impasto.training.concepts import CONCEPTS
+from impasto.training.concepts import CONCEPTS, Concept
 from impasto.training.sprites import Pixels, Sprites
 
 Thumbs = npt.NDArray[np.float32]
@@ -36,13 +36,11 @@ class Asked:
     colour: str | None = None
 
 
-def judged_prompts(seed: int = 5, things: int | None = None) -> list[Asked]:
-    """One prompt a concept, of the first `things` or of all, on a drawn background, half of the recolourable ones in a
-    drawn colour.
-    """
+def judged_prompts(seed: int = 5, concepts: Sequence[Concept] = CONCEPTS) -> list[Asked]:
+    """One prompt a concept, on a drawn background, half of the recolourable ones in a drawn colour."""
     rng = np.random.default_rng(seed)
     asked: list[Asked] = []
-    for concept in CONCEPTS[:things]:
+    for concept in concepts:
         recoloured = bool(concept.palette) and rng.random() < 0.5
         colour = concept.palette[int(rng.integers(len(concept.palette)))] if recoloured else None
         free = [name for name in BACKGROUNDS if name != (colour or concept.colour)]
@@ -54,11 +52,14 @@ def judged_prompts(seed: int = 5, things: int | None = None) -> list[Asked]:
 
 
 def nearest_concept(
-    picture: Pixels, sprites: Sprites, *, background: str, colour: str | None, things: int | None = None
+    picture: Pixels,
+    sprites: Sprites,
+    *,
+    background: str,
+    colour: str | None,
+    concepts: Sequence[Concept] = CONCEPTS,
 ) -> str:
-    """The concept, of the first `things` or of all, whose 3D sprite, on that background, is nearest to the picture in
-    mean squared error.
-    """
+    """The concept whose 3D sprite, on that background, is nearest to the picture in mean squared error."""
     seen = _thumb(picture)
     distances = {
         concept.name: float(
@@ -68,7 +69,7 @@ def nearest_concept(
             .mean(axis=(1, 2, 3))
             .min()
         )
-        for concept in CONCEPTS[:things]
+        for concept in concepts
     }
     return min(distances, key=lambda name: distances[name])
 
@@ -103,13 +104,15 @@ class Scores:
         return f"concept {self.concept:.3f}, background {self.background:.3f}, missed: {missed}"
 
 
-def accuracy(pictures: Sequence[Pixels], asked: Sequence[Asked], sprites: Sprites, things: int | None = None) -> Scores:
-    """Score one picture for each thing asked, among the first `things` or all."""
-    concepts = [
-        nearest_concept(picture, sprites, background=a.background, colour=a.colour, things=things)
+def accuracy(
+    pictures: Sequence[Pixels], asked: Sequence[Asked], sprites: Sprites, concepts: Sequence[Concept] = CONCEPTS
+) -> Scores:
+    """Score one picture for each thing asked, among these concepts."""
+    nearest = [
+        nearest_concept(picture, sprites, background=a.background, colour=a.colour, concepts=concepts)
         for picture, a in zip(pictures, asked, strict=True)
     ]
-    missed = [f"{a.concept} (nearest: {got})" for a, got in zip(asked, concepts, strict=True) if got != a.concept]
+    missed = [f"{a.concept} (nearest: {got})" for a, got in zip(asked, nearest, strict=True) if got != a.concept]
     grounds = [nearest_background(picture) == a.background for picture, a in zip(pictures, asked, strict=True)]
     return Scores(1 - len(missed) / len(asked), float(np.mean(grounds)), tuple(missed))
 

@@ -25,6 +25,7 @@ from impasto.training import export as exporting
 from impasto.training import places as places_loop
 from impasto.training import transformer as transformer_loop
 from impasto.training.clock import Deadline, deadline
+from impasto.training.compose import known
 from impasto.training.pca import BlockPCA
 from impasto.training.recipe import Recipe, load
 
@@ -156,13 +157,14 @@ def _start(recipe: Recipe, part: Role) -> Path | None:
 
 
 def start_tensors(recipe: Recipe) -> Mapping[str, Tensor] | None:
-    """What the transformer's training begins from: the weights as they were before distilling; for fewer steps, as the
-    start draws with them.
+    """What the transformer's training begins from: the weights as they were before distilling; for fewer steps and for
+    what teaches itself, as the start draws with them.
     """
     if recipe.start is None:
         return None
-    checkpoint = locate(recipe.start)
-    return weights.transformer_tensors(checkpoint) if recipe.transformer.leaps else checkpoint.tensors("transformer")
+    checkpoint, run = locate(recipe.start), recipe.transformer
+    distilled = run.leaps or run.self_taught
+    return weights.transformer_tensors(checkpoint) if distilled else checkpoint.tensors("transformer")
 
 
 def _transform(work: Path, recipe: Recipe, table: sprites.Sprites) -> BlockPCA:
@@ -227,9 +229,9 @@ class Judge:
 
     def score(self, model: Flux) -> metrics.Scores:
         """The share of concepts and backgrounds drawn as asked, one prompt a concept."""
-        things = self.recipe.mix.things
-        asked = metrics.judged_prompts(things=things)
-        return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table, things)
+        concepts = known(self.recipe.mix)
+        asked = metrics.judged_prompts(concepts=concepts)
+        return metrics.accuracy(self.draw(model, [one.prompt for one in asked]), asked, self.table, concepts)
 
     def report(self, model: Flux, step: int) -> None:
         """A sheet on disk and the scores in the log."""
