@@ -393,6 +393,28 @@ def test_few_steps_are_learned_from_the_distilled_model_and_everything_else_from
         assert not torch.equal(begin(name)[changed], plain[changed])
 
 
+def test_what_few_steps_changed_is_carried_over_to_another_teacher(tmp_path: Path, states: tuple[Path, Path]) -> None:
+    folder, changed = _folder(tmp_path), "single_blocks.0.linear1.weight"
+    _export(states, folder)
+    plain = weights.read(folder / "transformer.safetensors")
+    _distilled(folder, plain, tmp_path / "few")
+    runs.export_checkpoint(tmp_path / "few", replace(recipe.load("cpu-leaps"), start=str(folder)), "8", folder)
+    made = replace(recipe.load("cpu-leaps"), start=str(folder), carry=str(folder))
+    teacher = {key: torch.full_like(tensor.float(), 0.5) for key, tensor in plain.items()}
+    begin = runs.carried(made, teacher) or {}
+    (few,) = checkpoint.siblings(checkpoint.locate(folder))
+    moved = weights.transformer_tensors(few)[changed].float() - plain[changed].float()
+    assert float(moved.abs().max()) > 0.1
+    assert torch.allclose(begin[changed], 0.5 + moved, atol=1e-5)
+    assert all(torch.equal(begin[key], tensor) for key, tensor in teacher.items() if key != changed)
+    assert runs.carried(replace(made, carry=None), teacher) is None
+    with pytest.raises(ConfigError, match="carry = "):
+        runs.carried(replace(made, transformer=recipe.load("cpu-persons").transformer), teacher)
+    few.path("distillation").unlink()
+    with pytest.raises(ConfigError, match="carry = "):
+        runs.carried(made, teacher)
+
+
 def test_what_reads_places_comes_from_the_run_that_taught_it(tmp_path: Path, states: tuple[Path, Path]) -> None:
     folder, own = _folder(tmp_path), tmp_path / "own.safetensors"
     shutil.copyfile(folder / "text_places.safetensors", own)
@@ -456,9 +478,10 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_end() -> None:
     assert optimise.rate(1.0, 5000, 1.0, decay_share=0.33) == 0.0
 
 
-@pytest.mark.parametrize(
-    "name", ["cpu", "cpu-next", "cpu-groups", "cpu-pairs", "cpu-guided", "cpu-leaps", "cpu-persons", "gpu"]
-)
+SHIPPED = [path.stem for path in (Path(recipe.__file__).parent / "recipes").glob("*.toml")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
     loaded = recipe.load(name)
     assert sum(bucket.share for bucket in loaded.buckets) == pytest.approx(1.0)

@@ -17,7 +17,8 @@ from impasto.training.transformer import TransformerRecipe
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One run: the data's mix and sizes, and the recipes of the two loops. `start` names the embedded model, or the
-    folder of a checkpoint, whose weights the run goes on from; None begins anew.
+    folder of a checkpoint, whose weights the run goes on from; None begins anew. `carry` names a checkpoint, too: what
+    few steps changed there is added to what a run with `leaps` begins as.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Recipe:
     autoencoder: AutoencoderRecipe
     transformer: TransformerRecipe
     start: str | None = None
+    carry: str | None = None
 
 
 def load(name: str) -> Recipe:
@@ -83,6 +85,7 @@ def parse(tree: dict[str, Any]) -> Recipe:
             **transformer,
         ),
         start=tree.get("start"),
+        carry=tree.get("carry"),
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from impasto.errors import ConfigError
 from impasto.flux import weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.checkpoint import EMBEDDED, locate
+from impasto.flux.checkpoint import EMBEDDED, locate, siblings
 from impasto.flux.models import IMPASTO_MINI, IMPASTO_MINI_SCHNELL, Role
 from impasto.flux.precision import cores
 from impasto.flux.text import PLACES_FILE, MiniLMTextEncoder
@@ -138,6 +138,7 @@ def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *,
     buckets = [_bucket(work, recipe, size, table, text) for size in recipe.buckets]
     empty = dataset.encode_texts([""], text)
     judge = Judge(work, recipe, table, text, empty)
+    start = start_tensors(recipe)
     transformer_loop.train(
         recipe.transformer,
         buckets,
@@ -147,7 +148,8 @@ def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *,
         report=judge.report,
         report_minutes=report_minutes,
         device=device,
-        start=start_tensors(recipe),
+        start=start,
+        student=carried(recipe, start),
     )
 
 
@@ -165,6 +167,20 @@ def start_tensors(recipe: Recipe) -> Mapping[str, Tensor] | None:
     checkpoint, run = locate(recipe.start), recipe.transformer
     distilled = run.leaps or run.self_taught
     return weights.transformer_tensors(checkpoint) if distilled else checkpoint.tensors("transformer")
+
+
+def carried(recipe: Recipe, start: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
+    """What a student begins as in its teacher's place: the teacher `start`, moved by what few steps changed in the
+    checkpoint that the recipe carries them over from (task arithmetic, Ilharco et al. 2023). None without such a one.
+    """
+    if recipe.carry is None:
+        return None
+    checkpoint = locate(recipe.carry)
+    few = siblings(checkpoint)
+    if start is None or not recipe.transformer.leaps or not few:
+        raise ConfigError(f"carry = {recipe.carry!r} needs transformer.leaps, `start`, and a model for few steps there")
+    ours, theirs = (weights.transformer_tensors(each) for each in (few[0], checkpoint))
+    return {key: tensor.float() + (ours[key].float() - theirs[key].float()) for key, tensor in start.items()}
 
 
 def _transform(work: Path, recipe: Recipe, table: sprites.Sprites) -> BlockPCA:

@@ -203,13 +203,14 @@ def train(
     report_minutes: float = 8.0,
     device: str = "cpu",
     start: Mapping[str, Tensor] | None = None,
+    student: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Train until the deadline, resuming from `folder` when it holds a state, beginning at the weights `start` when
-    there are some; returns the state's path.
+    there are some, or at those of `student`, whose teacher is `start` then; returns the state's path.
 
     `report` is called with the averaged model and the step every `report_minutes`, and at the end.
     """
-    model = _begun(recipe, start).to(device)
+    model = _begun(recipe, start if student is None else student).to(device)
     precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     teacher = _teacher(recipe, model, empty, start, precise, device)
     average = Average(model, recipe.average)
