@@ -1,7 +1,10 @@
 """X-Impasto-Warnings: plain JSON that any header can carry, however many notices and whatever they say."""
 
 import json
+import re
+from pathlib import Path
 
+import impasto
 from impasto.engine.job import Notice
 from impasto.fleet.work import MAX_WARNINGS, WARNINGS, warnings
 
@@ -33,3 +36,12 @@ def test_too_many_are_counted() -> None:
     *kept, more = json.loads(text)
     assert kept
     assert more == {"code": "more", "message": f"and {50 - len(kept)} more in the logs"}
+
+
+def test_the_documented_codes_are_those_that_the_program_has() -> None:
+    package = Path(impasto.__file__).parent
+    sources = "".join(path.read_text("utf-8") for path in package.rglob("*.py"))
+    page = (package.parents[1] / "docs" / "warnings.md").read_text("utf-8")
+    _, *documented = re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE)  # the first is the table's head
+    assert len(documented) == len(set(documented))
+    assert set(documented) == set(re.findall(r'Notice\(\s*code="([a-z_]+)"', sources))
