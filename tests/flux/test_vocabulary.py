@@ -20,7 +20,10 @@ from impasto.training.records import draw_record
 
 STATED = {
     "vocabulary": {
-        "things": {"cat": ["kitten"], "ice cream": ["ice cream cone"], "bird": ["birds"], "castle": ["fortress"]},
+        "things": {
+            **{"cat": ["kitten"], "ice cream": ["ice cream cone"], "bird": ["birds"], "castle": ["fortress"]},
+            **{"woman": [], "woman with red hair and dark skin": []},
+        },
         "words": ["two", "red", "blue", "background", "left"],
     }
 }
@@ -55,6 +58,8 @@ def reader(pipeline: Pipeline, vocabulary: Vocabulary) -> Pipeline:
         ("a samurai beside a cat", ("cat",), ("samurai", "beside")),
         ("ein roter Apfel", (), ("ein", "roter", "apfel")),
         ("猫, 3 кошки", (), ("猫", "кошки")),
+        ("a woman with red hair and dark skin", ("woman with red hair and dark skin",), ()),
+        ("a woman with a blue cat", ("woman", "cat"), ()),
         ("", (), ()),
         ("the", (), ()),
     ],

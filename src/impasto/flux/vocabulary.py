@@ -18,8 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _TOKEN = re.compile(r"\d+[^\W\d_]*|[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_LONGEST = 6
-"""Words of the longest name."""
 _FUNCTION_WORDS = frozenset(
     _TOKEN.findall("""
         a an the this that these those some any no and or but of in on at by for from to into onto with without as is
@@ -49,6 +47,7 @@ class Vocabulary:
         self.things = things
         self._words = words
         self._names = {_split(word): name for name, others in things.items() for word in (name, *others)}
+        self._longest = max(map(len, self._names), default=0)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Vocabulary | None:
@@ -65,7 +64,7 @@ class Vocabulary:
         unknown: list[str] = []
         place = 0
         while place < len(tokens):
-            for length in range(min(_LONGEST, len(tokens) - place), 0, -1):
+            for length in range(min(self._longest, len(tokens) - place), 0, -1):
                 name = self._named(tokens[place : place + length])
                 if name is not None:
                     things.append(name)
