@@ -9,7 +9,8 @@ With `leaps` the student learns a schedule of that many steps: from each of its 
 teacher arrives at the next one by several steps of its own (progressive distillation, Salimans and Ho 2022). Its
 teacher is best one that has been distilled already, which takes half the passes.
 
-A teacher only knows what it was trained on. For new data, a distilled model is its own (`SelfTeacher`).
+A distilled model that has learned more data at scale 1, where it is what an undistilled one is, is its own teacher for
+the the scales above: it is asked twice then, at scale 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +34,8 @@ STRIDES = 4
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A frozen model, guided by two passes or by its own embedder, and the scales that its student shall know.
+    """A frozen model, guided by two passes or, for leaps, by its own embedder, and the scales that its student shall
+    know.
     `workers`: threads that share a batch; its rows do not depend on each other, so their number changes nothing.
     `precision`: what each of them enters to compute.
     """
@@ -118,60 +120,11 @@ class Teacher:
         self, x: Tensor, t: Tensor, *, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, vec: Tensor, scale: Tensor
     ) -> Tensor:
         """The velocity at the rows' scales [B], by as many passes as the teacher needs."""
-        if self.model.guidance_in is not None:
+        embeds = self.model.guidance_in is not None
+        if embeds and self.leaps:
             return self.model(x, img_ids, txt, txt_ids, t, vec, scale).float()
-        prompted = self.model(x, img_ids, txt, txt_ids, t, vec).float()
+        one = torch.ones_like(scale) if embeds else None
+        prompted = self.model(x, img_ids, txt, txt_ids, t, vec, one).float()
         plain_txt, plain_vec = (part.expand(len(x), *part.shape[1:]).to(x) for part in self.empty)
-        plain = self.model(x, img_ids, plain_txt, txt_ids, t, plain_vec).float()
+        plain = self.model(x, img_ids, plain_txt, txt_ids, t, plain_vec, one).float()
         return plain + scale[:, None, None] * (prompted - plain)
-
-
-@dataclass(frozen=True, slots=True)
-class SelfTeacher:
-    """The model in training, asked for what its own guidance is worth (model guidance, Tang et al. 2025), so that a
-    distilled model learns from data, and how to draw it at every scale, in one run.
-
-    Half of the rows have scale 1, at which the model is to be what an undistilled one is: they learn the velocity of
-    the data as it is, now and then without the caption. The other half has scales of the range: to the data's velocity
-    is added what the model, at scale 1, sees in the caption, times what the scale has above one.
-    """
-
-    model: Flux
-    empty: tuple[Tensor, Tensor]
-    scales: tuple[float, float]
-    seed: int
-    dropout: float
-    workers: int = 1
-    precision: Callable[[], AbstractContextManager[Any]] = nullcontext
-
-    def teach(self, batch: tuple[Tensor, ...], img_ids: Tensor, txt_ids: Tensor, step: int) -> tuple[Tensor, ...]:
-        """A batch (noisy, velocity, txt, vec, times) with the guided velocity in the velocity's place, and behind it
-        the scale of every row [B]; some captions are dropped.
-        """
-        noisy, velocity, txt, vec, t = batch
-        count = len(noisy)
-        generator = torch.Generator().manual_seed(self.seed * 999_983 + step)
-        low, high = self.scales
-        scale = low + (high - low) * torch.rand(count, generator=generator)
-        plain = torch.arange(count) < count // 2
-        scale = torch.where(plain, 1.0, scale).to(noisy.device)
-        dropped = (plain & (torch.rand(count, generator=generator) < self.dropout)).to(noisy.device)
-        empty_txt, empty_vec = (part.to(noisy.device) for part in self.empty)
-        txt = torch.where(dropped[:, None, None], empty_txt, txt)
-        vec = torch.where(dropped[:, None], empty_vec, vec)
-        rows = slice(count // 2, None)
-        shares = [part[rows].chunk(self.workers) for part in (noisy, t, txt, vec)]
-        with ThreadPoolExecutor(self.workers) as pool:
-            seen = torch.cat(list(pool.map(partial(self._seen, img_ids=img_ids, txt_ids=txt_ids), *shares)))
-        guided = velocity[rows] + (scale[rows] - 1.0)[:, None, None] * seen
-        return noisy, torch.cat([velocity[: count // 2], guided]), txt, vec, t, scale
-
-    @torch.no_grad()
-    def _seen(self, noisy: Tensor, t: Tensor, txt: Tensor, vec: Tensor, *, img_ids: Tensor, txt_ids: Tensor) -> Tensor:
-        """What the captions change of the velocity at scale 1."""
-        one = torch.ones_like(t)
-        plain_txt, plain_vec = (part.to(vec).expand(len(noisy), *part.shape[1:]) for part in self.empty)
-        with self.precision():
-            prompted = self.model(noisy, img_ids, txt, txt_ids, t, vec, one).float()
-            plain = self.model(noisy, img_ids, plain_txt, txt_ids, t, plain_vec, one).float()
-        return prompted - plain

@@ -159,13 +159,13 @@ def _start(recipe: Recipe, part: Role) -> Path | None:
 
 
 def start_tensors(recipe: Recipe) -> Mapping[str, Tensor] | None:
-    """What the transformer's training begins from: the weights as they were before distilling; for fewer steps and for
-    what teaches itself, as the start draws with them.
+    """What the transformer's training begins from: the weights as they were before distilling; for fewer steps, or if
+    the recipe says so, as the start draws with them.
     """
     if recipe.start is None:
         return None
     checkpoint, run = locate(recipe.start), recipe.transformer
-    distilled = run.leaps or run.self_taught
+    distilled = run.leaps or run.from_distilled
     return weights.transformer_tensors(checkpoint) if distilled else checkpoint.tensors("transformer")
 
 
@@ -274,7 +274,7 @@ def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) ->
     changed. What the run did not train is that of its start.
     """
     trained, start = work / "autoencoder" / "autoencoder.pt", _start(recipe, "autoencoder")
-    distilling = recipe.transformer.guided is not None
+    distilling = recipe.transformer.params.guidance_embed
     role: Role = "distillation" if distilling else "transformer"
     exporting.export(
         autoencoder=trained if start is None or trained.is_file() else start,

@@ -22,7 +22,7 @@ from impasto.flux.models import Shift, TransformerParams
 from impasto.flux.transformer import Flux
 from impasto.training.clock import Deadline, Every, Pace
 from impasto.training.dataset import Bucket
-from impasto.training.distil import SelfTeacher, Teacher
+from impasto.training.distil import Teacher
 from impasto.training.optimise import Average, load_state, make_optimiser, rate, save_state
 from impasto.training.replicas import Replicas
 
@@ -34,10 +34,11 @@ class TransformerRecipe:
     """What one run of the transformer's training needs to know.
 
     `guided`: distil guidance of scales in this range into one pass, from the weights that the run starts from (see
-    `distil`); the captions are then never dropped. `leaps`: distil a schedule of that many steps, too. `self_taught`:
-    with `guided`, teach a distilled model new data instead. `workers`: threads that share a batch (see `replicas`).
-    `lean`: how much further than the sampler's schedule the times of training lie towards noise, where it is decided
-    what stands where.
+    `distil`); the captions are then never dropped. `leaps`: distil a schedule of that many steps, too.
+    `from_distilled`: begin where distilling left the start (as with `leaps`), not before it; without `guided` the model
+    then learns the data at scale 1, where it is what an undistilled one is. `workers`: threads that share a batch (see
+    `replicas`). `lean`: how much further than the sampler's schedule the times of training lie towards noise, where it
+    is decided what stands where.
     """
 
     params: TransformerParams
@@ -53,7 +54,7 @@ class TransformerRecipe:
     compile: bool = False
     guided: tuple[float, float] | None = None
     leaps: int = 0
-    self_taught: bool = False
+    from_distilled: bool = False
     workers: int = 1
     lean: float = 0.0
 
@@ -141,23 +142,17 @@ def warm(model: Flux, tensors: Mapping[str, Tensor]) -> None:
 
 def _teacher(
     recipe: TransformerRecipe,
-    model: Flux,
     empty: tuple[Tensor, Tensor],
     start: Mapping[str, Tensor] | None,
     precision: Callable[[], AbstractContextManager[Any]],
     device: str,
-) -> Teacher | SelfTeacher | None:
+) -> Teacher | None:
     if recipe.guided is None:
-        if recipe.leaps or recipe.self_taught:
-            field = "leaps" if recipe.leaps else "self_taught"
-            raise ConfigError(f"a recipe with transformer.{field} needs transformer.guided = [low, high], too")
+        if recipe.leaps:
+            raise ConfigError("a recipe with transformer.leaps needs transformer.guided = [low, high], too")
         return None
     if start is None or not recipe.params.guidance_embed:
         raise ConfigError("a recipe with transformer.guided needs `start` and transformer.params.guidance_embed = true")
-    if recipe.self_taught:
-        if recipe.leaps or "guidance_in.in_layer.weight" not in start:
-            raise ConfigError("a recipe with transformer.self_taught needs a distilled `start`, and has no leaps")
-        return SelfTeacher(model, empty, recipe.guided, recipe.seed, recipe.dropout, recipe.workers, precision)
     return Teacher.load(
         start,
         recipe.params,
@@ -212,7 +207,7 @@ def train(
     """
     model = _begun(recipe, start if student is None else student).to(device)
     precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
-    teacher = _teacher(recipe, model, empty, start, precise, device)
+    teacher = _teacher(recipe, empty, start, precise, device)
     average = Average(model, recipe.average)
     optimiser = make_optimiser(model, recipe.optimiser, recipe.rate, bf16=recipe.bf16, workers=recipe.workers)
     checkpoint = folder / "transformer.pt"
@@ -228,7 +223,9 @@ def train(
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
         batch = tuple(tensor.to(device) for tensor in flow_batch(bucket, recipe, empty, step))
-        if teacher is not None:
+        if model.guidance_in is not None and teacher is None:
+            batch = (*batch, torch.ones(recipe.batch, device=device))
+        elif teacher is not None:
             batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
         optimiser.set_rate(rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share))
         optimiser.zero_grad()
