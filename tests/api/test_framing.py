@@ -1,5 +1,6 @@
 """Requests that a proxy in front could read differently are refused: 400 whichever parser reads them (S11)."""
 
+import contextlib
 import json
 import socket
 from typing import Any
@@ -15,6 +16,7 @@ OFFERS = ["", "Connection: Upgrade\r\nUpgrade: h2c\r\n"]
 GET = "GET /healthz HTTP/1.1\r\nHost: h\r\n"
 POST = "POST /queue/fal-ai/flux-pro HTTP/1.1\r\nHost: h\r\n"
 CHUNKED = POST + "{offer}Transfer-Encoding: chunked\r\n\r\n"
+BESIDE = ["0\r\n" + "a: b\r\n" * 100_000, "0\r\nA: " + "b" * 500_000, "1;" + "a" * 500_000]
 PROBES = {
     "both lengths": POST + "{offer}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "both lengths, the other order": POST + "{offer}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
@@ -83,6 +85,26 @@ async def test_a_head_has_its_size(ask: Any, offer: str) -> None:
     assert ask(head(300_000)[:-4]).split(b" ")[1] in (b"431", b"400"), "its end is not waited for"
     many = (GET + offer + "".join(f"X-{n}: {n}\r\n" for n in range(9000)) + "\r\n").encode()
     assert ask(many).split(b" ")[1] in (b"431", b"400")
+
+
+@pytest.mark.parametrize("offer", OFFERS, ids=["fast", "patient"])
+@pytest.mark.parametrize("form", BESIDE, ids=["many trailers", "a long trailer", "a long extension"])
+async def test_what_stands_beside_a_body_has_its_size(ask: Any, server: Any, form: str, offer: str) -> None:
+    """Its end is not waited for, and it is not kept."""
+    answer = b""
+    with contextlib.suppress(ConnectionError):  # closed while the rest was on its way
+        answer = ask((CHUNKED.format(offer=offer) + form).encode())
+    assert answer == b"" or answer.split(b" ")[1] in (b"400", b"431")
+    assert server.store.queued() == 0
+
+
+@pytest.mark.parametrize("offer", OFFERS, ids=["fast", "patient"])
+async def test_trailers_are_no_headers(ask: Any, server: Any, offer: str) -> None:
+    body = '11\r\n{"prompt": "a"}  \r\n0\r\nX-Fal-Queue-Priority: low\r\n\r\n'
+    answer = ask((CHUNKED.format(offer=offer) + body).encode())
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    (request,) = server.store.requests(limit=9)
+    assert request.priority == 0
 
 
 async def test_http_1_0_needs_no_host(ask: Any) -> None:

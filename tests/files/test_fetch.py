@@ -190,9 +190,15 @@ async def test_the_operator_can_allow_networks_and_names_but_never_metadata(net:
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\nx", FetchFailed),
         (b"SSH-2.0-x\r\n\r\n", FetchFailed),
         (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000, FetchFailed),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: " + b"a" * 200_000, FetchFailed),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: a\r\n" * 40_000 + b"\r\n", FetchFailed),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 200_000 + b"\r\nx\r\n", FetchFailed),
         (b"", FetchFailed),
     ],
-    ids=["declared", "endless", "chunked", "short", "gzip", "404", "no http", "long head", "nothing"],
+    ids=[
+        *("declared", "endless", "chunked", "short", "gzip", "404", "no http", "long head"),
+        *("long trailer", "many trailers", "long extension", "nothing"),
+    ],
 )
 async def test_bad_answers_end_early_with_a_reason(net: Net, answer: bytes, error: type[FetchError]) -> None:
     net.names["outer.example"] = [[PUBLIC]]

@@ -94,14 +94,26 @@ class Connection(_Watched, HttpToolsProtocol):  # pyright: ignore[reportIncompat
     """Made by `protocols`; stricter than its parser where a proxy in front could read the bytes otherwise."""
 
     _problem: WireError | None = None
+    _beside = 0  # bytes since the last ones of the body: chunk extensions, trailers
 
     def data_received(self, data: bytes) -> None:
         """A connection is judged by its first bytes: clients that offer an upgrade do so from the first request on."""
+        self._beside += len(data)
         first = self.scope is None  # pyright: ignore[reportUnnecessaryComparison] - None until a request has begun
         if first and _OFFER.search(data.partition(b"\r\n\r\n")[0]):
             self._hand_over(data)
         else:
             super().data_received(data)
+            if self.line.phase is Phase.BODY and self._beside > MAX_HEAD and not self.transport.is_closing():
+                self.give_up(_too_large())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.line.phase is not Phase.BODY:  # trailers are nobody's business
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._beside = 0
+        super().on_body(body)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -114,6 +126,7 @@ class Connection(_Watched, HttpToolsProtocol):  # pyright: ignore[reportIncompat
         if self._problem is not None:
             raise self._problem
         self.line.enter(Phase.BODY, self.loop.time())
+        self._beside = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -376,10 +376,10 @@ async def _exchange(
         writer.write(request)
         answer = _Answer(max_bytes, into)
         answer.parser = httptools.HttpResponseParser(answer)
-        received = 0
+        beside = 0  # bytes since the last ones of the body: the head, chunk extensions, trailers
         while not answer.complete:
-            data = await reader.read(CHUNK)
-            received += len(data)
+            data, size = await reader.read(CHUNK), answer.size
+            beside += len(data)
             if not data:
                 _ended(answer)
                 break
@@ -394,8 +394,11 @@ async def _exchange(
                 raise FetchTooLarge(f"It is larger than the {max_bytes / 2**20:.3g} MiB that are allowed.")
             if answer.headed and (answer.status in REDIRECTS or answer.status >= 400) and whole:
                 break  # nobody reads the page that explains an error
-            if not answer.headed and received > MAX_HEAD:
-                raise FetchFailed("The head of its answer is too long.")
+            if answer.size > size:
+                beside = 0
+            if not answer.complete and beside > MAX_HEAD:
+                where = "beside its body" if answer.headed else "before its body"
+                raise FetchFailed(f"Its answer says too much {where}.")
     except OSError as error:
         raise FetchFailed(f"The connection broke ({_reason(error)}).") from None
     finally:
