@@ -160,6 +160,33 @@ async def test_a_server_without_keys_is_not_at_the_service_of_every_page_its_use
             assert "auth.origins" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("base", "status"),
+    [
+        ("http://127.0.0.1:8000", 200),
+        ("http://localhost:8000", 200),
+        ("http://[::1]:8000", 200),
+        ("http://queue.localhost:8000", 200),
+        ("https://queue.fal.run", 200),
+        ("https://draw.example", 200),
+        ("https://allowed.example", 200),
+        ("http://evil.example:8000", 403),
+        ("http://127.0.0.1.evil.example", 403),
+        ("http://192.168.1.7:8000", 403),
+    ],
+)
+async def test_a_name_that_a_page_had_point_here_opens_no_server_without_keys(build, base: str, status: int) -> None:
+    """DNS rebinding: the page and this server then have one origin, and a browser sends none."""
+    server = await build(auth="auto", origins=("https://allowed.example",), public_url="https://draw.example")
+    async with server.client(base=base) as client:
+        for path in ("/v1/requests", f"/queue{APP}/requests/none/status"):
+            answer = await client.get(path)
+            assert (answer.status_code == 403) is (status == 403)
+            if status == 403:
+                assert "server.public_url" in answer.text
+        assert (await client.get("/healthz")).status_code == 200
+
+
 async def test_with_keys_any_page_may_call_as_on_fal(keyed) -> None:
     server, alice, _ = keyed
     async with server.client(key=alice) as client:

@@ -3,8 +3,9 @@
 The open mode (a server on a loopback address) takes any key and none; all its requests belong to the caller "". In the
 keys mode a request belongs to the key that made it, and other keys' requests do not exist.
 
-A page that the user of the machine happens to visit reaches loopback addresses, too. So in the open mode a browser's
-request passes only when its page comes from this machine or from `auth.origins`.
+A page that the user of the machine happens to visit reaches loopback addresses, too. So there a browser's request
+passes only when its page comes from this machine or from `auth.origins`, and any request only under a name that is
+known to be this server's: a page may have its own name point here (DNS rebinding), and then sends no Origin.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
-from impasto.api.roles import app_of
+from impasto.api.roles import FAL_HOSTS, app_of
 from impasto.api.token_claims import read
 from impasto.errors import Forbidden, Unauthorized
 from impasto.settings import Settings, is_loopback
@@ -56,6 +57,7 @@ def identify(
     if not settings.keys_required:
         if access is not Access.PUBLIC:
             _refuse_foreign_page(headers.get("origin"), settings)
+            _refuse_foreign_name(headers.get("host", ""), settings)
         return EVERYBODY
     if access is Access.PUBLIC:
         return None
@@ -84,6 +86,19 @@ def _refuse_foreign_page(origin: str | None, settings: Settings) -> None:
         raise Forbidden(
             f"Pages of {origin} may not call this server, which asks for no key. Add the origin to the setting "
             "auth.origins, or require keys: auth.mode = keys."
+        )
+
+
+def _refuse_foreign_name(host: str, settings: Settings) -> None:
+    if settings.auth.mode == "open":
+        return
+    name = urlsplit(f"//{host}").hostname or ""
+    if not name or is_loopback(name) or name.endswith(".localhost") or name in FAL_HOSTS:
+        return
+    if name not in {urlsplit(url).hostname for url in (settings.server.public_url, *settings.auth.origins) if url}:
+        raise Forbidden(
+            f"This server asks for no key and is not known as {name}. Call it by 127.0.0.1 or localhost, set "
+            "server.public_url to the name that it has, or require keys: auth.mode = keys."
         )
 
 
