@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from impasto.files.images import INLINE, data_uri, disposition, encode, parse_data_uri, sniff
+from impasto.files.images import INLINE, MAX_ESCAPES, data_uri, disposition, encode, parse_data_uri, sniff
 
 
 @pytest.fixture
@@ -106,6 +106,12 @@ class TestDataUri:
     def test_broken_base64_is_refused(self, body):
         with pytest.raises(ValueError, match="not valid base64"):
             parse_data_uri(f"data:image/png;base64,{body}")
+
+    def test_too_many_escapes_are_refused_and_many_are_read(self):
+        assert parse_data_uri("data:image/png," + "%00" * MAX_ESCAPES)[0] == bytes(MAX_ESCAPES)
+        for form in ("data:image/png,", "data:image/png;base64,"):
+            with pytest.raises(ValueError, match="percent escapes; send it as base64"):
+                parse_data_uri(form + "%" * (MAX_ESCAPES + 1))
 
 
 class TestSniff:

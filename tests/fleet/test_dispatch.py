@@ -3,11 +3,18 @@
 import asyncio
 import base64
 import hashlib
+import io
+import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
+from PIL import Image
 
 from impasto.endpoints.table import Endpoints
+from impasto.files.images import data_uri
+from impasto.fleet.inputs import Inputs
 from impasto.store.records import Outcome
 
 from .conftest import BASE_URL, House, make_settings, open_house
@@ -61,6 +68,34 @@ async def test_a_refused_input_is_a_422_with_the_list_of_faults(house: House) ->
     assert request.error
     assert "less than or equal to 4" in request.error
     assert house.dispatcher.runners[0].busy == 0
+
+
+async def test_pictures_that_take_longer_than_a_lease_are_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: asyncio.Queue[float] = asyncio.Queue()
+    read_all = Inputs.read_all
+
+    async def slow(self: Inputs, *wanted: Any, **who: Any) -> Any:
+        reads.put_nowait(time.monotonic())
+        await asyncio.sleep(3.0)
+        return await read_all(self, *wanted, **who)
+
+    monkeypatch.setattr(Inputs, "read_all", slow)
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(buffer, "PNG")
+    async with open_house(make_settings(tmp_path, lease_seconds=1.0)) as house:
+        await house.until_ready()
+        given = {"image_url": data_uri(buffer.getvalue(), "image/png"), "image_size": None}
+        request, result = await house.ended(await house.submit(endpoint="fal-ai/flux/dev/image-to-image", **given))
+        assert (result.http_status, request.attempt, reads.qsize()) == (200, 1, 1)
+        await reads.get()
+        request_id = await house.submit(endpoint="fal-ai/flux/dev/image-to-image", **given)
+        await asyncio.wait_for(reads.get(), timeout=10)
+        await house.store.cancel(request_id)
+        request, result = await house.ended(request_id)
+        assert (result.http_status, request.outcome) == (499, Outcome.CANCELLED)
+        assert house.dispatcher.runners[0].busy == 0
 
 
 async def test_a_refused_input_does_not_hold_up_the_next_one(house: House) -> None:

@@ -16,8 +16,10 @@ from impasto.endpoints.base import Wanted
 from impasto.engine.job import ImageInput
 from impasto.errors import ModelError
 from impasto.files.blobs import BlobStore
+from impasto.files.fetch import Fetched
 from impasto.files.images import data_uri
 from impasto.files.links import identity
+from impasto.fleet import inputs
 from impasto.fleet.decoder import KEPT_PIXELS
 from impasto.fleet.inputs import Inputs
 from impasto.settings import FetchSettings, Settings
@@ -90,6 +92,31 @@ async def test_our_own_file_needs_no_network(room: Room) -> None:
         image, _ = await room.read(f"{base}/files/{token}")
         assert (image.width, image.height) == (40, 30)
     assert (await room.refused(f"{BASE}/files/b/00000000/nothing.png"))["type"] == "file_download_error"
+
+
+@pytest.mark.parametrize("home", ["http://localhost:8000", "http://[::1]:8000", "http://127.0.0.1:8000"])
+async def test_our_own_file_is_known_by_every_name_of_this_machine(room: Room, home: str) -> None:
+    token = room.blobs.put(RED, media_type="image/png")
+    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED)))
+    await room.read(f"{home}/files/{token}")
+    for other in (home.replace("8000", "8001"), home.replace("http:", "https:")):
+        assert "not a public address" in (await room.refused(f"{other}/files/{token}"))["msg"]
+
+
+@pytest.mark.parametrize("name", ["rabbit/rmgBxhwGYb2d3pl3x9sKf_output.png", "b/0a1b2c3d/AbCdEfGhIjKlMnOpQrStUv.png"])
+async def test_a_picture_that_fal_keeps_is_fetched_there(
+    room: Room, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[str] = []
+
+    async def fetch(url: str, **_: Any) -> Fetched:
+        asked.append(url)
+        return Fetched(data=RED, media_type="image/png", url=url)
+
+    monkeypatch.setattr(inputs, "fetch", fetch)
+    url = f"https://v3.fal.media/files/{name}"
+    image, _ = await room.read(url)
+    assert (image.width, asked) == (40, [url])
 
 
 async def test_a_request_is_no_way_round_an_acl(room: Room) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import struct
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,30 @@ async def test_a_stale_one_is_fetched_again(site: Site, tmp_path: Path) -> None:
     before = await room.bring(f"{site.url}/a.safetensors")
     site.files["/a.safetensors"] = safetensors(fill=b"y")
     assert (await room.bring(f"{site.url}/a.safetensors")).digest != before.digest
+
+
+async def test_drafts_of_a_server_that_was_killed_are_swept(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.kept.mkdir()
+    for name, age in (("old.part", 2 * loras.FORGOTTEN), ("young.part", 0)):
+        (room.kept / name).write_bytes(b"x")
+        os.utime(room.kept / name, (time.time() - age,) * 2)
+    site.files["/a.safetensors"] = safetensors()
+    await room.bring(f"{site.url}/a.safetensors")
+    assert [path.name for path in room.kept.glob("*.part")] == ["young.part"]
+
+
+async def test_few_are_downloaded_at_a_time(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    site.gate.clear()
+    names = [f"/{i}.safetensors" for i in range(loras.AT_A_TIME + 2)]
+    site.files = {name: safetensors(fill=name[1:2].encode()) for name in names}
+    coming = [asyncio.create_task(room.bring(site.url + name)) for name in names]
+    await site.reached.wait()
+    await asyncio.sleep(0.5)
+    assert len(site.asked) == loras.AT_A_TIME
+    site.gate.set()
+    assert len({one.digest for one in await asyncio.gather(*coming)}) == len(names)
 
 
 async def test_the_least_recently_used_are_deleted_first(site: Site, tmp_path: Path) -> None:

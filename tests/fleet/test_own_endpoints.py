@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from impasto.endpoints.base import WantedLora
+from impasto.endpoints.custom import derive
 from impasto.endpoints.own import load_endpoints
 from impasto.errors import ConfigError
 
 from .conftest import House, make_settings, open_house
+from .own_table import Input
 
 HERE = Path(__file__).parent
 
@@ -47,6 +50,21 @@ async def test_a_template_asks_a_shipped_endpoint(own: House) -> None:
     assert pixels(own.file_bytes(result)[0]).shape == (96, 128, 3)
 
 
+def test_what_a_template_asks_of_pictures_and_loras_is_fetched() -> None:
+    asks = {
+        "prompt": "a heron",
+        "image_url": "https://pictures.example/heron.png",
+        "loras": [{"path": "https://styles.example/ink.safetensors", "scale": 0.5}],
+    }
+    base = "fal-ai/flux-lora/image-to-image"
+    styled = derive("me/styled", Input=Input, asks=lambda _: asks, base=base, example={"prompt": "a heron"})
+    assert styled.loras is not None
+    assert styled.pictures is not None
+    given = Input(prompt="a heron")
+    assert styled.loras(given) == (WantedLora(path="https://styles.example/ink.safetensors", scale=0.5),)
+    assert [wanted.url for wanted in styled.pictures(given)] == ["https://pictures.example/heron.png"]
+
+
 async def test_code_over_the_pictures_and_over_the_pipeline_runs_in_the_runner(own: House) -> None:
     _, plain = await own.ended(await own.submit("a heron", endpoint="me/plain"))
     _, toned = await own.ended(await own.submit("a heron", endpoint="me/tone", tone=99, num_images=2))
@@ -68,6 +86,15 @@ async def test_faults_of_users_end_their_request_in_fals_shape_and_nothing_else(
     assert "a fault of the user's" not in str(breaks[1].payload), "what it says belongs to the log"
     assert complains[1].payload["detail"][0]["loc"] == ["body", "tone"]
     assert [request.attempt for request, _ in (breaks, wrong, odd, complains)] == [1] * 4
+
+
+async def test_arguments_that_no_runner_can_be_sent_end_their_request_and_keep_no_slot(own: House) -> None:
+    for _ in range(own.settings.queue.slots + 1):
+        request, result = await own.ended(await own.submit(endpoint="me/tone", tone=10**30))
+        assert (result.http_status, request.attempt, request.error_type) == (500, 1, "internal_error")
+    assert not own.dispatcher.runners[0].busy
+    _, result = await own.ended(await own.submit("a heron", endpoint="me/plain"))
+    assert result.http_status == 200
 
 
 async def test_a_cancel_stops_users_code_between_two_steps(own: House) -> None:

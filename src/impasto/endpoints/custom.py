@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from impasto.endpoints.base import Endpoint, Wanted
+from impasto.endpoints.base import Endpoint, Wanted, WantedLora
 from impasto.endpoints.fields import (
     AspectRatio,
     Guidance,
@@ -87,6 +87,10 @@ def derive(
         assert origin.pictures is not None
         return origin.pictures(asked(input_))
 
+    def loras(input_: Any) -> tuple[WantedLora, ...]:
+        assert origin.loras is not None
+        return origin.loras(asked(input_))
+
     return Endpoint(
         id=id_,
         title=title or id_,
@@ -99,6 +103,7 @@ def derive(
         example=example,
         category=origin.category,
         pictures=None if origin.pictures is None else pictures,
+        loras=None if origin.loras is None else loras,
         with_pictures=origin.with_pictures,
         post=post,
         pipeline=pipeline,

@@ -16,6 +16,7 @@ JPEG_QUALITY = 95
 PNG_LEVEL = 1  # level 6 takes five times as long for a few percent
 OCTETS = "application/octet-stream"
 INLINE = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/avif"})
+MAX_ESCAPES = 100_000  # %XX in a data URI
 _SNIFFED_TEXT = 1024  # bytes
 _TEXT_CONTROLS = set(b"\t\n\r\f")
 
@@ -51,6 +52,8 @@ def parse_data_uri(text: str) -> tuple[bytes, str]:
 
     Raises `ValueError` with a message for the caller.
     """
+    if text.count("%") > MAX_ESCAPES:  # each costs a microsecond
+        raise ValueError(f"the data URI has more than {MAX_ESCAPES} percent escapes; send it as base64")
     head, comma, body = text.partition(",")
     if head[:5].lower() != "data:" or not comma:
         raise ValueError("not a data URI: it must look like data:image/png;base64,iVBORw0…")

@@ -29,7 +29,7 @@ import msgspec
 from impasto import telemetry
 from impasto.endpoints.base import Endpoint, Wanted
 from impasto.endpoints.table import Endpoints
-from impasto.engine.job import LoraInput
+from impasto.engine.job import Job
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.files.parts import FOLDER, Parts
@@ -282,52 +282,67 @@ class Dispatcher:
             self._hand_over(runner, work)
 
     def _hand_over(self, runner: Link, work: w.Work) -> None:
-        runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
+        try:
+            runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
+        except Exception:  # an endpoint of the user's whose arguments cannot be sent
+            log.exception("The job could not be sent to a runner")
+            self._spawn(self._end(runner, work, w.refused(InternalError())))
+            return
         log.info("%s: %s draws it (attempt %d)", work.request.endpoint, runner.runner_id, work.request.attempt)
 
     async def _read_pictures(self, runner: Link, work: w.Work, wanted: tuple[Wanted, ...]) -> None:
         """The caller's pictures, while others are claimed for and assigned; then the runner gets the work."""
+        try:
+            job = await self._held(runner, work, self._with_files(work, wanted))
+            if job is not None:
+                work.job = work.endpoint.with_pictures(job)
+        except WireError as error:
+            log.info("Refused: %s", error.message)
+            ending = w.refused(error)
+        except Exception:
+            log.exception("The pictures could not be read")
+            ending = w.refused(InternalError())
+        else:
+            if runner.held(work.request.request_id, work.lease) is None:
+                return  # given back, or its lease ran out: somebody else draws it
+            if not work.cancel_sent:
+                self._hand_over(runner, work)
+                return
+            ending = w.refused(ClientCancelled())
+        await self._end(runner, work, ending)
+
+    async def _end(self, runner: Link, work: w.Work, ending: w.Ending) -> None:
+        """What the runner was not asked to draw after all."""
         request_id = work.request.request_id
         try:
-            try:
-                request = work.request
-                images, notices = await self._inputs.read_all(wanted, base_url=request.base_url, reader=request.key_id)
-                loras = await self._bring_loras(runner, work)
-                job = replace(work.job, images=images, loras=loras, notices=(*work.job.notices, *notices))
-                work.job = work.endpoint.with_pictures(job)
-            except WireError as error:
-                log.info("Refused: %s", error.message)
-                ending = w.refused(error)
-            except Exception:
-                log.exception("The pictures could not be read")
-                ending = w.refused(InternalError())
-            else:
-                if runner.held(request_id, work.lease) is None:
-                    return  # given back, or its lease ran out: somebody else draws it
-                if not work.cancel_sent:
-                    self._hand_over(runner, work)
-                    return
-                ending = w.refused(ClientCancelled())
             await self._outcomes.finish(request_id, work.lease, ending)
-            if runner.held(request_id, work.lease) is not None:
-                self._let_go(runner, request_id)
         except StoreError:
             log.exception("%s could not be ended: the sweeper will bring it back", request_id)
-
-    async def _bring_loras(self, runner: Link, work: w.Work) -> tuple[LoraInput, ...]:
-        """The LoRAs of a request as files of this machine. They are large: its lease is renewed meanwhile."""
-        if not work.loras:
-            return ()
-        request = work.request
-        coming = asyncio.create_task(self._loras.bring(work.loras, base_url=request.base_url, reader=request.key_id))
-        try:
-            while not (await asyncio.wait({coming}, timeout=self._settings.queue.beat_seconds))[0]:
-                await self._renew(runner, {request.request_id: work.lease})
-                if runner.held(request.request_id, work.lease) is None or work.cancel_sent:
-                    return ()
-            return await coming
         finally:
-            coming.cancel()
+            if runner.held(request_id, work.lease) is not None:
+                self._let_go(runner, request_id)
+
+    async def _with_files(self, work: w.Work, wanted: tuple[Wanted, ...]) -> Job:
+        """The job with the pictures and LoRAs that it names, as bytes and as files of this machine."""
+        request = work.request
+        images, notices = await self._inputs.read_all(wanted, base_url=request.base_url, reader=request.key_id)
+        loras = await self._loras.bring(work.loras, base_url=request.base_url, reader=request.key_id)
+        return replace(work.job, images=images, loras=loras, notices=(*work.job.notices, *notices))
+
+    async def _held(self, runner: Link, work: w.Work, coming: Coroutine[Any, Any, Job]) -> Job | None:
+        """What comes, however long it takes: the lease is renewed meanwhile, since no runner does it yet. None when
+        the request is cancelled or somebody else's by then.
+        """
+        task = asyncio.create_task(coming)
+        request_id = work.request.request_id
+        try:
+            while not (await asyncio.wait({task}, timeout=self._settings.queue.beat_seconds))[0]:
+                await self._renew(runner, {request_id: work.lease})
+                if runner.held(request_id, work.lease) is None or work.cancel_sent:
+                    return None
+            return await task
+        finally:
+            task.cancel()
 
     # ------------------------------------------------------------ connections
 

@@ -18,14 +18,14 @@ from impasto.files import links
 from impasto.files.blobs import BlobStore
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
 from impasto.files.images import parse_data_uri
-from impasto.fleet.decoders import SECONDS, Decoders, Undecodable
-from impasto.settings import Settings
+from impasto.fleet.decoders import Decoders, Undecodable
+from impasto.settings import Settings, is_loopback
 from impasto.store.base import Store
 from impasto.store.records import Decision
 
 MIB = 1024 * 1024
-LEASE_SHARE = 0.6  # of a lease that reading may take: nobody renews it before the runner has it
-DECODING_SHARE = 0.35  # and decoding
+FILES = "/files/"
+FAL_FILES = "https://v3.fal.media"  # where URLs of ours point, for clients that reach us as fal.ai
 MASKS: dict[ImageRole, ImageRole] = {"mask": "fill", "region": "init"}  # and whose they are
 
 
@@ -46,7 +46,7 @@ class Inputs:
         self._blobs = blobs
         self._secret = secret
         self._policy = policy or FetchPolicy.of(settings)
-        self._decoders = Decoders(seconds=min(SECONDS, DECODING_SHARE * settings.queue.lease_seconds))
+        self._decoders = Decoders()
         self._max_bytes = settings.fetch.max_mb * MIB
 
     async def read(self, wanted: Wanted, *, base_url: str, reader: str) -> tuple[ImageInput, tuple[Notice, ...]]:
@@ -98,16 +98,17 @@ class Inputs:
     async def _bytes(self, wanted: Wanted, base_url: str, reader: str) -> bytes:
         if wanted.url[:5].lower() == "data:":
             try:
-                return parse_data_uri(wanted.url)[0]
+                return (await asyncio.to_thread(parse_data_uri, wanted.url))[0]
             except ValueError as error:
                 raise ModelError.at(wanted.field, f"Could not read the image: {error}.", "image_load_error") from None
         token = self._own(wanted.url, base_url)
         if token is not None:
             self._check_reader(token, wanted.url, wanted.field, reader)
             return await asyncio.to_thread(self._read_blob, token)
-        seconds = min(self._settings.fetch.seconds, LEASE_SHARE * self._settings.queue.lease_seconds)
         try:
-            got = await fetch(wanted.url, policy=self._policy, max_bytes=self._max_bytes, seconds=seconds)
+            got = await fetch(
+                wanted.url, policy=self._policy, max_bytes=self._max_bytes, seconds=self._settings.fetch.seconds
+            )
         except FetchTooLarge:
             raise self._too_large(wanted.field) from None
         except FetchError as error:
@@ -140,11 +141,15 @@ class Inputs:
 
     def _own(self, url: str, base_url: str) -> str | None:
         """The token of a file of this very server, by whatever name the caller knows it: no network is needed."""
-        path = "/files/"
-        for base in (base_url, self._settings.server.public_url, "https://v3.fal.media", self._settings.local_url):
-            if base and url.startswith(base.rstrip("/") + path):
-                return urlsplit(url).path.partition(path)[2]
-        return None
+        home, _, rest = url.partition(FILES)
+        token = rest.partition("?")[0].partition("#")[0]
+        if not token:
+            return None
+        if home == FAL_FILES:  # whoever comes from fal has pictures there, too
+            return token if self._store.file(token) is not None else None
+        local = self._settings.local_url
+        ours = (base.rstrip("/") for base in (base_url, self._settings.server.public_url, local) if base)
+        return token if home in ours or _is_same_door(home, local) else None
 
     def _read_blob(self, token: str) -> bytes:
         with self._blobs.open(token) as file:
@@ -153,6 +158,15 @@ class Inputs:
     def _too_large(self, field: str) -> ModelError:
         message = f"The file is larger than {self._settings.fetch.max_mb} MiB (setting fetch.max_mb)."
         return ModelError.at(field, message, "file_too_large", max_size=self._max_bytes)
+
+
+def _is_same_door(home: str, local: str) -> bool:
+    """Whether both are one port of this machine, under any of its names (localhost, 127.0.0.1, [::1])."""
+    try:
+        one, other = urlsplit(home), urlsplit(local)
+        return is_loopback(one.hostname or "") and (one.scheme, one.port) == (other.scheme, other.port)
+    except ValueError:
+        return False
 
 
 def agree(images: Sequence[ImageInput]) -> None:

@@ -6,6 +6,7 @@ fetched is kept by digest in `<data>/loras`. All that can be wrong with it ends 
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ FIELD = "loras"
 MIB = 1024 * 1024
 MAX_HEADER = 100 * MIB  # bytes of a safetensors header, the format's own bound
 HUB_LISTING = 8 * MIB
+AT_A_TIME = 4  # downloads
+FORGOTTEN = 3600.0  # seconds after which an unfinished download is nobody's: its server was killed
 REMEMBERED = 1_000  # URLs, repositories and digests, each; who names more of them is asked for more downloads
 USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers' own, preferred among several
 
@@ -58,6 +61,7 @@ class LoraFiles:
         self._own = own
         self._policy = policy or FetchPolicy.of(settings)
         self._coming: dict[str, asyncio.Task[_Here]] = {}
+        self._turn = asyncio.Semaphore(AT_A_TIME)
         self._known: dict[str, tuple[float, _Here]] = {}  # by URL: when it was fetched
         self._names: dict[str, tuple[float, str]] = {}  # by repository of the hub: when it was asked, and its file
         self._digests: dict[tuple[str, int, int], str] = {}  # by path, mtime, size
@@ -155,7 +159,8 @@ class LoraFiles:
                     digest.update(piece)
                     file.write(piece)
 
-                await self._get(url, take, max_bytes=self._settings.max_mb * MIB)
+                async with self._turn:
+                    await self._get(url, take, max_bytes=self._settings.max_mb * MIB)
             size = draft.stat().st_size
             with draft.open("rb") as file:
                 _judge(file.read(9), size, url)
@@ -200,7 +205,11 @@ class LoraFiles:
         raise _refused(name, f"the repository has several files; name one, as in {repo}/{found[0]}")
 
     def _shrink(self, newest: Path) -> None:
-        """Delete the least recently used until the rest fits; never the one that has just come."""
+        """Delete the least recently used until the rest fits, never the one that has just come; and old drafts."""
+        for draft in self._folder.glob("*.part"):
+            with contextlib.suppress(OSError):  # another one's, which has just come
+                if time.time() - draft.stat().st_mtime > FORGOTTEN:
+                    draft.unlink()
         files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         total = sum(path.stat().st_size for path in files)
         for path in files:
