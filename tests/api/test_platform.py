@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from impasto.api.platform import requests
 from impasto.endpoints.table import Endpoints
 from impasto.errors import InternalError
 from impasto.store.records import FileRecord, Outcome, Result
@@ -106,6 +107,22 @@ class TestModels:
     async def test_filters(self, client, query: str, expected: set[str]):
         body = (await client.get(f"/v1/models?{query}")).json()
         assert {row["endpoint_id"] for row in body["models"]} == expected
+
+    @pytest.mark.parametrize(
+        ("base", "queue"),
+        [
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000/queue"),
+            ("https://fal.run", "https://queue.fal.run"),
+            ("https://queue.example.org", "https://queue.example.org"),
+        ],
+    )
+    async def test_a_client_made_from_the_queues_document_submits(self, server, base: str, queue: str):
+        async with server.client(base=base) as client:
+            path = f"/api/openapi/queue/openapi.json?endpoint_id={APP}"
+            (entry,) = (await client.get(base.replace("queue.", "") + path)).json()["servers"]
+            answer = await client.post(f"{entry['url']}/{APP}", json={"prompt": "a"})
+        assert entry["url"] in (queue, queue.replace("queue.example.org", "example.org/queue"))
+        assert answer.json()["status"] == "IN_QUEUE"
 
     async def test_openapi_comes_on_demand(self, client):
         body = (await client.get(f"/v1/models?endpoint_id={APP}&expand=openapi-3.0")).json()
@@ -292,6 +309,20 @@ class TestRequests:
         for name in ("sent_at", "started_at", "ended_at"):
             assert datetime.fromisoformat(item[name]).tzinfo == UTC
         assert item["duration"] >= 0
+
+    @pytest.mark.parametrize("path", ["/v1/requests?limit=3", PATH + "&limit=3"])
+    async def test_a_page_ends_where_it_would_be_too_large(self, client, draw, path: str, monkeypatch):
+        ids = [await draw() for _ in range(5)][::-1]
+        monkeypatch.setattr(requests, "PAGE_BYTES", 900)
+        seen, cursor = [], ""
+        while cursor is not None:
+            page = (await client.get(f"{path}&expand=payloads{cursor and f'&cursor={cursor}'}")).json()
+            assert 1 <= len(page["items"]) < 3
+            seen += [item["request_id"] for item in page["items"]]
+            cursor = page["next_cursor"]
+        assert seen == ids
+        monkeypatch.setattr(requests, "PAGE_BYTES", 1)
+        assert len((await client.get(f"{path}&expand=payloads")).json()["items"]) == 1, "one row always fits"
 
     async def test_filters(self, client, draw, server):
         good, bad = await draw(), await draw(fail=True)

@@ -63,7 +63,7 @@ async def of_queue(call: Call) -> Response:
         raise BadRequest("The query lacks endpoint_id, e.g. endpoint_id=fal-ai/flux-pro.")
     endpoints = call.gateway.endpoints
     endpoint = resolve("/" + id_, endpoints)
-    document = queue_document(endpoint, base=call.address.queue_base, home=call.address.file_base)
+    document = queue_document(endpoint, base=call.address.queue_door, home=call.address.file_base)
     if choice(call.request.query_params, "expand", ("app",)):
         own: dict[str, Any] = document["components"]["schemas"]
         own |= {name: schema for name, schema in _inputs_of_app(endpoint, endpoints).items() if name not in own}

@@ -60,10 +60,14 @@ class Address:
 
     def proxied(self, role: Role, path: str) -> "Address":
         """The inner address of a call through our proxy route: the target's role and path, URLs on the outer host."""
+        return Address(role=role, path=path, queue_base=self.queue_door, file_base=self.file_base)
+
+    @property
+    def queue_door(self) -> str:
+        """Where a submit goes: under a name that has one door for all, a POST without the prefix is a sync run."""
         base = self.queue_base
-        if self.file_base != FAL_FILES and not base.endswith("/queue"):
-            base += "/queue"
-        return Address(role=role, path=path, queue_base=base, file_base=self.file_base)
+        alone = base.endswith("/queue") or (urlsplit(base).hostname or "").startswith("queue.")
+        return base if alone else base + "/queue"
 
 
 def locate(*, scheme: str, host: str, path: str, public_url: str | None = None) -> Address:

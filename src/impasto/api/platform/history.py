@@ -11,11 +11,10 @@ from typing import Any
 from starlette.responses import Response
 
 from impasto.api import webhooks
-from impasto.api.bodies import Json
 from impasto.api.gateway import Call
 from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
-from impasto.api.platform.requests import HTTP, WAITING, item, named, own
+from impasto.api.platform.requests import HTTP, WAITING, item, named, own, page_of
 from impasto.api.queue import end_early, log_line
 from impasto.store.records import Request, Status
 
@@ -37,9 +36,7 @@ async def requests(call: Call) -> Response:
         found = [] if request is None else [request]
     else:
         found = await asyncio.to_thread(_search, call, _listing(call), size + 1)
-    next_ = found[size - 1].request_id if len(found) > size else None
-    rows = [_row(call, request, expand) for request in found[:size]]
-    return Json(q.page("items", rows, next_=next_))
+    return await page_of(found, size, lambda request: _row(call, request, expand))
 
 
 async def cancel(call: Call) -> Response:

@@ -66,5 +66,5 @@ def _model(call: Call, endpoint: Endpoint, licence: Licence, *, openapi: bool) -
         },
     }
     if openapi:
-        row["openapi"] = queue_document(endpoint, base=call.address.queue_base, home=home)
+        row["openapi"] = queue_document(endpoint, base=call.address.queue_door, home=home)
     return row

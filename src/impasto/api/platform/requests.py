@@ -1,9 +1,11 @@
 """`/v1/models/requests/…`: what was sent to an endpoint, newest first; and its payloads erased."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from datetime import UTC
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
 from impasto.api.bodies import Json
@@ -14,6 +16,7 @@ from impasto.errors import BadRequest, NotFound
 from impasto.store.records import Request, Status
 
 HTTP = {"success": (0, 399), "user_error": (400, 499), "error": (500, 599)}
+PAGE_BYTES = 32 * 2**20  # of a page's rows: payloads may hold pictures, and a hundred of those fill the memory
 WAITING = {"in_queue": Status.IN_QUEUE, "in_progress": Status.IN_PROGRESS}  # beyond fal's, which lists what ended
 
 
@@ -42,8 +45,27 @@ async def by_endpoint(call: Call) -> Response:
             before=q.cursor(query),
             limit=size + 1,
         )
-    next_ = found[size - 1].request_id if len(found) > size else None
-    return Json(q.page("items", [item(call, request, payloads) for request in found[:size]], next_=next_))
+    return await page_of(found, size, lambda request: item(call, request, payloads))
+
+
+async def page_of(found: Sequence[Request], size: int, row: Callable[[Request], dict[str, Any]]) -> Response:
+    """One page of at most `size` of the requests, and of no more bytes than `PAGE_BYTES`, but for a single row; the
+    cursor says where the next page begins. Made beside the event loop: payloads are read from the disk.
+    """
+
+    def made() -> Json:
+        rows: list[dict[str, Any]] = []
+        spent = 0
+        for request in found[:size]:
+            one = row(request)
+            spent += len(msgspec.json.encode(one))
+            if rows and spent > PAGE_BYTES:
+                break
+            rows.append(one)
+        next_ = found[len(rows) - 1].request_id if len(found) > len(rows) else None
+        return Json(q.page("items", rows, next_=next_))
+
+    return await asyncio.to_thread(made)
 
 
 async def erase(call: Call) -> Response:
