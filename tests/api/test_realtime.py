@@ -245,6 +245,17 @@ async def test_http_over_websocket_answers_in_order(url, server, working, path: 
     assert [(r.status, r.outcome) for r in done] == [(Status.COMPLETED, Outcome.OK)] * 2
 
 
+async def test_calls_that_wait_are_bounded_in_bytes(build) -> None:
+    large = json.dumps({"prompt": "a", "x": "y" * 400_000})
+    async with serving(await build(max_body_mb=1)) as url, connect(url + "/ws/fal-ai/flux-pro") as socket:
+        for _ in range(4):
+            await socket.send(large)
+        with pytest.raises(ConnectionClosed) as caught:
+            await socket.recv()
+    assert caught.value.rcvd is not None
+    assert (caught.value.rcvd.code, "server.max_body_mb" in caught.value.rcvd.reason) == (1008, True)
+
+
 async def test_a_call_over_a_socket_makes_files_as_its_handshake_asks(server, url, working) -> None:
     wish = json.dumps({"expiration_duration_seconds": 60, "initial_acl": {"default": "hide"}})
     headers = {"X-Fal-Object-Lifecycle-Preference": wish}

@@ -165,11 +165,11 @@ async def test_models_are_not_run_on_the_rest_and_file_hosts(server) -> None:
 # ---------------------------------------------------------------- over a real socket
 
 
-def raw(url: str, body: bytes, *, path: str = APP) -> socket.socket:
+def raw(url: str, body: bytes, *, path: str = APP, headers: str = "") -> socket.socket:
     host, port = httpx.URL(url).host, httpx.URL(url).port
     connection = socket.create_connection((host, port or 80))
     connection.sendall(
-        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n{headers}"
         f"Content-Length: {len(body)}\r\n\r\n".encode()
         + body
     )
@@ -189,6 +189,23 @@ async def test_a_client_that_hangs_up_cancels_its_request(server, listen) -> Non
         connection.close()
         await until(lambda: server.store.get(request.request_id).cancel_requested)
         assert server.store.get(request.request_id).status is Status.IN_PROGRESS
+
+
+@pytest.mark.parametrize("path", ["/fal-ai/flux-pro", "/fal-ai/flux-pro/stream"])
+async def test_a_client_that_may_come_back_with_its_idempotency_key_finds_its_request(
+    server, listen, path: str
+) -> None:
+    body = json.dumps({"prompt": "a"}).encode()
+    with listen(server.app) as url:
+        for _ in range(2):
+            connection = await asyncio.to_thread(raw, url, body, path=path, headers="Idempotency-Key: k\r\n")
+            await until(lambda: server.store.queued() == 1)
+            await asyncio.sleep(0.1)
+            connection.close()
+            await asyncio.sleep(0.2)
+        request = await server.worker.take()
+        assert not server.store.get(request.request_id).cancel_requested
+        assert server.store.queued() == 0, "both calls are one request"
 
 
 async def test_status_lines_carry_the_phrases_that_clients_show(server, listen) -> None:

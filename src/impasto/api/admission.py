@@ -146,6 +146,11 @@ def _max_queue_length(query: Mapping[str, str]) -> int | None:
     return length
 
 
+def comes_back(headers: Mapping[str, str]) -> bool:
+    """Whether a client that is cut off may call again for the same request."""
+    return _idempotency_key(headers) is not None
+
+
 def _idempotency_key(headers: Mapping[str, str]) -> str | None:
     key = headers.get("idempotency-key")
     if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:

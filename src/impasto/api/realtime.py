@@ -134,6 +134,12 @@ class _Session:
             self.gateway, self.socket.scope, caller=self.caller, path=self.path, body=body, gone=self.gone
         )
 
+    @property
+    def heavy(self) -> bool:
+        """Whether several inputs wait that together are larger than a single one may be."""
+        limit = self.gateway.settings.server.max_body_mb * MIB
+        return len(self.waiting) > 1 and sum(map(len, self.waiting)) > limit
+
     async def keep(self, frame: bytes | str) -> None:
         raise NotImplementedError
 
@@ -152,10 +158,7 @@ class _Realtime(_Session):
 
     async def keep(self, frame: bytes | str) -> None:
         self.waiting.append(frame)
-        limit = self.gateway.settings.server.max_body_mb * MIB
-        while len(self.waiting) > self.buffering or (
-            len(self.waiting) > 1 and sum(len(waiting) for waiting in self.waiting) > limit
-        ):
+        while len(self.waiting) > self.buffering or self.heavy:
             self.waiting.popleft()
 
     async def answer(self, frame: bytes | str) -> None:
@@ -207,8 +210,9 @@ class _Calls(_Session):
 
     async def keep(self, frame: bytes | str) -> None:
         self.waiting.append(frame)
-        if len(self.waiting) > BUFFERING[1]:
-            self.farewell = (None, POLICY_VIOLATION, f"more than {BUFFERING[1]} inputs are waiting")
+        if len(self.waiting) > BUFFERING[1] or self.heavy:
+            reason = "more than server.max_body_mb" if self.heavy else f"more than {BUFFERING[1]} inputs"
+            self.farewell = (None, POLICY_VIOLATION, f"{reason} are waiting")
             self.gone.set()
 
     async def answer(self, frame: bytes | str) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from impasto.api import queue
-from impasto.api.admission import admit, resolve, start_timeout
+from impasto.api.admission import admit, comes_back, resolve, start_timeout
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call, Gateway
 from impasto.endpoints.validation import validate
@@ -36,14 +36,17 @@ async def run(call: Call) -> Response:
 
 
 async def completed_or_gone(call: Call, request: Request) -> Request:
-    """Wait for `request`. When the client hangs up, it is cancelled: `ClientDisconnected`."""
+    """Wait for `request`. When the client hangs up, `ClientDisconnected`; the request is cancelled then, unless it has
+    an Idempotency-Key, with which the client may come back for it.
+    """
     waiting = asyncio.create_task(_completed(call.gateway, request.request_id, _deadline(call, request)))
     listening = asyncio.create_task(_disconnected(call.request))
     try:
         await asyncio.wait({waiting, listening}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
-        await asyncio.shield(call.gateway.store.cancel(request.request_id))
+        if not comes_back(call.request.headers):
+            await asyncio.shield(call.gateway.store.cancel(request.request_id))
         raise ClientDisconnected
     finally:
         waiting.cancel()

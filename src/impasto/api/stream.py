@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 from starlette.responses import Response
 
-from impasto.api.admission import admit, resolve, start_timeout
+from impasto.api.admission import admit, comes_back, resolve, start_timeout
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call
 from impasto.api.queue import progress_of
@@ -73,7 +73,7 @@ async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]
             if await store.changed(request_id, since=since, timeout=timeout) == since and timeout == PING_SECONDS:
                 yield None
     finally:
-        if not ended:
+        if not ended and not comes_back(call.request.headers):
             with anyio.CancelScope(shield=True):
                 await store.cancel(request_id)
 
