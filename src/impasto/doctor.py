@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from impasto import __version__
-from impasto.engine.memory import available_memory
+from impasto.engine.memory import Plan, available_memory
 from impasto.errors import ConfigError, ImpastoError, ModelUnavailable, WeightsError
 from impasto.flux.residency import EVERYTHING_NEAR
 from impasto.settings import Settings
@@ -92,6 +92,11 @@ def speed(settings: Settings) -> Check:
     reasons = {name: answers[name](device) for name, wanted in asked.items() if wanted}
     if refused := [f"model.{name}: {reason}" for name, reason in reasons.items() if reason]:
         return Check("speed", "note", "; ".join(refused), "the model runs without it")
+    with contextlib.suppress(ImpastoError):  # the next questions say what is wrong
+        if not (residency := _plan(settings).residency).settled:
+            named = ", ".join(f"model.{name}" for name in reasons)
+            remedy = "the model runs without it; it needs the whole model near, in 16 bits or more (docs/speed.md)"
+            return Check("speed", "note", f"{named}: not with {residency.words}", remedy)
     found = ", ".join(reasons)
     if asked["compile"] and settings.loading.speed_folder is not None:
         found += f"; {compiled.cost(settings.loading.speed_folder)}"
@@ -107,10 +112,8 @@ def memory(settings: Settings) -> Check:
         return Check("memory", "problem", found, "the embedded model needs about 1 GiB: close something")
     if settings.model.pipeline == "fake":
         return Check("memory", "good", found)
-    from impasto.engine.flux import plan_for
-
     try:
-        arrangement = plan_for(settings.loading)
+        arrangement = _plan(settings)
     except ModelUnavailable:
         return Check("memory", "good", found)  # the next question says what is wrong
     except (WeightsError, ConfigError) as error:
@@ -120,6 +123,12 @@ def memory(settings: Settings) -> Check:
     if arrangement.residency != EVERYTHING_NEAR:
         takes += f" ({arrangement.residency.words})"
     return Check("memory", "note" if arrangement.remark else "good", takes, arrangement.remark)
+
+
+def _plan(settings: Settings) -> Plan:
+    from impasto.engine.flux import plan_for
+
+    return plan_for(settings.loading)
 
 
 def weights(settings: Settings) -> Check:

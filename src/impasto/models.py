@@ -54,6 +54,12 @@ def add(settings: Settings, path: Path, *, name: str | None = None, model: str |
     name = name or kind
     if name in MODELS and MODELS[name].embedded:
         raise ConfigError(f"{name} comes with impasto. Choose another with --name.")
+    before = next((each for each in library.kept(settings.models_folder) if each.name == name), None)
+    if before is not None and before.path.resolve() != path.resolve():
+        raise ConfigError(
+            f"{name} is already the name of {before.path}. Choose another with --name, or forget that one first: "
+            f"impasto models remove {name}."
+        )
     parts = dry_load(found)
     item = library.Kept(name=name, model=kind, path=path.resolve())
     files = [file for part in parts for file in files_of(part.path)]

@@ -57,6 +57,19 @@ def test_a_taken_port(tmp_path: Path):
     assert (check.state, "--port" in check.remedy) == ("note", True)
 
 
+def test_what_weights_in_8_bits_rule_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text("")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = {"model.device": "cpu", "model.compile": "blocks", "model.weights_dtype": "int8"}
+    check = checks(tmp_path, **asked)["speed"]
+    assert check.state == "note"
+    assert "model.compile: not with" in check.found
+    assert "int8" in check.found
+    assert check.remedy
+
+
 def test_what_compiling_costs_is_told_before_and_after_it_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     compiler = tmp_path / "g++"
     compiler.write_text("")

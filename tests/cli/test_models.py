@@ -43,6 +43,12 @@ def test_weights_on_disk_become_a_name_and_are_forgotten_again(
     assert [line.partition(":")[0] for line in checked.stdout.splitlines()[4:]] == [
         "ae.safetensors", "clip_l.safetensors", "portraits.safetensors", "t5xxl_fp16.safetensors",
     ]  # fmt: skip
+    assert impasto("models", "add", str(file), "--name", "portraits", *data).returncode == 0, "the same once more"
+    other = write_single(tmp_path / "others", parts, name="landscapes.safetensors")
+    taken = impasto("models", "add", str(other), "--name", "portraits", *data)
+    assert taken.returncode == 2
+    assert "impasto models remove portraits" in taken.stderr
+    assert str(file) in impasto("models", "list", *data).stdout, "the first one still has its name"
     assert impasto("models", "remove", "portraits", *data).stdout.startswith("portraits: forgotten")
     assert file.is_file()
     gone = impasto("models", "check", "portraits", *data)

@@ -227,7 +227,7 @@ def _wanted(settings: ModelSettings, arrangement: Plan) -> Wanted:
         fp8=settings.fp8,
         folder=settings.speed_folder,
     )
-    if not arrangement.residency.streams and arrangement.residency.kept == "full":
+    if arrangement.residency.settled:
         return wanted
     if wanted.compile or wanted.graphs or wanted.fp8:
         words = arrangement.residency.words

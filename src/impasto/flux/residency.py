@@ -35,6 +35,11 @@ class Residency:
         return self.modulation_on_host or self.streamed > 0
 
     @property
+    def settled(self) -> bool:
+        """Whether the weights stay where they are, as they are: what compiling, graphs and linears in fp8 need."""
+        return not self.streams and self.kept == "full"
+
+    @property
     def words(self) -> str:
         """For people: doctor, the log, `/v1/models`."""
         away = [name for name, is_away in (("T5", self.text_on_host),
