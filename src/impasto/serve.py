@@ -215,7 +215,7 @@ def _require_key(settings: Settings, store: SqliteStore) -> None:
     live = any(key.revoked_at is None for key in store.keys())  # noqa: SIM118 - a store is no mapping
     if settings.keys_required and not live:
         raise ConfigError(
-            f"{settings.server.host}: API keys are required on this address, and there is none yet. "
+            "API keys are required, since other machines reach this server, and there is none yet. "
             'Create one with `impasto keys create NAME` (and the same --data), or set auth.mode = "open".'
         )
 

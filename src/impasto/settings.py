@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -78,8 +79,8 @@ class ServerSettings(Section):
 class AuthSettings(Section):
     mode: Literal["auto", "keys", "open"] = Field(
         default="auto",
-        description="auto: any key passes on a loopback address, elsewhere a created one is needed; "
-        "keys: always needed; open: never.",
+        description="auto: any key passes on a loopback address which server.public_url calls by no other name, "
+        "elsewhere a created one is needed; keys: always needed; open: never, and pages of all sites may call.",
     )
     origins: tuple[str, ...] = Field(
         default=(),
@@ -202,13 +203,13 @@ class QueueSettings(Section):
     max_queued: int = Field(
         default=10_000,
         ge=0,
-        description="Requests of one key that may wait; further ones are answered 429. 0: no limit.",
+        description="Requests of one key that may wait; further ones are answered 429. 0: no limit, as without keys.",
     )
     max_running: int = Field(
         default=0,
         ge=0,
         description="Requests of one key that run at a time: in the queue more of them wait, a sync run is answered "
-        "429. 0: no limit.",
+        "429. 0: no limit, as without keys.",
     )
     retention_hours: float = Field(default=168.0, gt=0, description="How long results and their files are kept.")
 
@@ -356,7 +357,10 @@ class Settings(Section):
 
     @property
     def keys_required(self) -> bool:
-        return self.auth.mode == "keys" or (self.auth.mode == "auto" and not self.loopback)
+        """A server with a public name is reached from elsewhere, through a proxy, whatever it listens on."""
+        url = self.server.public_url
+        at_home = self.loopback and (url is None or is_local(urlsplit(url).hostname or ""))
+        return self.auth.mode == "keys" or (self.auth.mode == "auto" and not at_home)
 
 
 def is_loopback(host: str) -> bool:
@@ -365,6 +369,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_local(name: str) -> bool:
+    """Whether a URL's host means this very machine, by address or by name."""
+    return is_loopback(name) or name.endswith(".localhost")
 
 
 PREFIX = "IMPASTO_"
@@ -491,6 +500,10 @@ def _page() -> str:
             "`impasto.toml` (of the current folder, or `impasto --config FILE`) < environment < flags; the",
             "last one wins. An unknown key or a bad value stops the start. In the file a key such as `server.port` is",
             "`port` in the section `[server]`. This page is made by `python -m impasto.settings`.",
+            "",
+            "In the environment a list, shown as `(80, 443)`, is written `80,443`, and a table, shown as `{}`, as",
+            "`flux-pro=impasto-mini,flux-dev=flux.1-dev`. `IMPASTO_CONFIG` names the file, as `--config` does;",
+            "`IMPASTO_URL` the server that `impasto exec` and `impasto watch` speak to.",
             "",
             "| key | environment | default | |",
             "|---|---|---|---|",

@@ -87,6 +87,22 @@ def test_keys_are_required_off_loopback(host: str, mode: str, required: bool):
     assert tree.keys_required is required
 
 
+@pytest.mark.parametrize(
+    ("url", "required"),
+    [
+        ("https://draw.example.org", True),
+        ("http://192.0.2.7:8000", True),
+        ("http://127.0.0.1:9000", False),
+        ("http://localhost", False),
+        ("http://draw.localhost:8000", False),
+    ],
+)
+def test_keys_are_required_behind_a_public_name(url: str, required: bool):
+    flags = {"server.host": "127.0.0.1", "server.public_url": url}
+    assert settings.load(environment={}, flags=flags).keys_required is required
+    assert not settings.load(environment={}, flags=flags | {"auth.mode": "open"}).keys_required
+
+
 def test_which_model_serves_what_is_a_table_in_the_file_and_pairs_in_the_environment(tmp_path):
     file = tmp_path / "impasto.toml"
     file.write_text('[model.serve]\nflux-pro = "impasto-mini"\n"flux-pro-1.1" = "other"\n')

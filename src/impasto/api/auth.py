@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from impasto.api.roles import FAL_HOSTS, app_of
 from impasto.api.token_claims import read
 from impasto.errors import Forbidden, Unauthorized
-from impasto.settings import Settings, is_loopback
+from impasto.settings import Settings, is_local
 from impasto.store.base import Store
 
 SCOPES = ("API", "ADMIN")  # either lets a key call models
@@ -82,7 +82,7 @@ def _refuse_foreign_page(origin: str | None, settings: Settings) -> None:
         host = urlsplit(origin).hostname or ""
     except ValueError:
         host = ""
-    if not (is_loopback(host) or host.endswith(".localhost")):
+    if not is_local(host):
         raise Forbidden(
             f"Pages of {origin} may not call this server, which asks for no key. Add the origin to the setting "
             "auth.origins, or require keys: auth.mode = keys."
@@ -93,12 +93,14 @@ def _refuse_foreign_name(host: str, settings: Settings) -> None:
     if settings.auth.mode == "open":
         return
     name = urlsplit(f"//{host}").hostname or ""
-    if not name or is_loopback(name) or name.endswith(".localhost") or name in FAL_HOSTS:
-        return
-    if name not in {urlsplit(url).hostname for url in (settings.server.public_url, *settings.auth.origins) if url}:
+    if (
+        name
+        and not is_local(name)
+        and name not in {*FAL_HOSTS, *(urlsplit(url).hostname for url in settings.auth.origins)}
+    ):
         raise Forbidden(
-            f"This server asks for no key and is not known as {name}. Call it by 127.0.0.1 or localhost, set "
-            "server.public_url to the name that it has, or require keys: auth.mode = keys."
+            f"This server asks for no key and is not known as {name}. Call it by 127.0.0.1 or localhost, add the "
+            "name's origin to the setting auth.origins, or require keys: auth.mode = keys."
         )
 
 
