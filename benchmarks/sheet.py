@@ -1,4 +1,4 @@
-"""48 prompts in three seeds each, drawn by the shipped weights through the product's own pipeline; nothing is chosen.
+"""56 prompts in three seeds each, drawn by the shipped weights through the product's own pipeline; nothing is chosen.
 
     python benchmarks/sheet.py --out docs/images/impasto-mini.jpg [--model FOLDER]
     python benchmarks/sheet.py --out docs/images/impasto-mini-schnell.jpg --few    # the model of four steps beside it
@@ -64,7 +64,15 @@ PROMPTS = (
     "a frog between a pig and a lion",
     "an elephant",
     "a castle on a hill",
+    "a horse",
+    "a bicycle on a gray background",
+    "a blue dress",
+    "a pumpkin in the snow",
     "a woman with red hair",
+    "an old man with dark skin on a teal background",
+    "a baby on a pink background",
+    "a bald man, flat icon",
+    "a boy and a girl",
     "ein roter Apfel",
     "a photograph of a busy street",
     "an astronaut riding a horse",
