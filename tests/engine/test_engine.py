@@ -4,6 +4,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -189,6 +190,52 @@ def test_an_error_fails_its_job_only(make_engine: MakeEngine, recorder: Recorder
     assert "ZeroDivisionError" in item["msg"]
     assert "secret" not in item["msg"], "the text of an unknown error is for the operator's log"
     assert item["loc"] == ["body"]
+    assert sums(recorder.outcomes["good"]) == alone(make_job("good"))
+
+
+@pytest.mark.parametrize("where", ["encode", "denoise", "decode"])
+def test_users_code_that_wants_to_end_the_program_ends_its_job(
+    make_engine: MakeEngine, recorder: Recorder, where: str
+) -> None:
+    engine = make_engine(Broken(where, SystemExit(1)))
+    engine.submit(make_job("bad", prompt="break"), "bad")
+    engine.submit(make_job("good"), "good")
+    engine.start()
+    recorder.wait("bad", "good")
+    failure = recorder.outcomes["bad"]
+    assert isinstance(failure, Failure)
+    assert failure.status == 500
+    assert sums(recorder.outcomes["good"]) == alone(make_job("good"))
+    assert not engine.broken
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_cannot_free_its_memory_says_that_it_is_broken(
+    make_engine: MakeEngine, recorder: Recorder
+) -> None:
+    class Poisoned(Broken):
+        def free_memory(self) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine = make_engine(Poisoned("denoise", RuntimeError("CUDA error")))
+    assert not engine.broken
+    engine.submit(make_job("bad", prompt="break"), "bad")
+    engine.start()
+    recorder.wait("bad")
+    assert engine.join(PATIENCE)
+    assert engine.broken
+
+
+def test_a_preview_that_fails_costs_nothing(make_engine: MakeEngine, recorder: Recorder) -> None:
+    class Blind(FakePipeline):
+        def denoise(self, job: Job, conditioning: Conditioning, *, index: int) -> Iterator[Step]:
+            for step in super().denoise(job, conditioning, index=index):
+                yield replace(step, preview=lambda: 1 / 0)
+
+    engine = make_engine(Blind())
+    engine.submit(make_job("good", preview_every=1), "good")
+    engine.start()
+    recorder.wait("good")
     assert sums(recorder.outcomes["good"]) == alone(make_job("good"))
 
 

@@ -126,6 +126,14 @@ async def test_a_stale_one_is_fetched_again(site: Site, tmp_path: Path) -> None:
     assert (await room.bring(f"{site.url}/a.safetensors")).digest != before.digest
 
 
+async def test_a_header_that_would_take_minutes_to_read_is_refused(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path, max_mb=20)
+    site.files["/a.safetensors"] = (9 * loras.MIB).to_bytes(8, "little") + b"{" + b" " * (9 * loras.MIB)
+    type_, message = await room.refused(f"{site.url}/a.safetensors")
+    assert type_ == "value_error"
+    assert "its header is larger than 8 MiB" in message
+
+
 async def test_drafts_of_a_server_that_was_killed_are_swept(site: Site, tmp_path: Path) -> None:
     room = Room(tmp_path)
     room.kept.mkdir()

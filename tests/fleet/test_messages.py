@@ -1,14 +1,17 @@
 """Every sentence goes over the wire and comes back the same; what nobody understands is refused."""
 
 import asyncio
+from dataclasses import replace
 from types import UnionType
 from typing import Any, get_args
 
 import msgspec
+import numpy as np
 import pytest
 
 from impasto.engine.job import Job, JobResult, Notice, Picture
 from impasto.fleet import messages as m
+from impasto.fleet.runner import _encoded
 
 JOB = Job(
     request_id="r", model="impasto-mini", prompt="ein grüner Apfel 🍏", width=1024, height=768, steps=28,
@@ -87,6 +90,27 @@ def read(*chunks: bytes) -> bytes | None:
         return await m.read_frame(reader)
 
     return asyncio.run(run())
+
+
+def test_what_cannot_be_sent_ends_its_request_and_not_the_runner() -> None:
+    odd = replace(RESULT, timings={"inference": np.float32(1.0)})
+    (message,) = frames(_encoded(m.Done(**WORK, result=odd)))
+    assert isinstance(message, m.Failed)
+    assert (message.request_id, message.lease, message.status) == ("r", "l", 500)
+    assert _encoded(m.Log(**WORK, timestamp="t", message="half a character: \ud800")) == b""
+    assert frames(_encoded(m.Beat(leases={"r": "l"}))) == [m.Beat(leases={"r": "l"})]
+
+
+@pytest.mark.parametrize("change", [{"format": "webp"}, {"width": 64.5}, {"arguments": {"border": 10**30}}])
+def test_a_job_that_no_runner_understands_is_told_before(change: dict[str, Any]) -> None:
+    m.check(JOB)
+    with pytest.raises((msgspec.MsgspecError, OverflowError)):
+        m.check(replace(JOB, **change))
+
+
+def frames(data: bytes) -> list[Any]:
+    assert int.from_bytes(data[:4], "big") == len(data) - 4
+    return [m.decode_up(data[4:])]
 
 
 def test_frames_are_read_whole_and_a_torn_one_is_the_end() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -208,6 +209,60 @@ def test_a_lora_of_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_other_kinds_are_refused_by_name(tmp_path: Path, suffix: str, kind: str) -> None:
     with pytest.raises(WeightsError, match=kind):
         read(stored(tmp_path, kohya() | {"lora_unet_single_blocks_0_linear1" + suffix: torch.zeros(4, 4)}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda header: header.update({"__metadata__": None}),
+        lambda header: header.update({"__metadata__": ["a"]}),
+        lambda header: header.update({"__metadata__": {"lora_adapter_metadata": "[" * 100_000}}),
+        lambda header: next(iter(header.values())).update(shape=[0, 2**70]),
+        lambda header: next(iter(header.values())).update(shape=[float("inf")]),
+        lambda header: next(iter(header.values())).update(data_offsets=[float("inf"), 0]),
+        lambda header: next(iter(header.values())).update(data_offsets=None),
+        lambda header: header.update({"x": "y"}),
+    ],
+)
+def test_a_header_of_nonsense_is_a_damaged_file(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
+    whole = stored(tmp_path, kohya()).read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header.pop("__metadata__", None)
+    damage(header)
+    text = json.dumps(header).encode()
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(WeightsError, match=r"odd\.safetensors"):
+        read(path)
+
+
+def test_an_endless_alpha_is_refused(tmp_path: Path) -> None:
+    header = {"lora_adapter_metadata": '{"transformer.lora_alpha": 1e999}'}
+    with pytest.raises(WeightsError, match="is no number"):
+        read(stored(tmp_path, peft(), metadata=header))
+
+
+@pytest.mark.parametrize("change", [{".lora_down.weight": (0, 1), ".lora_up.weight": (1, 0)}, {".alpha": (0,)}])
+def test_shapes_without_numbers_are_refused(tmp_path: Path, change: dict[str, tuple[int, ...]]) -> None:
+    tensors = kohya()
+    for key in list(tensors):
+        for suffix, sides in change.items():
+            if key.endswith(suffix):
+                kept = tuple(have if want else 0 for have, want in zip(tensors[key].shape or (1,), sides, strict=True))
+                tensors[key] = torch.zeros(kept)
+    with pytest.raises(WeightsError, match=r"lora\.safetensors"):
+        read(stored(tmp_path, tensors))
+
+
+def test_keys_are_shown_as_text_of_a_bearable_length(tmp_path: Path) -> None:
+    long = "k" * 100_000
+    adapter = read(stored(tmp_path, kohya() | {long: torch.zeros(1)}))
+    assert adapter.unmatched == ("k" * 120 + "…",)
+    assert adapters.shown("a\ud800b") == "a?b"
+    with pytest.raises(WeightsError) as caught:
+        read(stored(tmp_path, {long: torch.zeros(1)}))
+    assert len(caught.value.message) < 400
 
 
 def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:

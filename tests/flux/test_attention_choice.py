@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from impasto.flux import attention_choice
 from impasto.flux.attention_choice import FILE, Choice, choose, decide
 from impasto.flux.pipeline import Pipeline
 
@@ -55,6 +58,28 @@ def test_a_kernel_that_cannot_run_leaves_the_plain_one() -> None:
     with Choice("cudnn").used():
         found = F.scaled_dot_product_attention(q, q, q)
     assert torch.allclose(found, F.scaled_dot_product_attention(q, q, q), atol=1e-6)
+
+
+def test_a_choice_holds_for_every_thread_and_leaves_the_others_a_fast_kernel() -> None:
+    def flags() -> tuple[bool, ...]:
+        cuda = torch.backends.cuda
+        return (
+            cuda.cudnn_sdp_enabled(),
+            cuda.flash_sdp_enabled(),
+            cuda.mem_efficient_sdp_enabled(),
+            cuda.math_sdp_enabled(),
+        )
+
+    before = flags()
+    try:
+        Choice("flash").use()
+        with ThreadPoolExecutor(1) as pool:
+            assert flags() == pool.submit(flags).result() == (False, True, True, True)
+        gc.collect()
+        assert flags() == (False, True, True, True), "nothing lets go of it"
+    finally:
+        attention_choice._FOR_EVER.close()
+    assert flags() == before
 
 
 def test_a_cpu_has_nothing_to_choose(pipeline: Pipeline) -> None:

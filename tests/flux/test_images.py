@@ -13,7 +13,8 @@ from PIL import Image
 
 from impasto.flux import images, keys, latents, schedule
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.models import FLUX1_DEV, IMPASTO_MINI
+from impasto.flux.box import Box
+from impasto.flux.models import FLUX1_DEV, IMPASTO_MINI, NativeSize
 from impasto.flux.pipeline import Conditioning, Init, Pipeline, Pixels, Reference
 from impasto.flux.transformer import Flux
 
@@ -160,7 +161,7 @@ def test_a_picture_of_another_ratio_is_cut_not_stretched() -> None:
     """A white disc stays round: as wide as high, wherever the long side lies."""
     y, x = np.mgrid[:300, :600]
     disc = ((y - 150) ** 2 + (x - 300) ** 2 < 60**2).astype(np.uint8)[..., None].repeat(3, 2) * 255
-    fitted = images.fit(disc, native=(128, 128), asked=(512, 512))[..., 0] > 127
+    fitted = images.fit(disc, native=(128, 128), box=Box(0, 0, 128, 128))[..., 0] > 127
     high, wide = fitted.any(1).sum(), fitted.any(0).sum()
     assert fitted.shape == (128, 128)
     assert abs(int(high) - int(wide)) <= 1
@@ -168,8 +169,23 @@ def test_a_picture_of_another_ratio_is_cut_not_stretched() -> None:
 
 
 def test_what_decode_would_cut_away_is_filled_with_the_edge() -> None:
-    fitted = images.fit(scene(50, 100), native=(64, 112), asked=(50, 100))
+    fitted = images.fit(scene(50, 100), native=(64, 112), box=Box(7, 6, 57, 106))
     assert fitted.shape == (64, 112, 3)
-    assert (fitted[0] == fitted[3]).all()
-    assert (fitted[-1] == fitted[-4]).all()
-    assert not (fitted[4] == fitted[5]).all()
+    assert (fitted[7:57, 6:106] == scene(50, 100)).all(), "not a pixel is moved"
+    assert (fitted[:7] == fitted[7]).all()
+    assert (fitted[57:] == fitted[56]).all()
+    assert (fitted[:, :6] == fitted[:, 6:7]).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1009, 1009), (513, 1025), (667, 1001), (64, 80)])
+def test_a_picture_given_and_a_picture_shown_lie_in_the_same_place(pipeline: Pipeline, height: int, width: int) -> None:
+    """Whatever the size: `decode` cuts out of the native size just what `encode_image` put there."""
+    bare = Pipeline(
+        pipeline.spec, transformer=pipeline._transformer, autoencoder=pipeline._autoencoder, text=pipeline._text
+    )
+    native = NativeSize().native(height, width)
+    box = bare._shown(native, height, width)
+    pixels = np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8)
+    laid = images.fit(pixels, native=native, box=box)
+    shown, _ = box.cut(torch.from_numpy(laid).permute(2, 0, 1)[None])
+    assert (shown[0].permute(1, 2, 0).numpy() == pixels).all()

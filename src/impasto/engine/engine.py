@@ -110,7 +110,7 @@ class Engine:
         self._deadline: float | None = None  # of a drain
         self._turn_started: float | None = None
         self._beside = Beside()
-        self._thread = threading.Thread(target=self._loop, name="impasto-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="impasto-engine", daemon=True)
 
     # ------------------------------------------------------------ any thread
 
@@ -138,12 +138,25 @@ class Engine:
         return not self._thread.is_alive()
 
     @property
+    def broken(self) -> bool:
+        """Whether the thread has ended, and nobody had asked it to."""
+        return self._deadline is None and self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
     def stalled_for(self) -> float:
         """Seconds that the current step, or what runs beside it, has taken so far; 0 when nothing does."""
         started = self._turn_started
         return max(0.0 if started is None else time.monotonic() - started, self._beside.stalled_for)
 
     # ------------------------------------------------------------ the engine's thread
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException:
+            # Freeing memory failed: after some faults a GPU does nothing more in this process.
+            log.critical("The engine cannot go on; the runner ends, its work is drawn again", exc_info=True)
+            raise
 
     def _loop(self) -> None:
         while self._deadline is None or (self._drawings and time.monotonic() < self._deadline):
@@ -203,7 +216,7 @@ class Engine:
         try:
             action()
             return
-        except Exception as error:
+        except BaseException as error:  # users' code may call sys.exit
             drawing = self._forget(lease)
             if drawing is None:
                 return
@@ -286,7 +299,11 @@ class Engine:
         job, every = drawing.job, drawing.job.preview_every
         if not every or step.number % every or step.number >= step.total or step.preview is None:
             return
-        pixels = step.preview()
+        try:
+            pixels = step.preview()
+        except Exception:
+            log.exception("A preview of request %s failed", job.request_id)
+            return
 
         def finish() -> None:
             try:

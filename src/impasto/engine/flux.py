@@ -92,7 +92,7 @@ class FluxPipeline:
             device=device,
             dtype=dtype,
             prompt_cache=settings.prompt_cache_mb * 2**20,
-            overlaps=_overlaps(settings, device) and not arrangement.residency.streams,
+            overlaps=_overlaps(settings, device) and not arrangement.residency.visits,
             residency=arrangement.residency.words,
             settings=settings,
         )

@@ -17,6 +17,7 @@ from impasto.engine.job import ImageInput, ImageRole, Job
 from impasto.engine.pipeline import Pixels
 from impasto.errors import ModelError
 from impasto.flux import canny
+from impasto.flux.box import Box
 from impasto.flux.images import fit, white
 from impasto.flux.models import (
     FLUX1_CANNY,
@@ -203,8 +204,9 @@ def pasted(job: Job, drawn: Pixels) -> Pixels:
     """With `paste_back`, the picture's own pixels where its mask is not white."""
     if not job.paste_back:
         return drawn
-    asked = drawn.shape[:2]
-    kept, mask = (fit(pixels(_of(job, role)[0]), native=asked, asked=asked) for role in ("fill", "mask"))
+    height, width = drawn.shape[:2]
+    whole = Box(0, 0, height, width)
+    kept, mask = (fit(pixels(_of(job, role)[0]), native=(height, width), box=whole) for role in ("fill", "mask"))
     return np.where(white(mask)[..., None], drawn, kept)
 
 

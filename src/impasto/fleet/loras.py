@@ -28,7 +28,7 @@ from impasto.settings import Settings
 
 FIELD = "loras"
 MIB = 1024 * 1024
-MAX_HEADER = 100 * MIB  # bytes of a safetensors header, the format's own bound
+MAX_HEADER = 8 * MIB  # of a safetensors file; the largest LoRAs have some hundred KB, captions in the metadata included
 HUB_LISTING = 8 * MIB
 AT_A_TIME = 4  # downloads
 FORGOTTEN = 3600.0  # seconds after which an unfinished download is nobody's: its server was killed
@@ -238,6 +238,8 @@ def _judge(head: bytes, size: int, name: str) -> None:
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         raise _refused(name, "it is a pickle, which can run code; only safetensors files are read")
     length = int.from_bytes(head[:8], "little")
+    if MAX_HEADER < length < size:
+        raise _refused(name, f"its header is larger than {MAX_HEADER // MIB} MiB")
     if len(head) < 9 or head[8:9] != b"{" or length > min(MAX_HEADER, size - 8):
         raise _refused(name, "it is not a complete safetensors file")
 

@@ -175,11 +175,12 @@ class Exit(IntEnum):
     GATEWAY_GONE = 0
     UNREADY = 3  # the model cannot be loaded; it said why
     REFUSED = 4  # wrong token, or another protocol
-    STALLED = 5  # a step hung
+    STALLED = 5  # a step hung, or the engine cannot go on
 
 
 _encoder = msgspec.msgpack.Encoder()
 _up = msgspec.msgpack.Decoder(Up)
+_job = msgspec.msgpack.Decoder(Job)
 _down = msgspec.msgpack.Decoder(Down)
 
 
@@ -192,6 +193,11 @@ def encode(message: Up | Down) -> bytes:
 def decode_up(body: bytes) -> Up:
     """A sentence of a runner; raises `msgspec.DecodeError` at anything else."""
     return _up.decode(body)
+
+
+def check(job: Job) -> None:
+    """Raises what `encode` or `decode_down` would raise at the runner: users' endpoints make jobs of any shape."""
+    _job.decode(_encoder.encode(job))
 
 
 def decode_down(body: bytes) -> Down:

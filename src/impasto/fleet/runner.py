@@ -21,7 +21,7 @@ from impasto.endpoints.own import load_endpoints
 from impasto.engine.custom import Custom, wrap
 from impasto.engine.drawing import Finisher, Preview, draw
 from impasto.engine.engine import Engine
-from impasto.engine.failure import Failure
+from impasto.engine.failure import Failure, explain
 from impasto.engine.job import Job, JobResult
 from impasto.engine.loading import load_pipeline
 from impasto.engine.pipeline import Pipeline
@@ -35,6 +35,7 @@ from impasto.settings import ModelSettings, SafetySettings
 
 log = logging.getLogger("impasto.runner")
 
+_OUTCOMES = (m.Done, m.Failed, m.Released)
 OUTGOING_CALM = 256  # sentences waiting to be sent; beyond it progress, which the next one replaces, is left out
 
 
@@ -105,9 +106,10 @@ class Runner:
         try:
             while True:
                 message = await self._outgoing.get()
-                self._writer.write(m.encode(message))
+                if frame := _encoded(message):
+                    self._writer.write(frame)
                 await self._writer.drain()
-                if isinstance(message, m.Done | m.Failed | m.Released):
+                if isinstance(message, _OUTCOMES):
                     self._let_go(message.request_id, message.lease)
                 self._outgoing.task_done()
         except ConnectionError:
@@ -120,6 +122,8 @@ class Runner:
             stalled = self._engine.stalled_for if self._engine else 0.0
             if stalled > self._config.stall_seconds:
                 log.critical("A step has taken %.0f s: it hangs. The runner ends, its work is drawn again", stalled)
+                return Exit.STALLED
+            if self._engine is not None and self._engine.broken:
                 return Exit.STALLED
             counters = dict(self._pipeline.counters) if self._pipeline else {}
             self._say(m.Beat(leases=dict(self._held), counters=counters))
@@ -229,17 +233,7 @@ class Runner:
         self._say_from_engine(m.Done(request_id=job.request_id, lease=lease, result=result))
 
     def failed(self, job: Job, lease: str, failure: Failure) -> None:
-        self._say_from_engine(
-            m.Failed(
-                request_id=job.request_id,
-                lease=lease,
-                status=failure.status,
-                error_type=failure.error_type,
-                body=failure.body,
-                headers=failure.headers,
-                retryable=failure.retryable,
-            )
-        )
+        self._say_from_engine(_failed(job.request_id, lease, failure))
 
     def released(self, job: Job, lease: str) -> None:
         self._say_from_engine(m.Released(request_id=job.request_id, lease=lease))
@@ -292,6 +286,32 @@ class Laps:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {seconds:.3f}" for name, seconds in self._laps)
+
+
+def _failed(request_id: str, lease: str, failure: Failure) -> m.Failed:
+    return m.Failed(
+        request_id=request_id,
+        lease=lease,
+        status=failure.status,
+        error_type=failure.error_type,
+        body=failure.body,
+        headers=failure.headers,
+        retryable=failure.retryable,
+    )
+
+
+def _encoded(message: m.Up) -> bytes:
+    """The frame to send. What users' code has put into it may be nothing that can be sent (numpy's numbers, half a
+    character): an outcome then becomes a failure, and anything else is left out, so that one request ends and not the
+    runner.
+    """
+    try:
+        return m.encode(message)
+    except Exception as error:
+        log.exception("%s cannot be sent", type(message).__name__)
+        if not isinstance(message, _OUTCOMES):
+            return b""
+        return m.encode(_failed(message.request_id, message.lease, explain(error)))
 
 
 def _reason(error: Exception, config: m.RunnerConfig) -> str:

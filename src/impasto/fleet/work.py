@@ -11,7 +11,7 @@ from impasto.endpoints.base import Endpoint, WantedLora
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Notice
 from impasto.errors import NotFound, WireError
-from impasto.fleet.messages import Failed
+from impasto.fleet.messages import Failed, check
 from impasto.store.records import Outcome, Request, Result
 
 WARNINGS = "X-Impasto-Warnings"
@@ -59,6 +59,7 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
     job = replace(job, priority=request.priority)
     if endpoint.own_code:
         job = replace(job, endpoint=endpoint.id, arguments=input_.model_dump(mode="json"))
+    check(job)
     loras = () if endpoint.loras is None else endpoint.loras(input_)
     return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job, loras=loras)
 

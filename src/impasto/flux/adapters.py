@@ -17,6 +17,7 @@ rows only. safetensors only; a pickle is refused by name.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from impasto.flux.models import TransformerParams
 from impasto.flux.pickles import is_pickle
 from impasto.flux.stored import StoredFile
 
+MAX_NAME = 120  # characters of a key that are shown
 _DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight", ".lora.down.weight", ".down.weight")
 _UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight", ".lora.up.weight", ".up.weight")
 _SUFFIXES = {**dict.fromkeys(_DOWN, "down"), **dict.fromkeys(_UP, "up"), ".alpha": "alpha"}
@@ -74,7 +76,8 @@ class Adapter:
 
     @property
     def nbytes(self) -> int:
-        return sum(branch.down.nbytes + branch.up.nbytes for branch in self.branches)
+        tensors = sum(branch.down.nbytes + branch.up.nbytes for branch in self.branches)
+        return tensors + sum(map(len, self.unmatched))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Adapter:
         moved = (Branch(b.place, b.down.to(device, dtype), b.up.to(device, dtype)) for b in self.branches)
@@ -96,6 +99,14 @@ def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerP
     """
     if is_pickle(path.name):
         raise WeightsError(f"{path.name} is a pickle, which can run code, so it is not read; send .safetensors.")
+    try:
+        return _read(path, shapes, params)
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        # Strangers write these files: what no check has thought of is damage, too.
+        raise WeightsError(f"{path.name} is damaged ({type(error).__name__}: {str(error)[:100]}).") from None
+
+
+def _read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams) -> Adapter:
     file = StoredFile(path)
     _refuse_kind(file.entries)
     table = places(params, shapes)
@@ -116,9 +127,14 @@ def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerP
         else:
             unmatched += each.parts.values()
     if not branches:
-        some = ", ".join(list(file.entries)[:3]) or "nothing"
+        some = ", ".join(map(shown, list(file.entries)[:3])) or "nothing"
         raise WeightsError(f"{path.name}: no layer of this model is named in it, so it is for another one ({some}).")
-    return Adapter(tuple(branches), tuple(sorted(unmatched)))
+    return Adapter(tuple(branches), tuple(sorted(map(shown, unmatched))))
+
+
+def shown(key: str) -> str:
+    """A key of somebody's file as text for people: not longer than names are, and nothing that is no character."""
+    return key[:MAX_NAME].encode("utf-8", "replace").decode("utf-8") + ("…" if len(key) > MAX_NAME else "")
 
 
 def combine(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Side]:
@@ -190,7 +206,8 @@ def _parse(key: str) -> tuple[str, str] | None:
 def _branch(file: StoredFile, found: _Found, alphas: Mapping[str, float]) -> Branch:
     down, up = (file.entries[found.parts[part]].view() for part in ("down", "up"))
     out, width = found.place.shape
-    if down.ndim != 2 or up.ndim != 2 or down.shape[1] != width or up.shape[0] != out or up.shape[1] != down.shape[0]:
+    matrices = down.ndim == up.ndim == 2 and 0 < down.shape[0] == up.shape[1]
+    if not matrices or down.shape[1] != width or up.shape[0] != out:
         raise WeightsError(
             f"{file.path.name}: {found.parts['down']} {list(down.shape)} and {found.parts['up']} {list(up.shape)} do "
             f"not fit a layer of {out} x {width}: it is for another model."
@@ -200,6 +217,8 @@ def _branch(file: StoredFile, found: _Found, alphas: Mapping[str, float]) -> Bra
         alpha = float(file.entries[found.parts["alpha"]].view().float().reshape(-1)[0])
     else:
         alpha = _declared(alphas, found.parts["down"], rank)
+    if not math.isfinite(alpha):
+        raise WeightsError(f"{file.path.name}: the alpha of {shown(found.parts['down'])} is no number.")
     up = up.float() * (alpha / rank)
     if found.place.swap:
         up = torch.cat(up.chunk(2)[::-1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ BACKENDS = {
 FILE = "attention.json"
 TOKENS = 4096 + 512  # of 1024x1024 and the text
 
+_FOR_EVER = ExitStack()
+
 Seconds = Callable[[str], float]
 """What a kernel takes, by its name in `BACKENDS`. Raises RuntimeError when it does not run here."""
 
@@ -40,8 +42,19 @@ class Choice:
     name: str
 
     def used(self) -> AbstractContextManager[object]:
-        """Within, attention runs in this kernel, or in the plain one where it cannot."""
-        return sdpa_kernel([BACKENDS[self.name], SDPBackend.MATH], set_priority=True)
+        """Within, attention runs in this kernel; where it cannot (the autoencoder's wide head, T5's bias), in the
+        efficient one, and in the plain one where that cannot.
+
+        What is set is the whole process's: see `use`.
+        """
+        order = dict.fromkeys((BACKENDS[self.name], SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH))
+        return sdpa_kernel(list(order), set_priority=True)
+
+    def use(self) -> None:
+        """`used` from now on. Set around every step, it would change under whatever another thread computes meanwhile,
+        the last picture's decoding or the next prompt: other kernels, other bits.
+        """
+        _FOR_EVER.enter_context(self.used())
 
 
 def choose(model: Flux, *, folder: Path | None) -> Choice | None:

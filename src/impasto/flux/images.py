@@ -11,13 +11,12 @@ from PIL import Image
 from impasto.flux.box import Box
 
 
-def fit(pixels: NDArray[np.uint8], *, native: tuple[int, int], asked: tuple[int, int]) -> NDArray[np.uint8]:
-    """[H, W, 3] → [native height, native width, 3]; `native` and `asked` are (height, width).
+def fit(pixels: NDArray[np.uint8], *, native: tuple[int, int], box: Box) -> NDArray[np.uint8]:
+    """[H, W, 3] → [native height, native width, 3]; `native` is (height, width), `box` what of it will be shown.
 
-    The largest centred part of the asked ratio (so nothing is stretched), by Lanczos as diffusers resizes, laid where
-    the native picture will be cut; its edge is repeated around it.
+    The largest centred part of the box's ratio (so nothing is stretched), by Lanczos as diffusers resizes, laid into
+    the box; its edge is repeated around it.
     """
-    box = Box.within(*native, height=asked[0], width=asked[1])
     top, left, bottom, right = math.floor(box.top), math.floor(box.left), math.ceil(box.bottom), math.ceil(box.right)
     part = Box.within(*pixels.shape[:2], height=bottom - top, width=right - left)
     inner = part.resample(pixels, height=bottom - top, width=right - left)

@@ -49,6 +49,8 @@ class Means:
         """Sets up what is wanted and possible. Compiling may take a minute the first time."""
         device = next(model.parameters()).device
         attention = choose(model, folder=wanted.folder)
+        if attention is not None:
+            attention.use()  # before compiling, too: the kernel is compiled in
         quick = recorded = compiled = None
         if wanted.fp8:
             if (reason := fp8.obstacle(device)) is None:
@@ -58,8 +60,7 @@ class Means:
                 log.warning("No linears in 8 bits (model.fp8): %s", reason)
         if wanted.compile and wanted.folder is not None:
             rows = 2 if spec.guidance == "cfg" else 1
-            with cls(attention=attention).around(sides=False, quick=False):  # the kernel is compiled in
-                compiled = Compiled.of(model, folder=wanted.folder, rows=rows)
+            compiled = Compiled.of(model, folder=wanted.folder, rows=rows)
         if wanted.graphs:
             if (reason := graphs.obstacle(device)) is None:
                 recorded = graphs.Graphs(model)
@@ -71,8 +72,6 @@ class Means:
     def around(self, *, sides: bool, quick: bool) -> Generator[None]:
         """Within, passes go the way that a sample may take: with side branches or not, in 8 bits or not."""
         with ExitStack() as stack:
-            if self.attention is not None:
-                stack.enter_context(self.attention.used())
             if self.compiled is not None and sides:
                 stack.enter_context(self.compiled.off())
             if self.fp8 is not None and quick:

@@ -209,16 +209,14 @@ class Pipeline:
     @torch.inference_mode()
     def encode_fill(self, pixels: Pixels, mask: NDArray[np.uint8], *, height: int, width: int) -> Tensor:
         """What Fill reads beside the noise: picture and mask, both [H, W, 3]; bright in the mask is what to fill."""
-        native = self.spec.native_size.native(height, width)
-        white = images.white(images.fit(mask, native=native, asked=(height, width)))
+        white = images.white(self._fit(mask, height, width))
         hole = torch.from_numpy(white).to(self._device).float()[None, None]
         x = self._input(pixels, height, width) * (1 - hole)
         return fill_tokens(self._autoencoder.encode(x).float(), hole)
 
     def encode_region(self, mask: NDArray[np.uint8], *, height: int, width: int) -> Tensor:
         """A mask [H, W, 3] as `Init.region`: each latent as the mask is at its first pixel, as diffusers takes it."""
-        native = self.spec.native_size.native(height, width)
-        white = images.white(images.fit(mask, native=native, asked=(height, width)))
+        white = images.white(self._fit(mask, height, width))
         return torch.from_numpy(white).to(self._device)[:: lat.DOWNSCALE, :: lat.DOWNSCALE].float()[None, None]
 
     def encode_control(self, pixels: Pixels, *, height: int, width: int) -> Tensor:
@@ -245,8 +243,20 @@ class Pipeline:
         return self._autoencoder.encode(self._input(pixels, height, width)).float()
 
     def _input(self, pixels: Pixels, height: int, width: int) -> Tensor:
+        return self._tensor(self._fit(pixels, height, width))
+
+    def _fit(self, pixels: Pixels, height: int, width: int) -> Pixels:
         native = self.spec.native_size.native(height, width)
-        return self._tensor(images.fit(pixels, native=native, asked=(height, width)))
+        return images.fit(pixels, native=native, box=self._shown(native, height, width))
+
+    def _shown(self, native: tuple[int, int], height: int, width: int) -> Box:
+        """The part of a picture of the native size that `decode` shows: the asked pixels, or, of a model that is
+        enlarged, the asked ratio.
+        """
+        if self._upscaler is not None:
+            return Box.within(*native, height=height, width=width)
+        top, left = (native[0] - height) // 2, (native[1] - width) // 2
+        return Box(top, left, top + height, left + width)
 
     def _tensor(self, pixels: Pixels) -> Tensor:
         """[H, W, 3] → [1, 3, H, W] in -1..1."""
@@ -325,18 +335,17 @@ class Pipeline:
         small: its picture is upscaled, then resampled to the asked size.
         """
         pixels = self._pixels(latents)
+        native = (pixels.shape[2], pixels.shape[3])
+        pixels, box = self._shown(native, height, width).cut(pixels)
         if self._upscaler is None:
-            top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
-            return _to_bytes(pixels[..., top : top + height, left : left + width])
-        box = Box.within(*pixels.shape[2:], height=height, width=width)
-        pixels, box = box.cut(pixels)
+            return _to_bytes(pixels)
         if height > pixels.shape[2] or width > pixels.shape[3]:
             pixels, box = self._upscaler(pixels), box.times(self.spec.native_size.upscale)
         return box.resample(_to_bytes(pixels), height=height, width=width)
 
     @torch.inference_mode()
     def _preview(self, clean: Callable[[], Tensor], native: tuple[int, int], height: int, width: int) -> Pixels:
-        pixels, _ = Box.within(*native, height=height, width=width).cut(self._pixels(lat.unpack(clean(), *native)))
+        pixels, _ = self._shown(native, height, width).cut(self._pixels(lat.unpack(clean(), *native)))
         return _to_bytes(pixels)
 
     def _pixels(self, latents: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ class Residency:
         return self.modulation_on_host or self.streamed > 0
 
     @property
+    def visits(self) -> bool:
+        """Whether any weights visit the device, the text encoder's included: one thread at a time may use them."""
+        return self.streams or self.text_on_host
+
+    @property
     def settled(self) -> bool:
         """Whether the weights stay where they are, as they are: what compiling, graphs and linears in fp8 need."""
         return not self.streams and self.kept == "full"
