@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -239,3 +240,40 @@ def test_the_api_page_asks_for_the_document_of_its_own_endpoint_only(visit: Visi
     page.goto("/models/fal-ai/flux/dev/api")
     expect(page.locator("#schema")).to_be_visible()
     assert len([url for url in asked if "openapi" in url]) == 1
+
+
+def test_a_column_keeps_its_picture_when_another_one_is_removed(visit: Visit) -> None:
+    page = visit("/compare")
+    page.get_by_role("button", name="Add a column").click()
+    columns = page.locator(".column")
+    for column, steps in zip(columns.all(), ("4", "9", "6"), strict=True):
+        column.get_by_label("Inference steps").fill(steps)
+    page.get_by_role("button", name="Run all").click()
+    expect(page.locator("[data-state=done]")).to_have_count(3, timeout=60_000)
+    columns.nth(0).get_by_role("button", name="Remove").click()
+    expect(columns).to_have_count(2)
+    for column, steps in zip(columns.all(), (9, 6), strict=True):
+        expect(column.get_by_label("Inference steps")).to_have_value(str(steps))
+        column.locator("details.log summary").click()
+        expect(column.locator("details.log")).to_contain_text(f"in {steps} steps, seed 1")
+
+
+def test_the_page_that_was_asked_for_last_is_shown(visit: Visit) -> None:
+    page = visit()
+    page.route("**/static/history.js", lambda route: (time.sleep(0.5), route.continue_()))
+    page.get_by_role("link", name="History").click()
+    page.get_by_role("link", name="Models", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+    page.wait_for_timeout(1000)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+    assert page.url.endswith("/models")
+
+
+def test_a_page_that_cannot_be_fetched_says_so_and_is_tried_again(visit: Visit) -> None:
+    page = visit(expected=(0,))  # a request that fails has no status, and the browser says so in its console
+    page.route("**/static/compare.js*", lambda route: route.abort())
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.unroute("**/static/compare.js*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Compare")

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -387,3 +389,68 @@ def test_the_chosen_language_is_remembered(visit: Visit) -> None:
     page.get_by_role("tab", name="curl").click()
     page.goto("/models/fal-ai/flux/dev/api")
     expect(page.get_by_role("tab", name="curl")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_number_stands_as_it_is_typed(visit: Visit) -> None:
+    page = visit()
+    scale = page.get_by_label("Guidance scale (CFG)", exact=True).or_(page.get_by_label("Guidance scale", exact=True))
+    scale.click()
+    scale.press("Control+a")
+    scale.press_sequentially("1.05")
+    expect(scale).to_have_value("1.05")
+    assert sent(page)["guidance_scale"] == 1.05
+    scale.press("Backspace")
+    expect(scale).to_have_value("1.0")
+    page.get_by_role("button", name="Reset").click()
+    expect(scale).to_have_value("3.5")
+
+
+def linked(**input_: Any) -> str:
+    return "#input=" + urllib.parse.quote(json.dumps(input_))
+
+
+def test_a_link_says_all_of_the_form_also_on_a_page_that_is_open(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro")
+    page.get_by_label("Inference steps", exact=True).fill("5")
+    page.goto("/models/fal-ai/flux-pro" + linked(prompt="of a link", num_images=2))
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("of a link")
+    expect(page.get_by_label("Inference steps", exact=True)).to_have_value("28")
+    assert sent(page)["num_images"] == 2
+    assert "#" not in page.url
+    page.get_by_label("Inference steps", exact=True).fill("6")
+    page.goto("/models")
+    page.goto("/models/fal-ai/flux-pro" + linked(prompt="another"))
+    expect(page.get_by_label("Inference steps", exact=True)).to_have_value("28")
+
+
+def test_lists_that_are_none_do_not_break_the_form(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-lora" + linked(prompt="a heron", loras="https://example.org/a.safetensors"))
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a heron")
+    assert "loras" not in sent(page)
+    other = visit("/models/fal-ai/flux-pro/kontext/multi" + linked(prompt="a heron", image_urls=[7]))
+    expect(other.get_by_label("Prompt", exact=True)).to_have_value("a heron")
+
+
+def test_two_pictures_uploaded_at_once_are_both_kept(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro/kontext/multi")
+    page.route("**/storage/upload/initiate*", lambda route: (time.sleep(0.3), route.continue_()))
+    field = page.locator("[data-field=image_urls]")
+    for name in ("one.png", "two.png"):
+        field.get_by_label("Choose a picture").last.set_input_files(
+            {"name": name, "mimeType": "image/png", "buffer": picture()}
+        )
+    expect(field.locator(".drop img")).to_have_count(2)
+
+
+def test_a_picture_is_uploaded_from_a_page_under_another_name_than_the_public_one(
+    visit: Visit, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = serve(tmp_path, IMPASTO_SERVER_PUBLIC_URL="http://draw.localhost:9")
+    try:
+        page = visit("/models/fal-ai/flux/dev/image-to-image", origin=server.url)
+        upload(page, "image_url")
+        assert page.get_by_label("Image URL", exact=True).input_value().startswith("http://draw.localhost:9/files/")
+        draw(page, "a blue star")
+        done(page)
+    finally:
+        server.stop()

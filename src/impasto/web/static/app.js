@@ -5,18 +5,27 @@
 //   pictures · mask  what goes in            plots · deliveries · keys       parts of the dashboard
 //   playground · apipage · models · history · compare · dashboard            one page each
 import { render } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useErrorBoundary, useState } from "preact/hooks";
 import { asksForKey, key, keepKey } from "./api.js";
-import { go, html, Link, nextTheme, notice, path, theme } from "./ui.js";
+import { go, html, Link, nextTheme, notice, path, theme, Trouble } from "./ui.js";
 import { Playground } from "./playground.js";
 
 const FIRST = "fal-ai/flux-pro"; // what a new visitor draws with
 
 /** Pages that are not the first one are fetched when they are asked for. */
 function Later({ file, name, ...more }) {
-  const [page, setPage] = useState(null);
-  useEffect(() => void import(file).then((module) => setPage(() => module[name])), [file, name]);
-  return page && html`<${page} ...${more} />`;
+  const [shown, setShown] = useState({});
+  const [tries, setTries] = useState(0);
+  useEffect(() => {
+    let wanted = true; // until another page is
+    const show = (state) => wanted && setShown({ file, ...state });
+    // The browser remembers that a module could not be fetched; another query is another module.
+    import(tries ? `${file}?${tries}` : file).then((module) => show({ page: module[name] }), (error) => show({ error }));
+    return () => (wanted = false);
+  }, [file, name, tries]);
+  if (shown.file !== file) return null;
+  if (shown.error) return html`<${Trouble} title="This page could not be fetched" error=${shown.error} retry=${() => setTries(tries + 1)} />`;
+  return html`<${shown.page} ...${more} />`;
 }
 
 const ROUTES = [
@@ -87,9 +96,15 @@ function KeyDialog({ onClose }) {
   </dialog>`;
 }
 
+/** A fault of a page is told on it, and the others still work. */
+function Guarded() {
+  const [error, reset] = useErrorBoundary((fault) => console.error(fault));
+  return error ? html`<${Trouble} title="This page has failed" error=${error} retry=${reset} />` : html`<${Page} />`;
+}
+
 function App() {
   return html`<${Header} />
-    <main id="main" tabindex="-1"><${Page} /></main>
+    <main id="main" tabindex="-1"><${Guarded} key=${path.value} /></main>
     <div class="notice" role="status" aria-live="polite">${notice.value}</div>`;
 }
 

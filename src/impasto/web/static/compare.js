@@ -5,11 +5,12 @@ import * as api from "./api.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
 import { sentInput, types } from "./schema.js";
-import { html, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
+import { html, NumberInput, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
 
 const VARIED = new Set(["slider", "number", "choice", "menu", "boolean"]); // kinds of fields that a column sets for itself
 const NOT_VARIED = new Set(["num_images", "output_format"]); // they change nothing that could be compared
-const columns = signal([{}, {}]);
+const columns = signal([{ key: 0 }, { key: 1 }]); // `key`: its own for as long as the page is open, whatever is removed beside it
+let nextKey = 2;
 const prompt = signal("a red apple on a blue background");
 const seed = signal(1);
 
@@ -27,7 +28,7 @@ function Ready({ models }) {
   const set = (at, changes) => (columns.value = columns.value.map((column, n) => (n === at ? { ...column, ...changes } : column)));
   const runAll = (event) => {
     event.preventDefault();
-    for (const [at] of columns.value.entries()) starts.get(at)?.();
+    for (const { key } of columns.value) starts.get(key)?.();
   };
   return html`<h1>Compare</h1>
     <p>One prompt, one seed; each column has settings of its own.</p>
@@ -35,11 +36,11 @@ function Ready({ models }) {
       <label class="grow">Prompt <input type="text" value=${prompt.value} onInput=${(event) => (prompt.value = event.target.value)} /></label>
       <label>Seed <input type="number" min="0" value=${seed.value} onInput=${(event) => (seed.value = event.target.valueAsNumber || 0)} /></label>
       <button type="submit" class="primary">Run all</button>
-      ${columns.value.length < 4 && html`<button type="button" onClick=${() => (columns.value = [...columns.value, { ...columns.value.at(-1) }])}>Add a column</button>`}
+      ${columns.value.length < 4 && html`<button type="button" onClick=${() => (columns.value = [...columns.value, { ...columns.value.at(-1), key: nextKey++ }])}>Add a column</button>`}
     </form>
     <div class="columns" style=${`--columns:${columns.value.length}`}>
-      ${columns.value.map((column, at) => html`<${Column} key=${at} at=${at} column=${column} ids=${drawing} onChange=${(changes) => set(at, changes)}
-        onReady=${(start) => starts.set(at, start)} onRemove=${columns.value.length > 2 ? () => (columns.value = columns.value.filter((_, n) => n !== at)) : null} />`)}
+      ${columns.value.map((column, at) => html`<${Column} key=${column.key} at=${at} column=${column} ids=${drawing} onChange=${(changes) => set(at, changes)}
+        onReady=${(start) => starts.set(column.key, start)} onRemove=${columns.value.length > 2 ? () => (columns.value = columns.value.filter((_, n) => n !== at)) : null} />`)}
     </div>`;
 }
 
@@ -58,10 +59,8 @@ function Column({ at, column, ids, onChange, onReady, onRemove }) {
     next.start();
   };
   onReady(start);
-  const change = (name) => (event) => {
-    const { type, value, valueAsNumber, checked } = event.target;
-    onChange({ values: { ...values, [name]: type === "checkbox" ? checked : type !== "number" ? value : value === "" ? undefined : valueAsNumber } });
-  };
+  const set = (name, value) => onChange({ values: { ...values, [name]: value } });
+  const change = (name) => (event) => set(name, event.target.type === "checkbox" ? event.target.checked : event.target.value);
   return html`<section class="column" aria-label=${`Column ${at + 1}`}>
     <label>Model <select value=${id} onChange=${(event) => onChange({ id: event.target.value, values: {} })}>
       ${ids.map((each) => html`<option value=${each} selected=${each === id}>${each}</option>`)}
@@ -71,8 +70,8 @@ function Column({ at, column, ids, onChange, onReady, onRemove }) {
         ? html`<input type="checkbox" role="switch" checked=${values[field.name] ?? field.default ?? false} onChange=${change(field.name)} />`
         : field.words.length
         ? html`<select value=${values[field.name] ?? field.default} onChange=${change(field.name)}>${field.words.map((word) => html`<option value=${word}>${word}</option>`)}</select>`
-        : html`<input type="number" min=${field.minimum} max=${field.maximum} step=${field.type === "integer" ? 1 : "any"}
-            value=${values[field.name] ?? ""} placeholder=${field.default} onInput=${change(field.name)} />`}</label>`)}
+        : html`<${NumberInput} min=${field.minimum} max=${field.maximum} step=${field.type === "integer" ? 1 : "any"}
+            value=${values[field.name]} placeholder=${field.default} onChange=${(value) => set(field.name, value)} />`}</label>`)}
     <div class="row column-bar"><button type="button" onClick=${start}>Run</button>
       ${run?.busy.value && html`<button type="button" onClick=${() => run.cancel()}>Cancel</button>`}
       ${onRemove && html`<button type="button" onClick=${onRemove}>Remove</button>`}</div>

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { Mask, Picture, Pictures } from "./pictures.js";
 import { PRESETS, presetTitle } from "./schema.js";
-import { html } from "./ui.js";
+import { html, NumberInput, useLatest } from "./ui.js";
 
 const EXAMPLES = [
   "a red apple",
@@ -138,17 +138,15 @@ function Size({ field, value, onChange, aria }) {
 function Slider({ field, value, onChange, aria }) {
   const step = field.type === "integer" ? 1 : field.maximum - field.minimum > 2 ? 0.1 : 0.01;
   const now = value ?? field.default ?? field.minimum;
-  const change = (event) => onChange(event.target.value === "" ? undefined : event.target.valueAsNumber);
   const bounds = { min: field.minimum, max: field.maximum, step };
   return html`<div class="slider">
-    <input type="range" ...${bounds} value=${now} onInput=${change} aria-label=${`${field.title}, slider`} />
-    <input type="number" ...${aria} ...${bounds} step="any" value=${value ?? ""} placeholder=${field.default ?? ""} onInput=${change} />
+    <input type="range" ...${bounds} value=${now} onInput=${(event) => onChange(event.target.valueAsNumber)} aria-label=${`${field.title}, slider`} />
+    <${NumberInput} ...${aria} ...${bounds} step="any" value=${value} placeholder=${field.default ?? ""} onChange=${onChange} />
   </div>`;
 }
 
 function NumberBox({ field, value, onChange, aria }) {
-  return html`<input type="number" ...${aria} min=${field.minimum} max=${field.maximum} step=${field.type === "integer" ? 1 : "any"}
-    value=${value ?? ""} onInput=${(event) => onChange(event.target.value === "" ? undefined : event.target.valueAsNumber)} />`;
+  return html`<${NumberInput} ...${aria} min=${field.minimum} max=${field.maximum} step=${field.type === "integer" ? 1 : "any"} value=${value} onChange=${onChange} />`;
 }
 
 /** Empty: a new seed every time. Locked: this one. The dice choose and lock. */
@@ -211,17 +209,18 @@ function Json({ value, onChange, aria }) {
 /** A list of things with fields of their own, such as LoRAs. */
 function Rows({ field, value, onChange, aria }) {
   const list = value ?? [];
+  const change = useLatest(list, onChange);
   const one = field.title.replace(/s$/, "");
   const blank = () => Object.fromEntries(field.rows.filter((each) => each.default !== undefined).map((each) => [each.name, each.default]));
-  const set = (at, name, next) => onChange(list.with(at, { ...list[at], [name]: next }));
+  const set = (at, name, next) => change((rows) => (at < rows.length ? rows.with(at, { ...rows[at], [name]: next }) : rows));
   const full = field.maxItems !== undefined && list.length >= field.maxItems;
   return html`<div id=${aria.id}>
     ${list.map((row, at) => html`<fieldset class="item" key=${at}>
       <legend>${one} ${at + 1}</legend>
       ${field.rows.map((each) => html`<${Field} key=${each.name} id=${`${aria.id}-${at}-${each.name}`} field=${each} value=${row[each.name]} errors=${[]}
         onChange=${(next) => set(at, each.name, next)} />`)}
-      <button type="button" onClick=${() => onChange(list.toSpliced(at, 1))}>Remove ${one} ${at + 1}</button>
+      <button type="button" onClick=${() => change((rows) => rows.toSpliced(at, 1))}>Remove ${one} ${at + 1}</button>
     </fieldset>`)}
-    ${!full && html`<button type="button" onClick=${() => onChange([...list, blank()])}>${list.length ? `Add another ${one}` : `Add a ${one}`}</button>`}
+    ${!full && html`<button type="button" onClick=${() => change((rows) => [...rows, blank()])}>${list.length ? `Add another ${one}` : `Add a ${one}`}</button>`}
   </div>`;
 }

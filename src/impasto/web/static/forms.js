@@ -11,9 +11,14 @@ const forms = new Map(); // endpoint id → {input: its type, values: signal of 
 
 export function valuesOf(id, input) {
   if (!forms.has(id)) {
-    const values = signal(filled(input, { ...kept(id), ...shared() }));
+    const values = signal(filled(input, shared() ?? kept(id)));
     values.subscribe((now) => keep(id, now));
     forms.set(id, { input, values });
+    // A link to this very page is only another fragment: the page is not loaded anew.
+    addEventListener("hashchange", () => {
+      const given = location.pathname === `/models/${id}` && shared();
+      if (given) values.value = filled(input, given);
+    });
   }
   return forms.get(id).values;
 }
@@ -27,8 +32,19 @@ export function open(id, input) {
 }
 
 function filled(input, { [PICTURE]: picture, ...given }) {
-  const values = { ...initialInput(input), ...given };
+  const values = { ...initialInput(input), ...wellFormed(input, given) };
   return picture ? withPicture(input, values, picture) : values;
+}
+
+/** Without lists that are none: a queue stores what a program sends, and a link says what it likes. */
+function wellFormed(input, given) {
+  const fits = { rows: (each) => typeof each === "object" && each !== null, images: (each) => typeof each === "string" };
+  return Object.fromEntries(
+    Object.entries(given).filter(([name, value]) => {
+      const fit = fits[input.fields.find((field) => field.name === name)?.kind];
+      return !fit || (Array.isArray(value) && value.every(fit));
+    }),
+  );
 }
 
 /** "Use as input": the first endpoint that takes a picture, of the same family if there is one. The prompt goes along. */
@@ -46,17 +62,18 @@ export function linkTo(id, input) {
   return link.length <= LONGEST ? link : "";
 }
 
-/** What the page's own address says of the form; taken out of it, so that a reload keeps what was changed since. */
+/** What the page's own address says of the form; taken out of it, so that a reload keeps what was changed since. null: nothing. */
 function shared() {
-  if (!location.hash.startsWith(SHARED)) return {};
+  if (!location.hash.startsWith(SHARED)) return null;
   const text = location.hash.slice(SHARED.length);
   history.replaceState(null, "", location.pathname + location.search);
   try {
     const input = JSON.parse(decodeURIComponent(text));
-    return typeof input === "object" && !Array.isArray(input) ? input : {};
+    if (typeof input === "object" && input !== null && !Array.isArray(input)) return input;
+    throw new Error("no object");
   } catch {
     say("The link is damaged; the form stands as it was.");
-    return {};
+    return null;
   }
 }
 

@@ -1,7 +1,7 @@
 // Pictures that go in: dropped, pasted, chosen or named by URL, and uploaded as fal's JavaScript client does it.
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
-import { html, say, shownUrl } from "./ui.js";
+import { html, say, shownUrl, useLatest } from "./ui.js";
 
 const boxes = new Set(); // every picture field on the page, which one pasted picture goes to one of
 
@@ -68,12 +68,13 @@ export function Picture({ value, onChange, aria, children }) {
 
 export function Pictures({ field, value, onChange, aria }) {
   const list = value ?? [];
-  const set = (at, url) => onChange(url ? list.with(at, url) : list.toSpliced(at, 1));
+  const change = useLatest(list, onChange);
+  const set = (at, url) => change((urls) => (at >= urls.length ? urls : url ? urls.with(at, url) : urls.toSpliced(at, 1)));
   const named = (at) => ({ ...aria, id: `${aria.id}-${at}`, "aria-label": `${field.title}, ${at + 1}` });
   const full = field.maxItems !== undefined && list.length >= field.maxItems;
   return html`<div id=${aria.id}>
     ${list.map((url, at) => html`<${Picture} key=${at} field=${field} value=${url} onChange=${(next) => set(at, next)} aria=${named(at)} />`)}
-    ${!full && html`<${Picture} key=${list.length} field=${field} value=${undefined} onChange=${(url) => url && onChange([...list, url])} aria=${named(list.length)} />`}
+    ${!full && html`<${Picture} key=${list.length} field=${field} value=${undefined} onChange=${(url) => url && change((urls) => [...urls, url])} aria=${named(list.length)} />`}
   </div>`;
 }
 

@@ -46,12 +46,15 @@ export class Run {
     for (let tries = 0; ; tries++) {
       let last;
       try {
+        let told = false;
         for await (last of api.statuses(this.id, this.requestId.value, this.abort.signal)) {
           tries = 0;
+          if (!told) this.logs.value = []; // every stream tells all of them
+          told = true;
           this.hear(last);
         }
       } catch (error) {
-        if (error.name === "AbortError" || error.status) throw error;
+        if (error.name === "AbortError" || (error.status && error.status < 500)) throw error;
       }
       if (last?.status === "COMPLETED") return this.finish(last);
       if (tries >= TRIES) throw new api.Problem(0, { detail: "The connection was lost. The request goes on at the server." });

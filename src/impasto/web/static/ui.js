@@ -1,6 +1,6 @@
 // What several pages share: html`…`, links, buttons, small signals of the page itself.
 import { h } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import htm from "htm";
 import { asksForKey } from "./api.js";
@@ -37,6 +37,25 @@ export function Link({ to, children, ...more }) {
 
 /** Whether the page is so narrow that the result stands below the form: as in the style sheet. */
 export const narrow = () => matchMedia("(max-width: 56rem)").matches;
+
+// ---------------------------------------------------------------- lists and numbers
+
+/** → a function that changes a list as it is by then: an upload that ends late must not bring back what stood at its begin. */
+export function useLatest(list, onChange) {
+  const latest = useRef(list);
+  latest.current = list;
+  return (changed) => onChange((latest.current = changed(latest.current)));
+}
+
+/** A box for a number. What is typed stands as typed: written back as a number, "1.0" would lose its dot on the way to 1.05. */
+export function NumberInput({ value, onChange, ...more }) {
+  const box = useRef(null);
+  const typed = () => (box.current.value === "" ? undefined : box.current.valueAsNumber);
+  useLayoutEffect(() => {
+    if (typed() !== (value ?? undefined)) box.current.value = value ?? "";
+  });
+  return html`<input type="number" ref=${box} ...${more} onInput=${() => onChange(typed())} />`;
+}
 
 // ---------------------------------------------------------------- light and dark
 
