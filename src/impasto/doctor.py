@@ -173,7 +173,7 @@ def database(settings: Settings) -> Check:
     if not path.exists():
         return Check("database", "good", "none yet: the first start makes it")
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
             requests = connection.execute("SELECT count(*) FROM requests").fetchone()[0]
     except sqlite3.Error as error:

@@ -1,5 +1,6 @@
 """`impasto doctor` says what works and, for what does not, what to do."""
 
+import asyncio
 import socket
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from impasto import settings
 from impasto.doctor import Check, examine
+from impasto.store.sqlite import SqliteStore
 
 
 def checks(folder: Path, **flags: object) -> dict[str, Check]:
@@ -47,6 +49,19 @@ def test_a_broken_database(tmp_path: Path):
     (tmp_path / "impasto.sqlite3").write_bytes(b"this is no database" * 100)
     check = checks(tmp_path)["database"]
     assert (check.state, "backup" in check.remedy) == ("problem", True)
+
+
+def test_a_database_in_a_folder_of_any_name_is_the_one_that_is_read(tmp_path: Path):
+    folder = tmp_path / "a #1 folder? 100%"
+    folder.mkdir()
+    asyncio.run(made(folder / "impasto.sqlite3"))
+    check = checks(folder)["database"]
+    assert (check.state, "0 requests kept" in check.found) == ("good", True)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+async def made(path: Path) -> None:
+    await (await SqliteStore.open(path)).close()
 
 
 def test_a_taken_port(tmp_path: Path):

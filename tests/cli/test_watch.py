@@ -1,8 +1,14 @@
 """`impasto watch`: a request followed from its queue to its pictures, by id and by URL."""
 
+import io
+import json
 import subprocess
+import threading
 from collections.abc import Callable
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+from impasto.client.watch import watch
 
 Impasto = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -47,3 +53,61 @@ def test_what_is_no_request_and_no_server_is_said(start: Callable[..., Any], imp
     gone = impasto("watch", "764cabcf-b745-4b3e-ae38-1200304cf45b", "--url", "http://127.0.0.1:9")
     assert gone.returncode == 1
     assert "No server answers" in gone.stderr
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """A status stream that breaks, a proxy's 502 while the server starts anew, and the stream again, all lines told."""
+
+    answers: ClassVar[list[Callable[["Flaky"], None]]] = []
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if "/stream" in self.path:
+            self.answers.pop(0)(self)
+        else:
+            self.send(200, b'{"images": [{"url": "http://here/files/b/x.png"}]}')
+
+    def send(self, status: int, body: bytes, *, length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def told(status: str, *lines: str) -> bytes:
+    entries = [{"message": line} for line in lines]
+    state = {"status": status, "queue_position": 0, "logs": entries, "metrics": {"inference_time": 1.0}}
+    return b"data: " + json.dumps(state).encode() + b"\n\n"
+
+
+def test_a_server_that_starts_anew_is_waited_for_and_no_line_is_told_twice() -> None:
+    Flaky.answers = [
+        lambda one: one.send(200, told("IN_PROGRESS", "begun"), length=9999),
+        lambda one: one.send(502, b'["bad gateway"]'),
+        lambda one: one.send(200, told("IN_PROGRESS", "begun", "half done") + told("COMPLETED", "done")),
+    ]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    out, err = io.StringIO(), io.StringIO()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        where = f"{url}/queue/fal-ai/flux-pro/requests/764cabcf-b745-4b3e-ae38-1200304cf45b/status"
+        assert watch(where, url=url, key=None, pictures=False, out=out, err=err) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert out.getvalue() == "http://here/files/b/x.png\n"
+    lines = err.getvalue().splitlines()
+    assert [line for line in lines if line in {"begun", "half done", "done"}] == ["begun", "half done", "done"]
+    assert "The server does not answer; once more." in lines
+
+
+def test_connect_without_a_folder_to_write_to_says_so(impasto: Impasto, start: Callable[..., Any]) -> None:
+    server = start()
+    where = ("--url", server.url, "--data", "/dev/null/x")
+    ended = impasto("exec", "--method", "connect", *where, "--", "true")
+    assert ended.returncode != 0
+    assert "cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -53,6 +53,11 @@ def test_lists_are_extended_and_not_twice() -> None:
     assert environment(URL, inherited={**inherited, **once}) == {k: v for k, v in once.items() if "KEY" not in k}
 
 
+def test_a_program_that_uses_no_proxy_at_all_goes_on_so() -> None:
+    """Beside other entries a star means nothing."""
+    assert environment(URL, inherited={"NO_PROXY": "*"})["NO_PROXY"] == "*"
+
+
 def test_the_shim_leaves_proxies_and_certificates_alone() -> None:
     names = set(environment(URL, inherited={"HTTPS_PROXY": "http://corporate:1", "SSL_CERT_FILE": "/x"}))
     assert names == {"FAL_BASE_URL", "FAL_KEY", "FAL_AI_API_KEY", "PYTHONPATH", "NODE_OPTIONS", "NO_PROXY", "no_proxy"}

@@ -42,6 +42,10 @@ NODE_WAYS = {
         "const options = {hostname: 'queue.fal.run', path: U.slice(21), method: 'POST', headers, agent};\n"
         "said = await read((done) => https.request(options, done).end(B))"
     ),
+    "https URL and options": (
+        "const options = {path: U.slice(21), method: 'POST'};\n"
+        "said = await read((done) => https.request('https://queue.fal.run/nowhere', options, done).end(B))"
+    ),
     "https named import": "said = await read((done) => request(U, {method: 'POST'}, done).end(B))",
 }
 URL = "https://queue.fal.run/fal-ai/flux-pro?a=b%20c"
@@ -73,6 +77,19 @@ def test_node_reaches_the_server(execute: Execute, server: str, way: str, tmp_pa
     done = execute("node", str(file))
     assert done.returncode == 0, done.stderr
     check(json.loads(done.stdout), server)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "require('tls').connect(443, 'queue.fal.run', {})",
+        "require('tls').connect({port: 443, host: 'queue.fal.run'})",
+        "require('http2').connect('https://queue.fal.run')",
+    ],
+)
+def test_another_way_to_fal_fails_in_node_with_a_message_that_says_so(execute: Execute, way: str) -> None:
+    done = execute("node", "-e", f"{way}.on('error', (error) => {{ console.log(error.message); process.exit(); }})")
+    assert "run it with `impasto exec --method connect`" in done.stdout, done.stderr
 
 
 PLACES = {

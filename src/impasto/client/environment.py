@@ -110,7 +110,7 @@ def _no_proxy(inherited: Mapping[str, str], hosts: tuple[str, ...]) -> dict[str,
     entries = [entry.strip() for entry in value.split(",") if entry.strip()]
     if not any(is_fal(host) for host in hosts):  # fal's hosts must go by way of our proxy
         entries = [entry for entry in entries if entry != "*" and not is_fal(entry.lstrip("*.").partition(":")[0])]
-    joined = ",".join(dict.fromkeys([*entries, *hosts]))
+    joined = "*" if "*" in entries else ",".join(dict.fromkeys([*entries, *hosts]))  # a star counts only alone
     return {"NO_PROXY": joined, "no_proxy": joined}
 
 

@@ -116,24 +116,34 @@ def _listen(base_url: str, *, data: Path, inherited: Mapping[str, str]) -> dict[
     folder = data.absolute() / "tls"
     from impasto.client import ca  # costs the shim's start otherwise
 
-    authority = ca.ensure(folder)
+    try:
+        authority = ca.ensure(folder)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror}). Name another folder with --data.") from None
     arguments = ["--url", base_url, "--tls", str(folder), "--connect-port", "0", "--tls-port", "0"]
     arguments += ["--pass-through", "--detach-for", str(os.getpid())]
     if upstream := upstream_proxy(inherited):
         arguments += ["--upstream", upstream]
-    started = subprocess.run(
+    try:
+        started = _started(arguments)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"the listener of method connect was not ready after {LISTENER_SECONDS:.0f} s.") from None
+    if started.returncode != 0:
+        raise ConfigError("the listener of method connect did not start; its message is above.")
+    ports = json.loads(started.stdout)
+    return connect_environment(
+        proxy=ports["proxy"], tls_address=ports["tls_address"], authority=authority, inherited=inherited
+    )
+
+
+def _started(arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
         # -P: a folder called impasto where the program is started is not this package.
         [sys.executable, "-P", "-m", "impasto.client", "listen", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         timeout=LISTENER_SECONDS,
         check=False,
-    )
-    if started.returncode != 0:
-        raise ConfigError("the listener of method connect did not start; its message is above.")
-    ports = json.loads(started.stdout)
-    return connect_environment(
-        proxy=ports["proxy"], tls_address=ports["tls_address"], authority=authority, inherited=inherited
     )
 
 

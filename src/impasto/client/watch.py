@@ -10,7 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any, TextIO
 from urllib.parse import quote, urlsplit
 
@@ -26,6 +27,10 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 class WatchError(ImpastoError):
     """The request cannot be followed."""
+
+
+class Unreachable(WatchError):
+    """There is no server just now, or one that cannot answer."""
 
 
 @dataclass(slots=True)
@@ -44,10 +49,10 @@ class Server:
             return opener.open(asked, timeout=STREAM_SECONDS)
         except urllib.error.HTTPError as error:
             with error:
-                raise WatchError(_explain(error)) from None
-        except OSError as error:
+                raise (Unreachable if error.code >= 500 else WatchError)(_explain(error)) from None
+        except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise WatchError(f"No server answers at {self.base} ({reason}). Name another with --url.") from None
+            raise Unreachable(f"No server answers at {self.base} ({reason}). Name another with --url.") from None
 
     def json(self, path: str) -> Any:
         with self.open(path) as answer:
@@ -91,13 +96,18 @@ def _find(which: str, server: Server) -> tuple[str, str]:
 def _follow(server: Server, path: str, board: "_Board") -> dict[str, Any]:
     """The COMPLETED status; the stream is taken up again when it breaks."""
     for again in range(TRIES):
+        board.begin()
         try:
             with server.open(f"{path}/status/stream?logs=1&previews=1") as answer:
                 for status in _events(answer):
                     board.show(status)
                     if status["status"] == "COMPLETED":
                         return status
-        except (OSError, ValueError) as error:
+        except Unreachable:
+            if not board.heard:
+                raise
+            board.note("The server does not answer; once more.")
+        except (OSError, ValueError, HTTPException) as error:
             board.note(f"The connection broke ({error}); once more.")
         time.sleep(0.2 * 2**again)
     raise WatchError("The status stream breaks again and again; the request goes on at the server.")
@@ -115,12 +125,21 @@ class _Board:
 
     err: TextIO
     shown: str = ""
-    logs: int = field(default=0)
+    heard: bool = False
+    logs: int = 0  # lines told
+    line: int = 0  # of the stream, which tells all of them
+
+    def begin(self) -> None:
+        """Another stream."""
+        self.line = 0
 
     def show(self, status: dict[str, Any]) -> None:
+        self.heard = True
         for line in status.get("logs") or []:
-            self.logs += 1
-            self.note(line["message"])
+            self.line += 1
+            if self.line > self.logs:
+                self.logs = self.line
+                self.note(line["message"])
         self._state(_sentence(status))
 
     def note(self, text: str) -> None:
@@ -167,6 +186,7 @@ def _explain(error: urllib.error.HTTPError) -> str:
         body = json.loads(error.read())
     except ValueError:
         body = {}
+    body = body if isinstance(body, dict) else {"detail": str(body)}
     detail = body.get("detail") or body.get("error") or body.get("status") or error.reason
     text = detail.get("message", "") if isinstance(detail, dict) else detail  # pyright: ignore[reportUnknownVariableType]
     hint = " Set FAL_KEY or --key." if error.code == 401 else ""

@@ -9,13 +9,13 @@ if (address) {
   const tls = require("node:tls");
   const original = tls.connect;
   const [, host, port] = /^\[?(.+?)\]?:(\d+)$/.exec(address);
-  tls.connect = function (options, ...rest) {
-    if (options === null || typeof options !== "object" || options.socket || options.path) {
-      return original.call(this, options, ...rest);
-    }
-    const name = options.servername || options.host;
-    if (!FAL.test(String(name ?? ""))) return original.call(this, options, ...rest);
-    return original.call(this, { ...options, servername: name, host, port: Number(port), lookup: undefined }, ...rest);
+  // connect(options[, callback]) or connect(port[, host][, options][, callback]), which is how node:http2 calls it
+  tls.connect = function (...args) {
+    const options = args.find((argument) => argument !== null && typeof argument === "object") ?? {};
+    const name = options.servername || (typeof args[1] === "string" ? args[1] : options.host);
+    if (options.socket || options.path || !FAL.test(String(name ?? ""))) return original.apply(this, args);
+    const led = { ...options, servername: name, host, port: Number(port), lookup: undefined };
+    return original.call(this, led, args.find((argument) => typeof argument === "function"));
   };
   require("node:module").syncBuiltinESMExports();
 }

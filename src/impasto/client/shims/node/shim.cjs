@@ -61,16 +61,25 @@ function wrapWebSocket(Original) {
   };
 }
 
+const hostOf = (options) => options.hostname ?? String(options.host ?? "").replace(/:\d+$/, "");
+
 // https.request(url[, options][, callback]) or https.request(options[, callback])
 function httpsArguments(args) {
   const [first, second] = args;
   const callback = args.find((argument) => typeof argument === "function");
   if (typeof first === "string" || first instanceof URL) {
-    return { address: String(first), options: typeof second === "object" && second ? second : {}, callback };
+    const options = typeof second === "object" && second ? second : {};
+    let url;
+    try {
+      url = new URL(first);
+    } catch {
+      return { address: String(first), options, callback };
+    }
+    // Node lets the options win over the URL's parts.
+    return { address: `https://${hostOf(options) || url.hostname}${options.path ?? url.pathname + url.search}`, options, callback };
   }
   const options = first ?? {};
-  const host = options.hostname ?? String(options.host ?? "").replace(/:\d+$/, "");
-  return { address: `https://${host}${options.path ?? "/"}`, options, callback };
+  return { address: `https://${hostOf(options)}${options.path ?? "/"}`, options, callback };
 }
 
 function wrapHttps(https, http, name) {
@@ -94,16 +103,24 @@ function wrapHttps(https, http, name) {
   };
 }
 
+// tls.connect(options[, callback]) or tls.connect(port[, host][, options][, callback]), which is how node:http2 calls it
+function tlsOptions(args) {
+  const options = args.find((argument) => argument !== null && typeof argument === "object") ?? {};
+  if (typeof args[0] === "object") return options;
+  return { ...options, port: args[0], ...(typeof args[1] === "string" && { host: args[1] }) };
+}
+
 function refuseTls(tls) {
   const original = tls.connect;
-  tls.connect = function (options, ...rest) {
-    const name = options !== null && typeof options === "object" && !options.socket && (options.servername || options.host);
-    if (!name || !FAL.test(name)) return original.call(this, options, ...rest);
+  tls.connect = function (...args) {
+    const options = tlsOptions(args);
+    const name = !options.socket && (options.servername || options.host);
+    if (!name || !FAL.test(name)) return original.apply(this, args);
     const text =
       `impasto: this program's way to ${name} is not one that the shim leads to ${base.origin}; ` +
       "run it with `impasto exec --method connect`";
     const lookup = (_host, _options, callback) => process.nextTick(callback, new Error(text));
-    return original.call(this, { ...options, lookup }, ...rest);
+    return original.call(this, { ...options, lookup }, args.find((argument) => typeof argument === "function"));
   };
 }
 
