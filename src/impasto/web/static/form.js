@@ -11,7 +11,7 @@ const EXAMPLES = [
   "a rocket in a night sky",
   "a panda, flat illustration, on a pink background",
   "a cat to the left of a dog",
-  "a woman with red hair on a yellow background",
+  "a pumpkin in the snow",
 ];
 const MAX_RANDOM = 2 ** 32;
 
