@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from impasto.endpoints.custom import ModelError, NumImages, Prompt, Steps, WireInput, derive
@@ -67,7 +68,28 @@ def _own(name: str, **more: Any) -> Any:
     return derive(f"me/{name}", Input=Input, asks=asks, example={"prompt": "a heron"}, **more)
 
 
+def stretched(job: Any) -> Any:
+    return replace(job, width=64.5)
+
+
+class PictureInput(Input):
+    image_url: str = "https://pictures.example/heron.png"
+
+
+def asks_with_picture(input_: PictureInput) -> dict[str, Any]:
+    return {"prompt": input_.prompt, "image_url": input_.image_url}
+
+
+of_a_picture = derive(
+    "me/stretched",
+    Input=PictureInput,
+    asks=asks_with_picture,
+    base="fal-ai/flux/dev/image-to-image",
+    example={"prompt": "a heron"},
+)
+
 table = [
+    replace(of_a_picture, with_pictures=stretched),
     _own("plain"),
     _own("tone", post=tone),
     _own("mirrored", pipeline=Mirrored),

@@ -15,11 +15,13 @@ from impasto.endpoints.base import WantedLora
 from impasto.endpoints.custom import derive
 from impasto.endpoints.own import load_endpoints
 from impasto.errors import ConfigError
+from impasto.files.images import data_uri, encode
 
 from .conftest import House, make_settings, open_house
 from .own_table import Input
 
 HERE = Path(__file__).parent
+PIXEL = data_uri(encode(np.zeros((64, 64, 3), np.uint8), "png")[0], "image/png")
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +94,8 @@ async def test_arguments_that_no_runner_can_be_sent_end_their_request_and_keep_n
     for _ in range(own.settings.queue.slots + 1):
         request, result = await own.ended(await own.submit(endpoint="me/tone", tone=10**30))
         assert (result.http_status, request.attempt, request.error_type) == (500, 1, "internal_error")
+    request, result = await own.ended(await own.submit(endpoint="me/stretched", image_url=PIXEL))
+    assert (result.http_status, request.attempt, request.error_type) == (500, 1, "internal_error")
     assert not own.dispatcher.runners[0].busy
     _, result = await own.ended(await own.submit("a heron", endpoint="me/plain"))
     assert result.http_status == 200

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from impasto.endpoints.base import split_id
 from impasto.errors import BadRequest
+from impasto.fleet.inputs import FAL_FILES
 
 
 class Role(StrEnum):
@@ -41,7 +42,6 @@ FAL_HOSTS: dict[str, Role] = {
     "fal.media": Role.CDN,
 }
 FAL_QUEUE = "https://queue.fal.run"
-FAL_FILES = "https://v3.fal.media"
 
 _PREFIXED = {"queue": Role.QUEUE, "ws": Role.WS}  # first label of any other host name
 _WEB = {"ws": "http", "wss": "https"}  # schemes of URLs that we hand out over a WebSocket

@@ -282,12 +282,7 @@ class Dispatcher:
             self._hand_over(runner, work)
 
     def _hand_over(self, runner: Link, work: w.Work) -> None:
-        try:
-            runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
-        except Exception:  # an endpoint of the user's whose arguments cannot be sent
-            log.exception("The job could not be sent to a runner")
-            self._spawn(self._end(runner, work, w.refused(InternalError())))
-            return
+        runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
         log.info("%s: %s draws it (attempt %d)", work.request.endpoint, runner.runner_id, work.request.attempt)
 
     async def _read_pictures(self, runner: Link, work: w.Work, wanted: tuple[Wanted, ...]) -> None:
@@ -296,6 +291,7 @@ class Dispatcher:
             job = await self._held(runner, work, self._with_files(work, wanted))
             if job is not None:
                 work.job = work.endpoint.with_pictures(job)
+                m.check(replace(work.job, images=()))
         except WireError as error:
             log.info("Refused: %s", error.message)
             ending = w.refused(error)

@@ -196,7 +196,7 @@ def decode_up(body: bytes) -> Up:
 
 
 def check(job: Job) -> None:
-    """Raises what `encode` or `decode_down` would raise at the runner: users' endpoints make jobs of any shape."""
+    """Raises what `encode` or the runner's `decode_down` would raise: users' endpoints make jobs of any shape."""
     _job.decode(_encoder.encode(job))
 
 
