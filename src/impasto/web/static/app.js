@@ -5,27 +5,20 @@
 //   pictures · mask  what goes in            plots · deliveries · keys       parts of the dashboard
 //   playground · apipage · models · history · compare · dashboard            one page each
 import { render } from "preact";
-import { useEffect, useErrorBoundary, useState } from "preact/hooks";
+import { useErrorBoundary, useState } from "preact/hooks";
 import { asksForKey, key, keepKey } from "./api.js";
-import { go, html, Link, nextTheme, notice, path, theme, Trouble } from "./ui.js";
+import { go, html, Link, nextTheme, notice, path, theme, Trouble, useAnswer } from "./ui.js";
 import { Playground } from "./playground.js";
 
 const FIRST = "fal-ai/flux-pro"; // what a new visitor draws with
 
 /** Pages that are not the first one are fetched when they are asked for. */
 function Later({ file, name, ...more }) {
-  const [shown, setShown] = useState({});
   const [tries, setTries] = useState(0);
-  useEffect(() => {
-    let wanted = true; // until another page is
-    const show = (state) => wanted && setShown({ file, ...state });
-    // The browser remembers that a module could not be fetched; another query is another module.
-    import(tries ? `${file}?${tries}` : file).then((module) => show({ page: module[name] }), (error) => show({ error }));
-    return () => (wanted = false);
-  }, [file, name, tries]);
-  if (shown.file !== file) return null;
-  if (shown.error) return html`<${Trouble} title="This page could not be fetched" error=${shown.error} retry=${() => setTries(tries + 1)} />`;
-  return html`<${shown.page} ...${more} />`;
+  // The browser remembers that a module could not be fetched; another query is another module.
+  const [module, error] = useAnswer(() => import(tries ? `${file}?${tries}` : file), [file, tries]);
+  if (error) return html`<${Trouble} title="This page could not be fetched" error=${error} retry=${() => setTries(tries + 1)} />`;
+  return module && html`<${module[name]} ...${more} />`;
 }
 
 const ROUTES = [
