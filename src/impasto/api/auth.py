@@ -90,14 +90,10 @@ def _refuse_foreign_page(origin: str | None, settings: Settings) -> None:
 
 
 def _refuse_foreign_name(host: str, settings: Settings) -> None:
-    if settings.auth.mode == "open":
-        return
     name = urlsplit(f"//{host}").hostname or ""
-    if (
-        name
-        and not is_local(name)
-        and name not in {*FAL_HOSTS, *(urlsplit(url).hostname for url in settings.auth.origins)}
-    ):
+    if settings.auth.mode == "open" or not name or is_local(name) or name in FAL_HOSTS:
+        return
+    if name not in {urlsplit(origin).hostname for origin in settings.auth.origins}:
         raise Forbidden(
             f"This server asks for no key and is not known as {name}. Call it by 127.0.0.1 or localhost, add the "
             "name's origin to the setting auth.origins, or require keys: auth.mode = keys."
