@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from impasto.flux import fp8, graphs
-from impasto.flux.attention_choice import Choice, choose
+from impasto.flux.attention_choice import choose
 from impasto.flux.compiled import Compiled
 from impasto.flux.models import ModelSpec
 from impasto.flux.transformer import Flux
@@ -42,14 +42,12 @@ class Means:
     compiled: Compiled | None = None
     graphs: graphs.Graphs | None = None
     fp8: fp8.Fp8 | None = None
-    attention: Choice | None = None
 
     @classmethod
     def of(cls, model: Flux, spec: ModelSpec, wanted: Wanted) -> Means:
         """Sets up what is wanted and possible. Compiling may take a minute the first time."""
         device = next(model.parameters()).device
-        attention = choose(model, folder=wanted.folder)
-        if attention is not None:
+        if (attention := choose(model, folder=wanted.folder)) is not None:
             attention.use()  # before compiling, too: the kernel is compiled in
         quick = recorded = compiled = None
         if wanted.fp8:
@@ -66,7 +64,7 @@ class Means:
                 recorded = graphs.Graphs(model)
             else:
                 log.warning("No CUDA graphs (model.cuda_graphs): %s", reason)
-        return cls(compiled, recorded, quick, attention)
+        return cls(compiled, recorded, quick)
 
     @contextmanager
     def around(self, *, sides: bool, quick: bool) -> Generator[None]:
