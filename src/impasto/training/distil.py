@@ -10,7 +10,7 @@ teacher arrives at the next one by several steps of its own (progressive distill
 teacher is best one that has been distilled already, which takes half the passes.
 
 A distilled model that has learned more data at scale 1, where it is what an undistilled one is, is its own teacher for
-the the scales above: it is asked twice then, at scale 1.
+the scales above: it is asked twice then, at scale 1.
 """
 
 from collections.abc import Callable, Mapping

@@ -223,10 +223,10 @@ def train(
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
         batch = tuple(tensor.to(device) for tensor in flow_batch(bucket, recipe, empty, step))
-        if model.guidance_in is not None and teacher is None:
-            batch = (*batch, torch.ones(recipe.batch, device=device))
-        elif teacher is not None:
+        if teacher is not None:
             batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
+        elif model.guidance_in is not None:
+            batch = (*batch, torch.ones(recipe.batch, device=device))
         optimiser.set_rate(rate(1.0, step, deadline.progress(step), decay_share=recipe.decay_share))
         optimiser.zero_grad()
         pace.add(replicas.backward(partial(loss_of, precise, ids[bucket.size.name], txt_ids), batch))
