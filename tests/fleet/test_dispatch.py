@@ -95,7 +95,7 @@ async def test_pictures_that_take_longer_than_a_lease_are_waited_for_once(
         await house.store.cancel(request_id)
         request, result = await house.ended(request_id)
         assert (result.http_status, request.outcome) == (499, Outcome.CANCELLED)
-        assert house.dispatcher.runners[0].busy == 0
+        await house.until(lambda: house.dispatcher.runners[0].busy == 0)
 
 
 async def test_a_refused_input_does_not_hold_up_the_next_one(house: House) -> None:
