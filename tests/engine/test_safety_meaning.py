@@ -7,6 +7,7 @@ import pytest
 
 from impasto.endpoints.flux_pro import FLUX_PRO
 from impasto.engine.safety import Rules, RulesAndPrototypes, Safety
+from impasto.engine.safety.minors import MOST_WORKS
 from impasto.engine.safety.prototypes import MAX_PIECES, pieces
 from impasto.engine.safety.sentences import LAYERS, WEIGHTS, MiniLM
 from impasto.errors import WeightsError
@@ -109,6 +110,12 @@ def test_a_long_prompt_costs_no_more_than_its_first_pieces() -> None:
 )
 def test_a_minor_near_what_is_harmless_is_not_refused(check: RulesAndPrototypes, prompt: str) -> None:
     assert not check.sexual_minors(prompt).flagged
+
+
+@pytest.mark.parametrize(("works", "refused"), [(MOST_WORKS, False), (MOST_WORKS + 1, True)])
+def test_only_so_many_works_are_looked_at_beside_a_minor(check: RulesAndPrototypes, works: int, refused: bool) -> None:
+    prompt = "a nude marble statue, " * works + "surrounded by schoolchildren"
+    assert check.sexual_minors(prompt).flagged is refused
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ SUGGESTIVE = 0.5  # scores of sexual words from which they count …
 NUDITY = 0.65
 ACT = 0.8  # … and from which no exception holds
 ADULT = 18
+MOST_WORKS = 16
+"""Naked works of art beside a minor that are looked at one by one; a prompt with more is refused unread."""
 
 _NUMBERS: str = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
@@ -65,7 +67,9 @@ class Minors:
         worst = max(score for score, _ in found)
         if not self._minor(text, perhaps=worst >= NUDITY):
             return False
-        return worst >= ACT or not all(self._of_art(text, hit) for _, hit in found)
+        if worst >= ACT or len(found) > MOST_WORKS:
+            return True
+        return not all(self._of_art(text, hit) for _, hit in found)
 
     def _minor(self, text: str, *, perhaps: bool) -> bool:
         ages = [_years(match) for match in AGE.finditer(text)]
