@@ -49,6 +49,18 @@ async def test_a_body_in_pieces_of_any_size_arrives_whole(client, server) -> Non
     assert left_behind(server) == []
 
 
+async def test_weights_keep_their_ending_which_no_media_type_tells(client) -> None:
+    for name, ending in (("Style.safetensors", "safetensors"), ("style.pt", "bin"), ("safetensors", "bin")):
+        headers = {"Content-Type": "application/octet-stream", "X-Fal-File-Name": name}
+        posted = (await client.post("/files/upload", content=b"x", headers=headers)).json()["access_url"]
+        body = {"file_name": name, "content_type": "application/octet-stream"}
+        promised = (await client.post("/storage/upload/initiate", json=body)).json()
+        await client.put(promised["upload_url"], content=b"x")
+        for url in (posted, promised["file_url"]):
+            assert url.endswith(f".{ending}")
+            assert (await client.get(url)).content == b"x"
+
+
 async def test_the_same_bytes_at_once_are_one_file_and_others_are_refused(client, server) -> None:
     urls = await initiate(client)
     data = os.urandom(300_000)

@@ -9,9 +9,9 @@ from torch import nn
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.transformer import Flux
 from impasto.settings import LoraSettings, ModelSettings
-from impasto.store.records import Outcome
+from impasto.store.records import FileRecord, Outcome
 
-from .conftest import make_settings, open_house
+from .conftest import BASE_URL, make_settings, open_house
 
 SMALL = {"image_size": {"width": 128, "height": 96}, "num_inference_steps": 3, "seed": 7, "output_format": "png"}
 
@@ -55,3 +55,12 @@ async def test_a_request_is_drawn_with_its_loras_and_the_next_one_without(tmp_pa
             (item,) = result.payload["detail"]
             assert item["loc"] == ["body", "loras", "0", "path"]
             assert said in item["msg"]
+        for name in ("style.safetensors", None):  # uploaded, with its name and without
+            token = house.blobs.new_token("application/octet-stream", name)
+            house.blobs.put(data := (folder / "style.safetensors").read_bytes(), media_type="", token=token)
+            await house.store.add_file(FileRecord(token=token, media_type="", size=len(data)))
+            path = f"{BASE_URL}/files/{token}"
+            _, result = await house.ended(
+                await house.submit(endpoint="fal-ai/flux-lora", loras=[{"path": path}], **SMALL)
+            )
+            assert house.sums(result) == styled

@@ -252,7 +252,8 @@ async def test_files_of_the_allowed_folder_only(tmp_path: Path) -> None:
 async def test_an_uploaded_file_needs_no_network(tmp_path: Path) -> None:
     room = Room(tmp_path)
     room.own.write_bytes(safetensors())
-    assert (await room.bring("http://me/files/b/x")).path == str(room.own)
+    for name in ("x", "x.bin", "x.safetensors"):
+        assert (await room.bring(f"http://me/files/b/{name}")).path == str(room.own)
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.bin?download=true", "a.PTH"])

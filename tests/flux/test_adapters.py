@@ -266,7 +266,7 @@ def test_keys_are_shown_as_text_of_a_bearable_length(tmp_path: Path) -> None:
 
 
 def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:
-    for name in ("a.pt", "a.ckpt", "a.BIN"):
+    for name in ("a.pt", "a.safetensors", "a.BIN"):
         (tmp_path / name).write_bytes(pickle.dumps({}))
         with pytest.raises(WeightsError, match="pickle"):
             read(tmp_path / name)

@@ -74,14 +74,15 @@ async def initiate_multipart(call: Call) -> Response:
 
 def _new_file(call: Call, kind: str, key_id: str, declared: object, file_name: object) -> Claims:
     type_ = bare(declared if isinstance(declared, str) else None)
+    name = clean_name(file_name if isinstance(file_name, str) else None)
     wish = lifecycle.of_upload(call.request.headers)
     return Claims(
         kind=kind,
         expires_at=time.time() + TOKEN_SECONDS,
         key_id=key_id,
-        file=call.gateway.blobs.new_token(type_),
+        file=call.gateway.blobs.new_token(type_, name),
         media_type=type_,
-        file_name=clean_name(file_name if isinstance(file_name, str) else None),
+        file_name=name,
         lifetime=wish.expires_in,
         acl=wish.acl,
     )

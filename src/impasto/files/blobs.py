@@ -29,10 +29,11 @@ EXTENSIONS = {
     "application/zip": "zip",
 }
 OTHER_EXTENSION = "bin"
+WEIGHTS = "safetensors"  # no media type says so: clients send application/octet-stream, and the name tells
 RANDOM_BYTES = 16  # 128 bits: whoever knows the URL may fetch it, so nobody may guess it
 ORPHAN_SECONDS = 24 * 3600.0
 
-_TOKEN = re.compile(r"b/[0-9a-f]{8}/[A-Za-z0-9_-]{22}\.[a-z]{3,4}")
+_TOKEN = re.compile(r"b/[0-9a-f]{8}/[A-Za-z0-9_-]{22}\.(?:[a-z]{3,4}|safetensors)")
 
 
 class BlobStore:
@@ -131,9 +132,12 @@ class BlobStore:
             path.unlink(missing_ok=True)
         return len(stale)
 
-    def new_token(self, media_type: str) -> str:
-        """The token of a blob to come: an upload URL is promised before its bytes are there."""
-        extension = EXTENSIONS.get(media_type.partition(";")[0].strip().lower(), OTHER_EXTENSION)
+    def new_token(self, media_type: str, name: str | None = None) -> str:
+        """The token of a blob to come: an upload URL is promised before its bytes are there. `name`: what its sender
+        calls it.
+        """
+        other = WEIGHTS if name is not None and name.lower().endswith(f".{WEIGHTS}") else OTHER_EXTENSION
+        extension = EXTENSIONS.get(media_type.partition(";")[0].strip().lower(), other)
         return f"b/{self._hour()}/{secrets.token_urlsafe(RANDOM_BYTES)}.{extension}"
 
     def _hour(self) -> str:

@@ -23,7 +23,7 @@ from impasto.endpoints.base import WantedLora
 from impasto.engine.job import LoraInput
 from impasto.errors import ModelError
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
-from impasto.flux.pickles import is_pickle
+from impasto.flux.pickles import begins_pickle, is_pickle
 from impasto.settings import Settings
 
 FIELD = "loras"
@@ -84,11 +84,14 @@ class LoraFiles:
         return tuple(brought)
 
     async def _bring(self, name: str, base_url: str, reader: str) -> _Here:
+        url = name.startswith(("http://", "https://"))
+        own = self._own(name, base_url, field=FIELD, reader=reader) if url else None
+        if own is not None:  # whatever it is called: an upload without a name ends in .bin
+            return await asyncio.to_thread(self._local, own, name)
         if is_pickle(urlsplit(name).path):
             raise _refused(name, "it is a pickle, which can run code; only .safetensors files are read")
-        if name.startswith(("http://", "https://")):
-            own = self._own(name, base_url, field=FIELD, reader=reader)
-            return await asyncio.to_thread(self._local, own, name) if own is not None else await self._remote(name)
+        if url:
+            return await self._remote(name)
         if (found := self._in_folder(name)) is not None:
             return await asyncio.to_thread(self._local, found, name)
         match = _HUB_ID.fullmatch(name)
@@ -235,7 +238,7 @@ def _remember(table: dict[K, V], key: K, value: V) -> None:
 
 def _judge(head: bytes, size: int, name: str) -> None:
     """Raises ModelError unless a file of `size` bytes that begins with `head` may be safetensors."""
-    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    if begins_pickle(head):
         raise _refused(name, "it is a pickle, which can run code; only safetensors files are read")
     length = int.from_bytes(head[:8], "little")
     if MAX_HEADER < length < size:

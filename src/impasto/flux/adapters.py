@@ -30,7 +30,7 @@ from impasto.errors import WeightsError
 from impasto.flux import keys
 from impasto.flux.linear import Side, Up
 from impasto.flux.models import TransformerParams
-from impasto.flux.pickles import is_pickle
+from impasto.flux.pickles import begins_pickle
 from impasto.flux.stored import StoredFile
 
 MAX_NAME = 120  # characters of a key that are shown
@@ -97,13 +97,18 @@ def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerP
 
     Raises WeightsError: a pickle, a damaged file, another kind of adapter, another architecture.
     """
-    if is_pickle(path.name):
-        raise WeightsError(f"{path.name} is a pickle, which can run code, so it is not read; send .safetensors.")
     try:
+        if path.is_file() and begins_pickle(_head(path)):
+            raise WeightsError(f"{path.name} is a pickle, which can run code, so it is not read; send safetensors.")
         return _read(path, shapes, params)
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
         # Strangers write these files: what no check has thought of is damage, too.
         raise WeightsError(f"{path.name} is damaged ({type(error).__name__}: {str(error)[:100]}).") from None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams) -> Adapter:
