@@ -1,10 +1,11 @@
-"""How well does the embedded model's autoencoder give a picture back? On compositions of a seed that training never draws.
+"""How well does the embedded model's autoencoder give back a picture? Compositions of a seed that training never draws.
 
     impasto train default-model data                       # once: the sprites
     python benchmarks/autoencoder.py [--work impasto-training]
 
-PSNR in dB, peak 255, mean over the pictures (128x96 pixels: the latents of 1024x768), beside the best *linear* decoder of
-the same encoder, which is what its 16 numbers an 8x8 block say by themselves. Writes benchmarks/results/autoencoder.json.
+PSNR in dB, peak 255, mean over the pictures (128x96 pixels: what 1024x768 is enlarged from), beside the best *linear*
+decoder of the same encoder, which is what its 16 numbers an 8x8 block say by themselves. Writes
+benchmarks/results/autoencoder.json.
 """
 
 import argparse

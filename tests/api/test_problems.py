@@ -27,9 +27,7 @@ def every(kind: type[WireError]) -> Iterator[type[WireError]]:
 
 
 LEAVES = [  # what is loaded besides has its own
-    kind
-    for kind in every(WireError)
-    if kind not in (RequestError, ModelError) and kind.__module__ == errors.__name__
+    kind for kind in every(WireError) if kind not in (RequestError, ModelError) and kind.__module__ == errors.__name__
 ]
 
 
