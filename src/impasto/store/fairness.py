@@ -4,7 +4,7 @@ Within a key: first come, first served. Over all keys: `normal` before `low`, as
 this is plain FIFO. The turns live in memory: after a restart they begin anew.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
 from impasto.store.writer import Transaction
@@ -40,7 +40,7 @@ def fair_order(
             for row in tx.rows("queue_heads", endpoint=endpoint, priority=priority, **clocks):
                 if row["seq"] is not None:
                     heads[row["key_id"], endpoint] = row["seq"]
-        while free := [head for head in heads if not max_running or running.get(head[0], 0) < max_running]:
+        while free := [head for head in heads if not _full(head[0], running, max_running)]:
             head = min(free, key=lambda head: (turns.of(head[0]), heads[head]))
             key_id, endpoint = head
             seq = heads.pop(head)
@@ -50,3 +50,8 @@ def fair_order(
             row = tx.row("queue_next", endpoint=endpoint, priority=priority, key_id=key_id, seq=seq, **clocks)
             if row is not None and row["seq"] is not None:
                 heads[head] = row["seq"]
+
+
+def _full(key_id: str, running: Mapping[str, int], max_running: int) -> bool:
+    """Whether a key runs all that it may; without keys there is no limit."""
+    return bool(max_running and key_id) and running.get(key_id, 0) >= max_running
