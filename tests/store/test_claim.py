@@ -1,6 +1,7 @@
 """T2: each request goes to one runner at a time; normal before low, first come first served."""
 
 import asyncio
+import random
 from collections import Counter
 
 from impasto.store.records import Status
@@ -77,10 +78,26 @@ class TestPosition:
         normal = [await store.submit(new()) for _ in range(3)]
         await store.submit(new(endpoint="another"))
         assert [store.position(request) for request in normal] == [0, 1, 2]
-        assert store.position(low) == 3
+        assert store.position(low) == 4, "one runner draws for every endpoint"
         await store.claim(endpoints=[ENDPOINT], runner_id="gpu-0", limit=2, lease_seconds=15)
         assert [store.position(request) for request in normal] == [0, 0, 0]
-        assert store.position(low) == 1
+        assert store.position(low) == 2
+
+    async def test_it_says_the_place_in_which_it_is_claimed(self, store, new):
+        """Whatever keys, endpoints and priorities wait, and whoever was served last."""
+        dice = random.Random(5)
+
+        def any_one():
+            return new(key_id=dice.choice("abc"), endpoint=dice.choice([ENDPOINT, "x"]), priority=dice.randrange(2))
+
+        waiting = [await store.submit(any_one()) for _ in range(40)]
+        for _ in range(20):
+            said = {store.position(request): request.request_id for request in waiting}
+            assert sorted(said) == list(range(len(waiting)))
+            claimed = await store.claim(endpoints=["x", ENDPOINT], runner_id="gpu-0", limit=2, lease_seconds=15)
+            assert [request.request_id for request in claimed] == [said[0], said[1]]
+            waiting = [request for request in waiting if request.request_id not in {said[0], said[1]}]
+            waiting.append(await store.submit(any_one()))
 
     async def test_it_is_right_in_a_deep_queue(self, store, new):
         requests = await asyncio.gather(*[store.submit(new(priority=number % 2)) for number in range(700)])

@@ -159,9 +159,7 @@ class TestPlans:
             ("queue_next", "requests_turns (endpoint=? AND priority=? AND key_id=? AND seq>?)"),
             ("queued_of_key", "requests_open (key_id=? AND status=?)"),
             ("open_of_key", "requests_open (key_id=?)"),
-            ("queue_ahead", "requests_turns (endpoint=? AND priority<?)"),
-            ("queue_ahead", "requests_queue (endpoint=? AND priority=? AND seq<?)"),
-            ("queue_order", "requests_queue (endpoint=?)"),
+            ("queue_whole", "requests_turns"),
             ("request_renew", "sqlite_autoindex_requests_1 (request_id=?)"),
             ("request_held", "sqlite_autoindex_requests_1 (request_id=?)"),
             ("request_complete", "sqlite_autoindex_requests_1 (request_id=?)"),
@@ -189,7 +187,7 @@ class TestPlans:
 
     def test_the_order_of_a_claim_comes_from_the_index_and_not_from_sorting(self, fresh):
         migrate(fresh, QUERIES)
-        for name in ("queue_heads", "queue_next", "queue_order", "sweep_leases", "delivery_due"):
+        for name in ("queue_heads", "queue_next", "sweep_leases", "delivery_due"):
             assert "TEMP B-TREE" not in self.plan(fresh, name)
 
     async def test_a_full_database_with_statistics_changes_no_plan(self, store, new, database):

@@ -117,10 +117,7 @@ class Store(Protocol):
     def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]: ...
 
     def position(self, request: Request) -> int:
-        """How many requests wait before this one, in order of arrival at its endpoint. 0 = next.
-
-        With several keys waiting this is an estimate: they take turns.
-        """
+        """How many requests are drawn before this one, whatever their endpoint, as things stand. 0 = next."""
         ...
 
     def queued(self, endpoint: str | None = None) -> int: ...

@@ -231,21 +231,16 @@ SELECT http_status, headers, payload FROM results WHERE request_id = :request_id
 SELECT timestamp, message, level, source, labels FROM logs WHERE request_id = :request_id AND n > :after ORDER BY n;
 
 -- name: request_place
--- Where a queued request stands in its endpoint's order.
-SELECT priority, seq FROM requests WHERE request_id = :request_id AND status = 'IN_QUEUE';
+-- Where a queued request stands.
+SELECT key_id, priority, seq FROM requests WHERE request_id = :request_id AND status = 'IN_QUEUE';
 
--- name: queue_ahead
--- How many wait before a place, counted up to a limit.
-SELECT count(*) FROM (
-  SELECT 1 FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority < :priority
-  UNION ALL
-  SELECT 1 FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND seq < :seq
-  LIMIT :limit
-);
+-- name: queue_whole
+-- All that waits.
+SELECT key_id, priority, seq FROM requests INDEXED BY requests_turns WHERE status = 'IN_QUEUE';
 
--- name: queue_order
--- The whole queue of an endpoint, in claim order.
-SELECT priority, seq FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint ORDER BY priority, seq;
+-- name: file_version
+-- Another number after each commit of another connection.
+PRAGMA data_version;
 
 -- name: queue_count
 -- How many requests of one endpoint wait.

@@ -21,7 +21,7 @@ from impasto.errors import StoreError
 from impasto.store import history, keyring, outbox
 from impasto.store.migrate import migrate
 from impasto.store.moves import Moves
-from impasto.store.positions import EXACT, Positions
+from impasto.store.positions import Positions, Waiting
 from impasto.store.queries import Query, load
 from impasto.store.records import (
     Acl,
@@ -86,7 +86,7 @@ class SqliteStore:
         self._moves = moves
         self._queries = queries
         self._pepper = pepper
-        self._positions = Positions(self._order)
+        self._positions = Positions(self._waiting, lambda: self._count("file_version"), moves.turns.of)
         self._touched: dict[str, float] = {}
 
     @classmethod
@@ -236,11 +236,7 @@ class SqliteStore:
 
     def position(self, request: Request) -> int:
         place = self._row("request_place", request_id=request.request_id)
-        if place is None:
-            return 0
-        priority, seq = place
-        ahead = self._count("queue_ahead", endpoint=request.endpoint, priority=priority, seq=seq, limit=EXACT)
-        return ahead if ahead < EXACT else self._positions.ahead(request.endpoint, priority, seq)
+        return 0 if place is None else self._positions.ahead(*place)
 
     def queued(self, endpoint: str | None = None) -> int:
         return self._count("queue_count_all") if endpoint is None else self._count("queue_count", endpoint=endpoint)
@@ -435,8 +431,8 @@ class SqliteStore:
     def _lease(self, seconds: float | None) -> float:
         return self._moves.lease_seconds if seconds is None else seconds
 
-    def _order(self, endpoint: str) -> list[tuple[int, int]]:
-        return [(row[0], row[1]) for row in self._rows("queue_order", endpoint=endpoint)]
+    def _waiting(self) -> list[Waiting]:
+        return [tuple(row) for row in self._rows("queue_whole")]
 
     def _rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
         try:
