@@ -49,6 +49,34 @@ def test_past_requests_are_listed_newest_first_with_their_pictures(visit: Visit,
         assert image.evaluate("image => image.naturalWidth") > 0
 
 
+def test_the_list_asks_for_little_of_large_requests_and_the_opened_one_for_all(
+    visit: Visit, serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = serve(tmp_path, IMPASTO_MODEL_FAKE_STEP_SECONDS="0")
+    try:
+        words = "a heron " * 60
+        made = run(server.url, words, sync_mode=True, num_images=2)
+        assert made["images"][0]["url"].startswith("data:")
+        run(server.url, "a red apple")
+        page = visit("/history", origin=server.url)
+        with page.expect_response("**/v1/requests?**") as listed:
+            page.get_by_role("button", name="Refresh").click()
+        assert "payloads" not in listed.value.url
+        assert len(listed.value.body()) < 3000
+        first, second = (row["summary"] for row in listed.value.json()["items"])
+        assert first["picture"].startswith(server.url)
+        assert (first["prompt"], first["pictures"], first["kept"]) == ("a red apple", 1, True)
+        assert second == {"prompt": words[:200], "picture": None, "pictures": 2, "kept": True}
+        thumbnail = page.locator(".card img")
+        expect(thumbnail).to_have_attribute("loading", "lazy")
+        expect(thumbnail).to_have_attribute("decoding", "async")
+        page.get_by_role("link", name="a heron").click()
+        expect(page.locator("figure img")).to_have_count(2)
+        assert json.loads(page.locator("pre").first.inner_text())["prompt"] == words
+    finally:
+        server.stop()
+
+
 def test_they_are_found_by_endpoint_outcome_and_words(visit: Visit, kept: Any) -> None:
     page = visit("/history", origin=kept.url)
     prompts = page.locator(".card b")

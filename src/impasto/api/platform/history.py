@@ -21,12 +21,13 @@ from impasto.store.records import Request, Status
 SEARCHED = 2_000  # newest requests that a search for words looks at
 BATCH = 200
 MAX_WORDS = 200  # characters
-EXPANDS = ("payloads", "logs", "webhook")
+EXPANDS = ("payloads", "summary", "logs", "webhook")
 
 
 async def requests(call: Call) -> Response:
     """Newest first. `endpoint_id`, `status`, `request_id` as with fal but optional; `q`: words of the prompt.
-    `expand`: payloads (input and output), logs, webhook (where it stands, every try).
+    `expand`: payloads (input and output), summary (what a list shows of them), logs, webhook (where it stands, every
+    try).
     """
     query = call.request.query_params
     expand = q.expands(query, EXPANDS)
@@ -89,7 +90,7 @@ def _prompt(call: Call, request: Request) -> str:
 
 
 def _row(call: Call, request: Request, expand: Sequence[str]) -> dict[str, Any]:
-    row = item(call, request, "payloads" in expand) | {
+    row = item(call, request, expand) | {
         "status": request.status.value,
         "attempts": request.attempt,
         "error": request.error,

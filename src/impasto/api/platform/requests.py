@@ -16,19 +16,22 @@ from impasto.errors import BadRequest, NotFound
 from impasto.store.records import Request, Status
 
 HTTP = {"success": (0, 399), "user_error": (400, 499), "error": (500, 599)}
+SHORT = 200  # characters of a text in a summary
 PAGE_BYTES = 32 * 2**20  # of a page's rows: payloads may hold pictures, and a hundred of those fill the memory
 WAITING = {"in_queue": Status.IN_QUEUE, "in_progress": Status.IN_PROGRESS}  # beyond fal's, which lists what ended
 
 
 async def by_endpoint(call: Call) -> Response:
-    """The caller's own; of everybody for an ADMIN key. `expand=payloads` adds what went in and came out."""
+    """The caller's own; of everybody for an ADMIN key. `expand=payloads` adds what went in and came out, `summary`
+    (ours) what a list shows of it.
+    """
     query = call.request.query_params
     ids = q.endpoint_ids(query)
     if len(ids) != 1:
         raise BadRequest("endpoint_id names one endpoint, e.g. endpoint_id=fal-ai/flux-pro.")
     status = q.choice(query, "status", (*HTTP, *WAITING))
     q.choice(query, "sort_by", ("ended_at",))
-    payloads = "payloads" in q.expands(query, ("payloads",))
+    expand = q.expands(query, ("payloads", "summary"))
     size = q.limit(query)
     if wanted := query.get("request_id"):
         request = own(call, wanted)
@@ -45,7 +48,7 @@ async def by_endpoint(call: Call) -> Response:
             before=q.cursor(query),
             limit=size + 1,
         )
-    return await page_of(found, size, lambda request: item(call, request, payloads))
+    return await page_of(found, size, lambda request: item(call, request, expand))
 
 
 async def page_of(found: Sequence[Request], size: int, row: Callable[[Request], dict[str, Any]]) -> Response:
@@ -111,7 +114,7 @@ def own(call: Call, request_id: str) -> Request | None:
     return request if request is not None and whose(call) in (None, request.key_id) else None
 
 
-def item(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
+def item(call: Call, request: Request, expand: Sequence[str]) -> dict[str, Any]:
     """A request as fal lists it."""
     store, started, ended = call.gateway.store, request.started_at, request.finished_at
     row: dict[str, Any] = {
@@ -123,8 +126,27 @@ def item(call: Call, request: Request, payloads: bool) -> dict[str, Any]:
         "status_code": request.http_status,
         "duration": None if started is None or ended is None else round(ended - started, 6),
     }
-    if payloads:
+    if "payloads" in expand or "summary" in expand:
         result = store.result(request.request_id)
-        row["json_input"] = store.input(request.request_id)
-        row["json_output"] = None if result is None else result.payload
+        given, made = store.input(request.request_id), None if result is None else result.payload
+        if "payloads" in expand:
+            row["json_input"], row["json_output"] = given, made
+        if "summary" in expand:
+            row["summary"] = _summary(given, made)
     return row
+
+
+def _summary(given: dict[str, Any] | None, made: Any) -> dict[str, Any]:
+    """What a list of requests shows of one, in a few hundred bytes: payloads may hold whole pictures. `picture` is the
+    first one's URL, None where that is a data URI; `kept` whether there is an input still.
+    """
+    prompt = (given or {}).get("prompt")
+    images = made.get("images") if isinstance(made, dict) else None
+    pictures = images if isinstance(images, list) else []
+    url = pictures[0].get("url") if pictures and isinstance(pictures[0], dict) else None
+    return {
+        "prompt": prompt[:SHORT] if isinstance(prompt, str) else None,
+        "picture": url if isinstance(url, str) and not url.startswith("data:") else None,
+        "pictures": len(pictures),
+        "kept": bool(given),
+    }

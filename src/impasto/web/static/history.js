@@ -25,7 +25,7 @@ export function History() {
   const [wanted, setWanted] = useState(() => fromAddress());
   const [cursors, setCursors] = useState([""]);
   const cursor = cursors.at(-1);
-  const query = new URLSearchParams({ limit: PAGE, expand: "payloads", ...wanted, ...(cursor ? { cursor } : {}) });
+  const query = new URLSearchParams({ limit: PAGE, expand: "summary", ...wanted, ...(cursor ? { cursor } : {}) });
   const [page, error, again] = useLive(() => api.get(`/v1/requests?${query}`), [query.toString()], ({ items }) =>
     items.some((item) => !item.ended_at) ? LOOK : cursor ? 0 : CALM);
   const typed = useRef();
@@ -75,13 +75,11 @@ function fromAddress() {
 }
 
 function Card({ item }) {
-  const first = item.json_output?.images?.[0];
-  const pictures = item.json_output?.images?.length ?? 0;
-  const source = first && shownUrl(first.url);
-  const prompt = item.json_input?.prompt;
+  const { prompt, picture, pictures, kept } = item.summary;
+  const source = picture && shownUrl(picture);
   return html`<li><${Link} to=${`/history/${item.request_id}`} class="card">
-    ${source ? html`<img src=${source} alt="" loading="lazy" />` : html`<span class="no-picture">${outcome(item)}</span>`}
-    <span class="card-text"><b>${prompt || (Object.keys(item.json_input ?? {}).length ? "no words" : "not kept")}</b>
+    ${source ? html`<img loading="lazy" decoding="async" src=${source} alt="" />` : html`<span class="no-picture">${outcome(item)}</span>`}
+    <span class="card-text"><b>${prompt || (kept ? "no words" : "not kept")}</b>
       <small>${item.endpoint_id}${pictures > 1 ? `, ${count(pictures, "picture")}` : ""}<br />${when(item.sent_at)}${item.duration ? `, ${seconds(item.duration)}` : ""}</small></span>
   <//></li>`;
 }
