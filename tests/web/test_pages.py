@@ -242,6 +242,31 @@ def test_the_api_page_asks_for_the_document_of_its_own_endpoint_only(visit: Visi
     assert len([url for url in asked if "openapi" in url]) == 1
 
 
+def test_the_programs_of_every_endpoint_say_all_that_is_required(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux/dev/redux/api")
+    page.get_by_role("tab", name="Python", exact=True).click()
+    program = page.get_by_role("region", name="The request in python").inner_text()
+    compile(program, "copied.py", "exec")
+    assert '"image_url": "http' in program
+    assert "undefined" not in program
+    missing = page.evaluate(
+        """async () => {
+          const [{ models, openapi }, { exampleInput, types }, { python }] = await Promise.all(
+            ["api", "schema", "code"].map((name) => import(`/static/${name}.js`)));
+          const faults = [];
+          for (const { endpoint_id: id } of await models()) {
+            const { input } = types(await openapi(id), id);
+            const said = exampleInput(input);
+            const required = input.fields.filter((each) => each.required).map((each) => each.name);
+            faults.push(...required.filter((name) => !said[name]).map((name) => [id, name]));
+            if (/undefined/.test(python(id, { ...said, absent: undefined }))) faults.push([id, undefined]);
+          }
+          return faults;
+        }"""
+    )
+    assert missing == []
+
+
 def test_a_column_keeps_its_picture_when_another_one_is_removed(visit: Visit) -> None:
     page = visit("/compare")
     page.get_by_role("button", name="Add a column").click()

@@ -2,7 +2,7 @@
 import { useEffect } from "preact/hooks";
 import * as api from "./api.js";
 import { LanguageTabs, Program, Views } from "./playground.js";
-import { types } from "./schema.js";
+import { exampleInput, types } from "./schema.js";
 import { Code, html, Tabs, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
 
 const REQUEST_ID = "764cabcf-b745-4b3e-ae38-1200304cf45b";
@@ -19,8 +19,7 @@ export function ApiPage({ id }) {
   const [described, model] = answer;
   const { input, output, others: all } = types(described, id);
   const others = all.filter((type) => type.fields.length);
-  const example = input.example ?? { prompt: "a red apple" };
-  const brief = { prompt: example.prompt, ...(example.image_url ? { image_url: example.image_url } : {}) };
+  const brief = exampleInput(input);
   const meta = model?.metadata ?? {};
   return html`<div class="model-head">
       <div>

@@ -116,7 +116,8 @@ function pythonLiteral(value, depth = 0) {
     return `[\n${value.map((each) => `${pad}    ${pythonLiteral(each, depth + 1)},`).join("\n")}\n${pad}]`;
   }
   if (typeof value === "object") {
-    const lines = Object.entries(value).map(([k, v]) => `${pad}    ${JSON.stringify(k)}: ${pythonLiteral(v, depth + 1)},`);
+    const said = Object.entries(value).filter(([, each]) => each !== undefined); // as JSON leaves them out
+    const lines = said.map(([k, v]) => `${pad}    ${JSON.stringify(k)}: ${pythonLiteral(v, depth + 1)},`);
     return lines.length ? `{\n${lines.join("\n")}\n${pad}}` : "{}";
   }
   return JSON.stringify(value);

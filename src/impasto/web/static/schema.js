@@ -138,6 +138,13 @@ export function briefInput(input, values) {
   );
 }
 
+/** What a program has to say, of the type's example: its words, its picture and all else that is required. */
+export function exampleInput(input) {
+  const example = input.example ?? { prompt: "a red apple" };
+  const named = input.fields.filter(({ name, required }) => required || name === "prompt" || name === "image_url");
+  return Object.fromEntries(named.map(({ name }) => [name, example[name]]).filter(([, value]) => value !== undefined));
+}
+
 export const PRESETS = {
   square_hd: [1024, 1024],
   square: [512, 512],
