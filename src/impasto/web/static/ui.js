@@ -216,12 +216,13 @@ export function count(number, one, many = `${one}s`) {
   return `${number} ${number === 1 ? one : many}`;
 }
 
-/** Where the page may show the picture of `url` from: this server under the name that the page has; else "". */
+/** Where the page may show the picture of `url` from: a file of this server, under the name that the page has; else "", as for
+ * an address that is still being typed. */
 export function shownUrl(url) {
-  if (/^(data:|blob:)/.test(url)) return url;
+  if (/^(data:[^,]*,|blob:)/.test(url)) return url;
   try {
-    const { origin, pathname, search } = new URL(url, location.origin);
-    return origin === location.origin || pathname.startsWith("/files/b/") ? pathname + search : "";
+    const { origin, pathname, search } = new URL(url);
+    return pathname.startsWith(origin === location.origin ? "/files/" : "/files/b/") ? pathname + search : "";
   } catch {
     return "";
   }
