@@ -442,6 +442,17 @@ def test_two_pictures_uploaded_at_once_are_both_kept(visit: Visit) -> None:
     expect(field.locator(".drop img")).to_have_count(2)
 
 
+def test_a_url_is_typed_into_a_list_of_pictures_letter_by_letter(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-pro/kontext/multi")
+    page.get_by_label("Image URLs, 1").focus()
+    for box, url in (("1", "https://example.org/a.png"), ("2", "https://example.org/b.png")):
+        page.keyboard.type(url)
+        expect(page.get_by_label(f"Image URLs, {box}")).to_have_value(url)
+        expect(page.get_by_label(f"Image URLs, {box}")).to_be_focused()
+        page.get_by_label(f"Image URLs, {int(box) + 1}").focus()
+    assert sent(page)["image_urls"] == ["https://example.org/a.png", "https://example.org/b.png"]
+
+
 def test_a_picture_is_uploaded_from_a_page_under_another_name_than_the_public_one(
     visit: Visit, serve: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -69,12 +69,14 @@ export function Picture({ value, onChange, aria, children }) {
 export function Pictures({ field, value, onChange, aria }) {
   const list = value ?? [];
   const change = useLatest(list, onChange);
+  const room = ({ length }) => field.maxItems === undefined || length < field.maxItems;
   const set = (at, url) => change((urls) => (at >= urls.length ? urls : url ? urls.with(at, url) : urls.toSpliced(at, 1)));
+  const add = (url) => url && change((urls) => (room(urls) ? [...urls, url] : urls));
   const named = (at) => ({ ...aria, id: `${aria.id}-${at}`, "aria-label": `${field.title}, ${at + 1}` });
-  const full = field.maxItems !== undefined && list.length >= field.maxItems;
+  // The blank box is one of the list: with its first letter it becomes a row, and what is typed goes on in the same box.
   return html`<div id=${aria.id}>
-    ${list.map((url, at) => html`<${Picture} key=${at} field=${field} value=${url} onChange=${(next) => set(at, next)} aria=${named(at)} />`)}
-    ${!full && html`<${Picture} key=${list.length} field=${field} value=${undefined} onChange=${(url) => url && change((urls) => [...urls, url])} aria=${named(list.length)} />`}
+    ${(room(list) ? [...list, undefined] : list).map((url, at) => html`<${Picture} key=${at} field=${field} value=${url}
+      onChange=${at < list.length ? (next) => set(at, next) : add} aria=${named(at)} />`)}
   </div>`;
 }
 
