@@ -104,18 +104,29 @@ def test_a_chosen_file_goes_in_through_the_upload_and_its_url_is_sent(visit: Vis
     done(page)
 
 
+PASTE = """async ([text, into]) => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
+  const blob = await new Promise(done => canvas.toBlob(done, "image/png"));
+  const data = new DataTransfer();
+  data.items.add(new File([blob], "pasted.png", {type: "image/png"}));
+  if (text) data.items.add(text, "text/plain");
+  const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+  document.querySelector(into).dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+
+
+def paste(page: Page, text: str = "", into: str = "body") -> bool:
+    """A picture, and with it `text`; → whether the page took it as a picture."""
+    return page.evaluate(PASTE, [text, into])
+
+
 def test_a_pasted_picture_is_taken(visit: Visit) -> None:
     page = visit("/models/fal-ai/flux/dev/image-to-image")
     expect(page.get_by_label("Choose a picture")).to_be_attached()
-    page.evaluate(
-        """async () => {
-          const canvas = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
-          const blob = await new Promise(done => canvas.toBlob(done, "image/png"));
-          const data = new DataTransfer();
-          data.items.add(new File([blob], "pasted.png", {type: "image/png"}));
-          dispatchEvent(new ClipboardEvent("paste", {clipboardData: data}));
-        }"""
-    )
+    assert paste(page, "A1\tB1", "#field-prompt") is False, "cells of a spreadsheet are text in a box for text"
+    expect(page.locator(".drop")).not_to_contain_text("Uploading")
+    assert paste(page, into="#field-prompt") is True
     expect(page.locator(".drop img")).to_be_visible()
 
 
@@ -326,15 +337,7 @@ def test_one_pasted_picture_goes_to_one_field_the_empty_one(visit: Visit) -> Non
     page = visit("/models/fal-ai/flux-pro/v1/fill")
     upload(page, "image_url")
     before = page.get_by_label("Image URL", exact=True).input_value()
-    page.evaluate(
-        """async () => {
-          const canvas = Object.assign(document.createElement("canvas"), {width: 32, height: 32});
-          const blob = await new Promise(done => canvas.toBlob(done, "image/png"));
-          const data = new DataTransfer();
-          data.items.add(new File([blob], "pasted.png", {type: "image/png"}));
-          dispatchEvent(new ClipboardEvent("paste", {clipboardData: data}));
-        }"""
-    )
+    paste(page)
     expect(page.locator("[data-field=mask_url] .drop img")).to_be_visible()
     expect(page.get_by_label("Image URL", exact=True)).to_have_value(before)
 

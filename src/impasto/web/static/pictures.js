@@ -12,8 +12,14 @@ function chosenBox() {
   return at((box) => box.parentElement.contains(document.activeElement)) ?? at((box) => box.matches(":hover")) ?? shown.find(({ filled }) => !filled) ?? shown[0];
 }
 
+/** Whether `event` pastes text into a box for text: cells of a spreadsheet come with a picture of themselves. */
+function isText({ target, clipboardData }) {
+  const box = target.closest?.("textarea, input:not([type=checkbox], [type=range], [type=file])");
+  return Boolean(box) && clipboardData.types.includes("text/plain");
+}
+
 addEventListener("paste", (event) => {
-  if (!event.clipboardData?.files.length || !boxes.size) return;
+  if (!event.clipboardData?.files.length || !boxes.size || isText(event)) return;
   event.preventDefault();
   chosenBox().take(event.clipboardData.files);
 });
