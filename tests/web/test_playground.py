@@ -7,11 +7,12 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, Route, expect
 
 Visit = Callable[..., Page]
 
@@ -443,6 +444,43 @@ def test_two_pictures_uploaded_at_once_are_both_kept(visit: Visit) -> None:
             {"name": name, "mimeType": "image/png", "buffer": picture()}
         )
     expect(field.locator(".drop img")).to_have_count(2)
+
+
+def choose(page: Page, field: str, *, at: int = 0) -> None:
+    page.locator(f"[data-field={field}]").get_by_label("Choose a picture").nth(at).set_input_files(
+        {"name": "in.png", "mimeType": "image/png", "buffer": picture()}
+    )
+
+
+def test_an_upload_ends_in_its_own_box_and_the_last_one_of_a_box_stays(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux/dev/image-to-image")
+    held: list[Route] = []
+    run = page.get_by_role("button", name="Run", exact=True)
+    with page.expect_request("**/storage/upload/initiate*"):
+        page.route("**/storage/upload/initiate*", lambda route: held.append(route))
+        choose(page, "image_url")
+    expect(run).to_be_disabled()
+    page.unroute("**/storage/upload/initiate*")
+    upload(page, "image_url")
+    last = page.get_by_label("Image URL", exact=True).input_value()
+    with suppress(Error):  # the page has given it up
+        held.pop().continue_()
+    page.wait_for_timeout(300)
+    expect(page.get_by_label("Image URL", exact=True)).to_have_value(last)
+    expect(run).to_be_enabled()
+
+    page.goto("/models/fal-ai/flux-pro/kontext/multi")
+    for box in "123":
+        page.get_by_label(f"Image URLs, {box}").fill(f"https://example.org/{box}.png")
+    with page.expect_request("**/storage/upload/initiate*"):
+        page.route("**/storage/upload/initiate*", lambda route: held.append(route))
+        choose(page, "image_urls", at=1)
+    page.get_by_role("button", name="Remove").first.click()
+    held.pop().continue_()
+    expect(page.locator("[data-field=image_urls] .drop img")).to_have_count(1)
+    first, second = sent(page)["image_urls"]
+    assert "/files/b/" in first
+    assert second == "https://example.org/3.png"
 
 
 def test_a_url_is_typed_into_a_list_of_pictures_letter_by_letter(visit: Visit) -> None:

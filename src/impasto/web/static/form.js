@@ -1,6 +1,6 @@
 // The form of an endpoint, made from its schema in `x-fal-order-properties` order: one control a kind of field.
 import { useEffect, useState } from "preact/hooks";
-import { Mask, Picture, Pictures } from "./pictures.js";
+import { Mask, Picture, Pictures, uploads } from "./pictures.js";
 import { PRESETS, presetTitle } from "./schema.js";
 import { html, NumberInput, useLatest } from "./ui.js";
 
@@ -15,8 +15,8 @@ const EXAMPLES = [
 ];
 const MAX_RANDOM = 2 ** 32;
 
-/** `values`: a signal of {field: value}; `problem`: a signal of the last refusal. */
-export function Form({ input, values, problem, onRun, busy, onCancel, onReset }) {
+/** `values`: a signal of {field: value}; `problem`: a signal of the last refusal; `blocked`: why it cannot be run now, "": it can. */
+export function Form({ input, values, problem, onRun, busy, blocked, onCancel, onReset }) {
   const change = (name, value) => {
     values.value = { ...values.value, [name]: value };
     // A field that was mended is no longer shown as wrong.
@@ -24,7 +24,7 @@ export function Form({ input, values, problem, onRun, busy, onCancel, onReset })
   };
   const submit = (event) => {
     event.preventDefault();
-    if (!busy) onRun();
+    if (!busy && !blocked) onRun();
   };
   useEffect(() => {
     const keys = (event) => {
@@ -32,7 +32,7 @@ export function Form({ input, values, problem, onRun, busy, onCancel, onReset })
     };
     addEventListener("keydown", keys);
     return () => removeEventListener("keydown", keys);
-  }, [busy, onRun]);
+  }, [busy, blocked, onRun]);
   useEffect(() => {
     // The first wrong field is brought to the eye, and a screen reader reads what is wrong with it.
     if (problem.value) document.querySelector(".form [aria-invalid=true]")?.focus();
@@ -51,11 +51,12 @@ export function Form({ input, values, problem, onRun, busy, onCancel, onReset })
       ${hidden.map(control)}
     </details>`}
     ${rest.map((message) => html`<p class="wrong" role="alert">${message}</p>`)}
+    <p class="faint" role="status">${blocked}</p>
     <div class="actions run-bar">
-      <button type="submit" class="primary" disabled=${busy}>Run</button>
+      <button type="submit" class="primary" disabled=${busy || blocked}>Run</button>
       ${busy && html`<button type="button" onClick=${onCancel}>Cancel</button>`}
       <span class="faint keys-hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
-      <button type="button" class="quiet at-end" onClick=${onReset} disabled=${busy}>Reset</button>
+      <button type="button" class="quiet at-end" onClick=${onReset} disabled=${busy || uploads.value > 0}>Reset</button>
     </div>
   </form>`;
 }

@@ -1,8 +1,10 @@
 // Pictures that go in: dropped, pasted, chosen or named by URL, and uploaded as fal's JavaScript client does it.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { signal } from "@preact/signals-core";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
 import { html, say, shownUrl, useLatest } from "./ui.js";
 
+export const uploads = signal(0); // that run for the form on the page
 const boxes = new Set(); // every picture field on the page, which one pasted picture goes to one of
 
 /** Where a pasted picture goes: the field that has the focus or the pointer, else the first empty one. */
@@ -24,25 +26,43 @@ addEventListener("paste", (event) => {
   chosenBox().take(event.clipboardData.files);
 });
 
-export function Picture({ value, onChange, aria, children }) {
+/** `adds`: each picture goes into the list that the box belongs to; else the last one stays, whichever is uploaded first. */
+export function Picture({ value, onChange, aria, adds = false, children }) {
   const box = useRef();
-  const [busy, setBusy] = useState(false);
+  const running = useRef(null); // what aborts the upload that would fill this box
+  const [busy, setBusy] = useState(0); // uploads
   const [over, setOver] = useState(false);
   const [wrong, setWrong] = useState("");
   const take = async (files) => {
     const file = [...files].find((each) => each.type.startsWith("image/"));
     if (!file) return setWrong("That is no picture. Take a JPEG, PNG, WebP, GIF or AVIF.");
     setWrong("");
-    setBusy(true);
+    setBusy((n) => n + 1);
+    const own = new AbortController();
+    if (!adds) {
+      running.current?.abort();
+      running.current = own;
+    }
     try {
-      onChange(await api.upload(file));
+      const url = await api.upload(file, own.signal);
+      if (own.signal.aborted) return;
+      onChange(url);
       say(`Uploaded ${file.name || "the picture"}`);
     } catch (error) {
-      setWrong(error.message);
+      if (!own.signal.aborted) setWrong(error.message);
     } finally {
-      setBusy(false);
+      setBusy((n) => n - 1);
     }
   };
+  /** What a person types or removes holds, whatever is still being uploaded. */
+  const set = (url) => {
+    running.current?.abort();
+    onChange(url);
+  };
+  useLayoutEffect(() => {
+    uploads.value += busy;
+    return () => (uploads.value -= busy);
+  }, [busy]);
   useEffect(() => {
     const own = { box, take, filled: Boolean(value) };
     boxes.add(own);
@@ -59,16 +79,17 @@ export function Picture({ value, onChange, aria, children }) {
         ? shownUrl(value)
           ? html`<img src=${shownUrl(value)} alt="The picture that goes in" />`
           : html`<p class="about">The server will fetch it.</p>`
-        : html`<p>${busy ? "Uploading…" : "Drop a picture here, paste one, or"}</p>`}
+        : !busy && html`<p>Drop a picture here, paste one, or</p>`}
+      ${busy > 0 && html`<p role="status">Uploading…</p>`}
       <span class="row">
         <label class="button">${value ? "Another one" : "Choose a file"}
           <input type="file" accept="image/*" class="hidden-file" aria-label="Choose a picture" onChange=${(event) => (take(event.target.files), (event.target.value = ""))} /></label>
         ${children}
-        ${value && html`<button type="button" onClick=${() => onChange(undefined)}>Remove</button>`}
+        ${value && html`<button type="button" onClick=${() => set(undefined)}>Remove</button>`}
       </span>
     </div>
     <input type="text" ...${aria} value=${value ?? ""} placeholder="or the URL of a picture" inputmode="url" spellcheck=${false}
-      onInput=${(event) => onChange(event.target.value || undefined)} />
+      onInput=${(event) => set(event.target.value || undefined)} />
     ${wrong && html`<p class="wrong" role="alert">${wrong}</p>`}`;
 }
 
@@ -76,13 +97,22 @@ export function Pictures({ field, value, onChange, aria }) {
   const list = value ?? [];
   const change = useLatest(list, onChange);
   const room = ({ length }) => field.maxItems === undefined || length < field.maxItems;
-  const set = (at, url) => change((urls) => (at >= urls.length ? urls : url ? urls.with(at, url) : urls.toSpliced(at, 1)));
+  const keys = useRef([]); // of the boxes: an upload ends in its own row, or in none when that was removed
+  const nextKey = useRef(0);
+  while (keys.current.length <= list.length) keys.current.push(nextKey.current++);
+  const set = (key, url) => change((urls) => {
+    const at = keys.current.indexOf(key);
+    if (at < 0 || at >= urls.length) return urls;
+    if (url) return urls.with(at, url);
+    keys.current.splice(at, 1);
+    return urls.toSpliced(at, 1);
+  });
   const add = (url) => url && change((urls) => (room(urls) ? [...urls, url] : urls));
   const named = (at) => ({ ...aria, id: `${aria.id}-${at}`, "aria-label": `${field.title}, ${at + 1}` });
   // The blank box is one of the list: with its first letter it becomes a row, and what is typed goes on in the same box.
   return html`<div id=${aria.id}>
-    ${(room(list) ? [...list, undefined] : list).map((url, at) => html`<${Picture} key=${at} field=${field} value=${url}
-      onChange=${at < list.length ? (next) => set(at, next) : add} aria=${named(at)} />`)}
+    ${(room(list) ? [...list, undefined] : list).map((url, at) => [url, at, keys.current[at]]).map(([url, at, key]) => html`<${Picture} key=${key} field=${field} value=${url}
+      adds=${at >= list.length} onChange=${at < list.length ? (next) => set(key, next) : add} aria=${named(at)} />`)}
   </div>`;
 }
 

@@ -5,6 +5,7 @@ import * as api from "./api.js";
 import { LANGUAGES, program } from "./code.js";
 import { Form } from "./form.js";
 import { linkTo, valuesOf } from "./forms.js";
+import { uploads } from "./pictures.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
 import { briefInput, initialInput, sentInput, types } from "./schema.js";
@@ -35,7 +36,9 @@ function Ready({ id, document, models }) {
   const run = current.value;
   const place = useRef();
   const model = models?.find((each) => each.endpoint_id === id);
+  const blocked = uploads.value ? "A picture is still being uploaded." : "";
   const start = async () => {
+    if (blocked) return say(blocked);
     problem.value = null;
     const next = new Run(id, sentInput(input, values.value));
     current.value = next;
@@ -66,7 +69,7 @@ function Ready({ id, document, models }) {
     <div class="bench">
       <section aria-labelledby="input-title">
         <h2 id="input-title">Input</h2>
-        <${Form} input=${input} values=${values} problem=${problem} busy=${run?.busy.value ?? false} onRun=${start}
+        <${Form} input=${input} values=${values} problem=${problem} busy=${run?.busy.value ?? false} blocked=${blocked} onRun=${start}
           onCancel=${() => run.cancel()} onReset=${() => ((values.value = initialInput(input)), (problem.value = null))} />
       </section>
       <section aria-labelledby="result-title" class="result-side" ref=${place}>
