@@ -446,6 +446,27 @@ def test_two_pictures_uploaded_at_once_are_both_kept(visit: Visit) -> None:
     expect(field.locator(".drop img")).to_have_count(2)
 
 
+def test_a_field_of_json_shows_what_is_sent_and_run_waits_until_it_can_be_read(visit: Visit) -> None:
+    page = visit("/models/fal-ai/flux-general")
+    box, run = page.locator("#field-fill_image"), page.get_by_role("button", name="Run", exact=True)
+    box.fill('{ "a": [1]}')
+    expect(box).to_have_value('{ "a": [1]}')
+    assert sent(page)["fill_image"] == {"a": [1]}
+    page.goto("/models/fal-ai/flux-general" + linked(prompt="a heron", fill_image={"b": 2}, control_loras=[{}]))
+    expect(box).to_have_value(re.compile('"b": 2'))
+    page.get_by_role("group", name="Control LoRA 1").get_by_label("Scale", exact=True).fill("[")
+    assert sent(page)["control_loras"] == [{}]
+    for unreadable in ("{", '{"b"'):
+        box.fill(unreadable)
+        expect(box).to_have_value(unreadable)
+        expect(run).to_be_disabled()
+        expect(page.get_by_text("Fill image: mend it or empty it")).to_be_visible()
+        assert "fill_image" not in sent(page)
+        page.get_by_role("button", name="Reset").click()
+        expect(box).to_have_value("")
+        expect(run).to_be_enabled()
+
+
 def choose(page: Page, field: str, *, at: int = 0) -> None:
     page.locator(f"[data-field={field}]").get_by_label("Choose a picture").nth(at).set_input_files(
         {"name": "in.png", "mimeType": "image/png", "buffer": picture()}

@@ -1,7 +1,7 @@
 // The form of an endpoint, made from its schema in `x-fal-order-properties` order: one control a kind of field.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { Mask, Picture, Pictures, uploads } from "./pictures.js";
-import { PRESETS, presetTitle } from "./schema.js";
+import { PRESETS, presetTitle, Unread } from "./schema.js";
 import { html, NumberInput, useLatest } from "./ui.js";
 
 const EXAMPLES = [
@@ -191,21 +191,26 @@ function TextLine({ field, value, onChange, aria }) {
   return html`<input type="text" ...${aria} maxLength=${field.maxLength} value=${value ?? ""} onInput=${(event) => onChange(event.target.value)} />`;
 }
 
-/** Anything else: JSON, kept as typed until it can be read. */
+/** Anything else: JSON, as typed for as long as that says the value. */
 function Json({ value, onChange, aria }) {
-  const [text, setText] = useState(value === undefined ? "" : JSON.stringify(value, null, 2));
-  const [wrong, setWrong] = useState("");
-  const type = (event) => {
-    setText(event.target.value);
-    try {
-      onChange(event.target.value.trim() ? JSON.parse(event.target.value) : undefined);
-      setWrong("");
-    } catch (error) {
-      setWrong(error.message);
-    }
-  };
-  return html`<textarea ...${aria} rows="3" class="mono" value=${text} onInput=${type} spellcheck=${false}></textarea>
-    ${wrong && html`<p class="wrong">${wrong}</p>`}`;
+  const typed = useRef("");
+  const wrong = value instanceof Unread;
+  const text = wrong ? value.text : written(read(typed.current)) === written(value) ? typed.current : written(value);
+  const type = (event) => onChange(read((typed.current = event.target.value)));
+  return html`<textarea ...${aria} rows="3" class="mono" value=${text} onInput=${type} spellcheck=${false}
+      aria-invalid=${wrong ? "true" : aria["aria-invalid"]}></textarea>
+    ${wrong && html`<p class="wrong">${value.why}</p>`}`;
+}
+
+const written = (value) => (value === undefined ? "" : JSON.stringify(value, null, 2));
+
+function read(text) {
+  if (!text.trim()) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    return new Unread(text, error.message);
+  }
 }
 
 /** A list of things with fields of their own, such as LoRAs. */

@@ -8,7 +8,7 @@ import { linkTo, valuesOf } from "./forms.js";
 import { uploads } from "./pictures.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
-import { briefInput, initialInput, sentInput, types } from "./schema.js";
+import { briefInput, initialInput, sentInput, types, unreadFields } from "./schema.js";
 import { Code, copy, CopyButton, html, Link, narrow, say, Tabs, Trouble, useAnswer, useLive, useTitle, Waiting } from "./ui.js";
 
 const SERVED_SOON = 3000; // milliseconds between looks whether a runner serves the endpoint by now
@@ -36,7 +36,8 @@ function Ready({ id, document, models }) {
   const run = current.value;
   const place = useRef();
   const model = models?.find((each) => each.endpoint_id === id);
-  const blocked = uploads.value ? "A picture is still being uploaded." : "";
+  const unread = unreadFields(input, values.value).map((field) => field.title);
+  const blocked = uploads.value ? "A picture is still being uploaded." : unread.length ? `${unread.join(", ")}: mend it or empty it, then it can be run.` : "";
   const start = async () => {
     if (blocked) return say(blocked);
     problem.value = null;

@@ -114,15 +114,29 @@ export function initialInput(input) {
   return values;
 }
 
+/** What stands in a box and is no value: `text` as typed, and why. It is neither sent nor kept; Run waits until it is mended. */
+export class Unread {
+  constructor(text, why) {
+    Object.assign(this, { text, why });
+  }
+
+  toJSON() {} // left out
+}
+
+const unread = (value) => value instanceof Unread || (typeof value === "object" && value !== null && Object.values(value).some(unread));
+
+/** The fields with an `Unread` in them. */
+export const unreadFields = (input, values) => input.fields.filter(({ name }) => unread(values[name]));
+
 /** The input as it is sent: what is empty is left out, so that the server's defaults hold. */
 export function sentInput(input, values) {
   const sent = {};
   for (const field of input.fields) {
     const value = values[field.name];
-    if (value === undefined || value === null || Number.isNaN(value)) continue;
+    if (value === undefined || value === null || Number.isNaN(value) || value instanceof Unread) continue;
     if (value === "" && !(field.required || field.name === "prompt")) continue;
     if (Array.isArray(value) && !value.length) continue;
-    sent[field.name] = value;
+    sent[field.name] = unread(value) ? JSON.parse(JSON.stringify(value)) : value;
   }
   return sent;
 }
