@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Error, Page, Route, expect
 
@@ -76,6 +77,25 @@ def test_an_error_stands_at_its_field_and_goes_when_the_field_is_mended(visit: V
     expect(page.get_by_label("Inference steps", exact=True)).to_have_attribute("aria-invalid", "true")
     page.get_by_label("Inference steps", exact=True).fill("20")
     expect(wrong).to_have_count(0)
+
+
+def test_a_wrong_size_choice_or_list_takes_the_focus_and_says_what_is_wrong(visit: Visit) -> None:
+    page = visit("/models", expected=(422,))
+    for wrong, name in (
+        ({"image_size": {"width": 10**6, "height": 512}}, "Image size"),
+        ({"output_format": "gif"}, "Output format"),
+        ({"loras": [{"scale": 1}]}, "LoRAs"),
+    ):
+        page.goto("/models/fal-ai/flux-lora" + linked(prompt="a heron", **wrong))
+        page.get_by_role("button", name="Run", exact=True).click()
+        group = page.get_by_role("group", name=name, exact=True)
+        expect(group).to_be_focused()
+        expect(group).to_have_attribute("aria-invalid", "true")
+        described = (group.get_attribute("aria-describedby") or "").split()
+        assert f"field-{next(iter(wrong))}-wrong" in described
+        assert all(page.locator(f"[id={each}]").count() == 1 for each in described)
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
+    assert [v["id"] for v in found.response["violations"] if v["impact"] in {"serious", "critical"}] == []
 
 
 def test_the_same_seed_gives_the_same_picture_and_a_variation_another(visit: Visit) -> None:

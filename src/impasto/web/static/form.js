@@ -83,8 +83,10 @@ function Field({ field, value, errors, onChange, beside, id = `field-${field.nam
   const described = [field.description && `${id}-about`, errors.length && `${id}-wrong`].filter(Boolean).join(" ");
   const aria = { id, "aria-describedby": described || undefined, "aria-invalid": errors.length ? "true" : undefined };
   const grouped = GROUPED.has(field.kind);
+  // Of several controls none is the wrong one: the group is, and takes the focus. Pictures have a box each for their address.
+  const told = grouped && field.kind !== "images" ? { ...aria, id: undefined, tabindex: errors.length ? -1 : undefined } : {};
   return html`<div class=${`field ${errors.length ? "is-wrong" : ""}`} data-field=${field.name} role=${grouped ? "group" : undefined}
-    aria-labelledby=${grouped ? `${id}-label` : undefined}>
+    aria-labelledby=${grouped ? `${id}-label` : undefined} ...${told}>
     <div class="label">
       ${grouped
         ? html`<span id=${`${id}-label`}>${field.title}</span>`
