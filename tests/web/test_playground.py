@@ -523,6 +523,15 @@ def test_an_upload_ends_in_its_own_box_and_the_last_one_of_a_box_stays(visit: Vi
     assert "/files/b/" in first
     assert second == "https://example.org/3.png"
 
+    units = [{"path": name, "control_image_url": "https://example.org/c.png"} for name in "ab"]
+    page.goto("/models/fal-ai/flux-general" + linked(prompt="a heron", controlnets=[*units, units[0]]))
+    with page.expect_request("**/storage/upload/initiate*"):
+        choose(page, "controlnets", at=2)
+    page.get_by_role("button", name="Remove Controlnet 1").click()
+    held.pop().continue_()
+    expect(page.locator("[data-field=controlnets] .drop img")).to_have_count(1)
+    assert ["/files/b/" in row["control_image_url"] for row in sent(page)["controlnets"]] == [True, False]
+
 
 def test_a_url_is_typed_into_a_list_of_pictures_letter_by_letter(visit: Visit) -> None:
     page = visit("/models/fal-ai/flux-pro/kontext/multi")

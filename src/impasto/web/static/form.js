@@ -2,7 +2,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import { Mask, Picture, Pictures, uploads } from "./pictures.js";
 import { PRESETS, presetTitle, Unread } from "./schema.js";
-import { html, NumberInput, useLatest } from "./ui.js";
+import { html, NumberInput, useRows } from "./ui.js";
 
 const EXAMPLES = [
   "a red apple",
@@ -218,18 +218,18 @@ function read(text) {
 /** A list of things with fields of their own, such as LoRAs. */
 function Rows({ field, value, onChange, aria }) {
   const list = value ?? [];
-  const change = useLatest(list, onChange);
+  const rows = useRows(list, onChange);
   const one = field.title.replace(/s$/, "");
   const blank = () => Object.fromEntries(field.rows.filter((each) => each.default !== undefined).map((each) => [each.name, each.default]));
-  const set = (at, name, next) => change((rows) => (at < rows.length ? rows.with(at, { ...rows[at], [name]: next }) : rows));
+  const set = (key, name, next) => rows.set(key, (row) => ({ ...row, [name]: next }));
   const full = field.maxItems !== undefined && list.length >= field.maxItems;
   return html`<div id=${aria.id}>
-    ${list.map((row, at) => html`<fieldset class="item" key=${at}>
+    ${rows.keys.slice(0, list.length).map((key, at) => html`<fieldset class="item" key=${key}>
       <legend>${one} ${at + 1}</legend>
-      ${field.rows.map((each) => html`<${Field} key=${each.name} id=${`${aria.id}-${at}-${each.name}`} field=${each} value=${row[each.name]} errors=${[]}
-        onChange=${(next) => set(at, each.name, next)} />`)}
-      <button type="button" onClick=${() => change((rows) => rows.toSpliced(at, 1))}>Remove ${one} ${at + 1}</button>
+      ${field.rows.map((each) => html`<${Field} key=${each.name} id=${`${aria.id}-${at}-${each.name}`} field=${each} value=${list[at][each.name]} errors=${[]}
+        onChange=${(next) => set(key, each.name, next)} />`)}
+      <button type="button" onClick=${() => rows.remove(key)}>Remove ${one} ${at + 1}</button>
     </fieldset>`)}
-    ${!full && html`<button type="button" onClick=${() => change((rows) => [...rows, blank()])}>${list.length ? `Add another ${one}` : `Add a ${one}`}</button>`}
+    ${!full && html`<button type="button" onClick=${() => rows.add(blank())}>${list.length ? `Add another ${one}` : `Add a ${one}`}</button>`}
   </div>`;
 }

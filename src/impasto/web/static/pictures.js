@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals-core";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
-import { html, say, shownUrl, useLatest } from "./ui.js";
+import { html, say, shownUrl, useRows } from "./ui.js";
 
 export const uploads = signal(0); // that run for the form on the page
 const boxes = new Set(); // every picture field on the page, which one pasted picture goes to one of
@@ -95,24 +95,15 @@ export function Picture({ value, onChange, aria, adds = false, children }) {
 
 export function Pictures({ field, value, onChange, aria }) {
   const list = value ?? [];
-  const change = useLatest(list, onChange);
-  const room = ({ length }) => field.maxItems === undefined || length < field.maxItems;
-  const keys = useRef([]); // of the boxes: an upload ends in its own row, or in none when that was removed
-  const nextKey = useRef(0);
-  while (keys.current.length <= list.length) keys.current.push(nextKey.current++);
-  const set = (key, url) => change((urls) => {
-    const at = keys.current.indexOf(key);
-    if (at < 0 || at >= urls.length) return urls;
-    if (url) return urls.with(at, url);
-    keys.current.splice(at, 1);
-    return urls.toSpliced(at, 1);
-  });
-  const add = (url) => url && change((urls) => (room(urls) ? [...urls, url] : urls));
+  const rows = useRows(list, onChange);
+  const full = field.maxItems !== undefined && list.length >= field.maxItems;
+  const set = (key, url) => (url ? rows.set(key, () => url) : rows.remove(key));
   const named = (at) => ({ ...aria, id: `${aria.id}-${at}`, "aria-label": `${field.title}, ${at + 1}` });
   // The blank box is one of the list: with its first letter it becomes a row, and what is typed goes on in the same box.
+  const keys = rows.keys.slice(0, list.length + (full ? 0 : 1));
   return html`<div id=${aria.id}>
-    ${(room(list) ? [...list, undefined] : list).map((url, at) => [url, at, keys.current[at]]).map(([url, at, key]) => html`<${Picture} key=${key} field=${field} value=${url}
-      adds=${at >= list.length} onChange=${at < list.length ? (next) => set(key, next) : add} aria=${named(at)} />`)}
+    ${keys.map((key, at) => html`<${Picture} key=${key} field=${field} value=${list[at]} adds=${at >= list.length}
+      onChange=${at < list.length ? (url) => set(key, url) : (url) => url && rows.add(url)} aria=${named(at)} />`)}
   </div>`;
 }
 

@@ -40,11 +40,25 @@ export const narrow = () => matchMedia("(max-width: 56rem)").matches;
 
 // ---------------------------------------------------------------- lists and numbers
 
-/** → a function that changes a list as it is by then: an upload that ends late must not bring back what stood at its begin. */
-export function useLatest(list, onChange) {
+/** A key for every row of a list (and for the row to come), and what changes the list as it is by then: an upload that ends late
+ * must neither bring back what stood at its begin nor end in another row than its own. */
+export function useRows(list, onChange) {
   const latest = useRef(list);
+  const keys = useRef([]);
+  const nextKey = useRef(0);
   latest.current = list;
-  return (changed) => onChange((latest.current = changed(latest.current)));
+  while (keys.current.length <= list.length) keys.current.push(nextKey.current++);
+  const change = (rows) => onChange((latest.current = rows));
+  const find = (key, then) => {
+    const at = keys.current.indexOf(key);
+    if (at >= 0 && at < latest.current.length) then(at, latest.current);
+  };
+  return {
+    keys: keys.current,
+    add: (row) => change([...latest.current, row]),
+    set: (key, changed) => find(key, (at, rows) => change(rows.with(at, changed(rows[at])))),
+    remove: (key) => find(key, (at, rows) => (keys.current.splice(at, 1), change(rows.toSpliced(at, 1)))),
+  };
 }
 
 /** A box for a number. What is typed stands as typed: written back as a number, "1.0" would lose its dot on the way to 1.05. */
