@@ -75,6 +75,12 @@ def test_an_error_stands_at_its_field_and_goes_when_the_field_is_mended(visit: V
     wrong = page.locator("[data-field=num_inference_steps] .wrong")
     expect(wrong).to_contain_text("less than or equal to 50")
     expect(page.get_by_label("Inference steps", exact=True)).to_have_attribute("aria-invalid", "true")
+    page.get_by_role("link", name="Models", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+    page.get_by_role("link", name="Playground", exact=True).click()
+    expect(page.get_by_text("See num_inference_steps in the form.")).to_be_visible()
+    expect(wrong).to_contain_text("less than or equal to 50")
+    expect(page.locator("#main")).to_be_focused()
     page.get_by_label("Inference steps", exact=True).fill("20")
     expect(wrong).to_have_count(0)
 

@@ -33,9 +33,10 @@ export function Form({ input, values, problem, onRun, busy, blocked, onCancel, o
     addEventListener("keydown", keys);
     return () => removeEventListener("keydown", keys);
   }, [busy, blocked, onRun]);
+  const seen = useRef(problem.value); // who comes back to the page is not led to what was wrong before
   useEffect(() => {
     // The first wrong field is brought to the eye, and a screen reader reads what is wrong with it.
-    if (problem.value) document.querySelector(".form [aria-invalid=true]")?.focus();
+    if (problem.value && problem.value !== seen.current) document.querySelector(".form [aria-invalid=true]")?.focus();
   }, [problem.value]);
   const names = input.fields.map((field) => field.name);
   const control = (field) =>

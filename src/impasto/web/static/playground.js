@@ -13,11 +13,11 @@ import { Code, copy, CopyButton, html, Link, narrow, say, Tabs, Trouble, useAnsw
 
 const SERVED_SOON = 3000; // milliseconds between looks whether a runner serves the endpoint by now
 const LANGUAGE = "impasto.language";
-const runs = new Map(); // endpoint id → signal of its last run: leaving the page does not end it
+const lasts = new Map(); // endpoint id → signals of its last run and of what the form is still shown as wrong for: leaving the page ends neither
 
-function runOf(id) {
-  if (!runs.has(id)) runs.set(id, signal(null));
-  return runs.get(id);
+function lastOf(id) {
+  if (!lasts.has(id)) lasts.set(id, { current: signal(null), problem: signal(null) });
+  return lasts.get(id);
 }
 
 export function Playground({ id }) {
@@ -31,8 +31,7 @@ export function Playground({ id }) {
 function Ready({ id, document, models }) {
   const { input, output } = useMemo(() => types(document, id), [document, id]);
   const values = valuesOf(id, input);
-  const problem = useMemo(() => signal(null), [id]);
-  const current = runOf(id);
+  const { current, problem } = lastOf(id);
   const run = current.value;
   const place = useRef();
   const model = models?.find((each) => each.endpoint_id === id);
@@ -45,7 +44,7 @@ function Ready({ id, document, models }) {
     current.value = next;
     if (narrow()) place.current?.scrollIntoView();
     await next.start();
-    if (next.problem.value) problem.value = next.problem.value;
+    if (current.value === next) problem.value = next.problem.value;
   };
   const again = (changes) => {
     values.value = { ...values.value, ...changes };
