@@ -68,6 +68,35 @@ def test_cancel_stops_the_picture_and_the_form_can_be_run_again(visit: Visit) ->
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
 
 
+def test_a_cancel_without_an_answer_is_told_and_a_request_that_waits_again_too(visit: Visit) -> None:
+    page = visit(expected=(0, 499))  # the browser itself complains of a connection that fails
+    page.get_by_label("Inference steps", exact=True).fill("50")
+    page.get_by_label("Number of images", exact=True).fill("4")
+    draw(page)
+    expect(page.locator("[data-state=drawing]")).to_be_visible()
+    page.route("**/cancel", lambda route: route.abort())
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.get_by_text("It could not be cancelled. The server does not answer.")).to_be_visible()
+    expect(page.locator("[data-state=drawing]")).to_be_visible()
+    page.unroute("**/cancel")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator("[data-state=cancelled]")).to_be_visible()
+    states = page.evaluate(
+        """async () => {
+          const { Run } = await import("/static/run.js");
+          const run = new Run("fal-ai/flux-pro", {});
+          return [
+            { status: "IN_PROGRESS", progress: 0.57, images: [{ url: "data:," }] },
+            { status: "IN_QUEUE", queue_position: 2 },
+          ].map((status) => {
+            run.hear(status);
+            return [run.state, run.progress, run.previews].map((each) => JSON.stringify(each.value)).join(" ");
+          });
+        }"""
+    )
+    assert states == ['"drawing" 0.57 [{"url":"data:,"}]', '"queued" 0 []']
+
+
 def test_an_error_stands_at_its_field_and_goes_when_the_field_is_mended(visit: Visit) -> None:
     page = visit(expected=(422,))
     page.get_by_label("Inference steps", exact=True).fill("51")

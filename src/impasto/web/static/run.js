@@ -1,6 +1,7 @@
 // One request from submit to picture, as signals that views read. The server keeps it: a reload of the page loses nothing.
 import { signal, computed } from "@preact/signals-core";
 import * as api from "./api.js";
+import { say } from "./ui.js";
 
 const TRIES = 5; // to take up a broken status stream, each after a longer pause
 
@@ -33,7 +34,7 @@ export class Run {
       this.requestId.value = request_id;
       this.position.value = queue_position;
       this.state.value = "queued";
-      if (this.unwanted) await api.cancel(this.id, request_id);
+      if (this.unwanted) await this.cancel();
       await this.follow();
     } catch (error) {
       this.fail(error);
@@ -68,6 +69,13 @@ export class Run {
       this.state.value = "drawing";
       this.started.value ??= performance.now();
     }
+    if (status.status === "IN_QUEUE") {
+      // Again, when its runner was lost: another one begins anew.
+      this.state.value = "queued";
+      this.started.value = null;
+      this.progress.value = 0;
+      this.previews.value = [];
+    }
     if (status.progress !== undefined) this.progress.value = status.progress;
     if (status.images?.length) this.previews.value = status.images;
     if (status.logs?.length) this.logs.value = [...this.logs.value, ...status.logs];
@@ -92,7 +100,8 @@ export class Run {
     try {
       await api.cancel(this.id, this.requestId.value);
     } catch (error) {
-      if (error.status !== 400) this.fail(error); // 400: it was done already
+      // 400: it was done already. Whatever else it is, the request goes on and is followed.
+      if (error.status !== 400) say(`It could not be cancelled. ${error.message}`);
     }
   }
 
