@@ -1,7 +1,7 @@
 // The form of an endpoint, made from its schema in `x-fal-order-properties` order: one control a kind of field.
 import { useEffect, useRef } from "preact/hooks";
 import { Mask, Picture, Pictures, uploads } from "./pictures.js";
-import { PRESETS, presetTitle, Unread } from "./schema.js";
+import { PRESETS, presetTitle, readSeed, Unread } from "./schema.js";
 import { html, NumberInput, useRows } from "./ui.js";
 
 const EXAMPLES = [
@@ -158,16 +158,15 @@ function NumberBox({ field, value, onChange, aria }) {
 function Seed({ value, onChange, aria }) {
   const locked = value !== undefined && value !== null;
   const roll = () => onChange(Math.floor(Math.random() * MAX_RANDOM));
-  const type = (event) => {
-    const number = event.target.valueAsNumber;
-    onChange(Number.isSafeInteger(number) ? number : undefined);
-  };
+  const wrong = value instanceof Unread;
   return html`<div class="seed">
-    <input type="number" ...${aria} min="0" max=${Number.MAX_SAFE_INTEGER} step="1" value=${locked ? value : ""} placeholder="a new one every time" onInput=${type} />
+    <input type="text" inputmode="numeric" ...${aria} value=${wrong ? value.text : value ?? ""} aria-invalid=${wrong ? "true" : aria["aria-invalid"]}
+      placeholder="a new one every time" onInput=${(event) => onChange(readSeed(event.target.value.trim()))} />
     <button type="button" aria-label="Roll the dice: another seed" title="Another seed" onClick=${roll}>⚄</button>
     <button type="button" aria-pressed=${locked ? "true" : "false"} aria-label="Keep this seed" title=${locked ? "Kept: press for a new one every time" : "A new one every time: press to keep one"}
       onClick=${() => (locked ? onChange(undefined) : roll())}>${locked ? "Locked" : "Lock"}</button>
-  </div>`;
+  </div>
+  ${wrong && html`<p class="wrong" role="alert">${value.why}</p>`}`;
 }
 
 function Choice({ field, value, onChange, aria }) {

@@ -1,6 +1,6 @@
 // What stands in the forms: one signal of values an endpoint, kept for the session, filled from elsewhere on demand.
 import { signal } from "@preact/signals-core";
-import { initialInput, withPicture } from "./schema.js";
+import { initialInput, readSeed, withPicture } from "./schema.js";
 import { go, say } from "./ui.js";
 
 const PICTURE = "*picture"; // goes into whichever field of the endpoint takes one; no field has such a name
@@ -36,8 +36,10 @@ function filled(input, { [PICTURE]: picture, ...given }) {
   return picture ? withPicture(input, values, picture) : values;
 }
 
-/** Without lists that are none: a queue stores what a program sends, and a link says what it likes. */
-function wellFormed(input, given) {
+/** Without lists that are none: a queue stores what a program sends, and a link says what it likes. A seed that a browser cannot
+ * hold is told, not rounded. */
+function wellFormed(input, { seed, ...more }) {
+  const given = typeof seed === "number" ? { ...more, seed: readSeed(String(seed)) } : more;
   const fits = { rows: (each) => typeof each === "object" && each !== null, images: (each) => typeof each === "string" };
   return Object.fromEntries(
     Object.entries(given).filter(([name, value]) => {
