@@ -94,7 +94,7 @@ def test_one_shows_input_output_log_and_times_and_survives_a_restart(visit: Visi
     kept.restart()
     page = visit("/history", origin=kept.url)
     page.get_by_role("link", name="a red rocket").click()
-    expect(page.locator("figure img")).to_have_count(2)
+    expect(page.get_by_role("button", name="a red rocket", exact=True)).to_have_count(2)
     input_, output = (json.loads(text) for text in page.locator("pre").all_inner_texts()[:2])
     assert input_["num_images"] == 2
     assert len(output["images"]) == 2

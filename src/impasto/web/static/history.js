@@ -146,10 +146,10 @@ function Shown({ item }) {
   const [large, setLarge] = useState("");
   const pictures = item.json_output?.images ?? [];
   if (!pictures.length) return html`<div class="canvas empty none"><p>${outcome(item)}</p></div>`;
-  const alt = item.json_input?.prompt ?? "A picture";
+  const alt = item.json_input?.prompt || "A picture without words";
   return html`<div class=${`pictures n${pictures.length}`}>
     ${pictures.map((picture) => html`<figure>
-      <button type="button" class="zoom" aria-label="Show it large" onClick=${() => setLarge(shownUrl(picture.url))}>
+      <button type="button" class="zoom" title="Show it large" onClick=${() => setLarge(shownUrl(picture.url))}>
         <img src=${shownUrl(picture.url)} alt=${alt} width=${picture.width} height=${picture.height} /></button>
       <figcaption><span>${picture.width}×${picture.height}</span>
         <span class="row"><a class="button" href=${shownUrl(picture.url)} download>Download</a>

@@ -79,7 +79,7 @@ function Picture({ picture, at, run, onAgain, models, fields }) {
   const seed = output?.seed;
   return html`<figure>
     ${output
-      ? html`<button type="button" class="zoom" aria-label="Show it large" onClick=${() => setLarge(true)}><img src=${source} alt=${alt} width=${picture.width} height=${picture.height} /></button>`
+      ? html`<button type="button" class="zoom" title="Show it large" onClick=${() => setLarge(true)}><img src=${source} alt=${alt} width=${picture.width} height=${picture.height} /></button>`
       : html`<img class="preview" src=${source} alt="Preview of a picture in the making" />`}
     ${flagged && html`<p class="warning">Blackened by the safety check.</p>`}
     ${output &&
