@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 Visit = Callable[..., Page]
 SEED = (
@@ -140,6 +140,25 @@ def test_two_settings_are_drawn_side_by_side_on_one_seed(visit: Visit) -> None:
     for log, steps in zip(logs, (4, 9), strict=True):
         log.locator("summary").click()
         expect(log).to_contain_text(f"in {steps} steps, seed 1")
+
+
+def test_a_column_that_is_being_drawn_is_not_run_twice(visit: Visit) -> None:
+    page = visit("/compare")
+    column = page.locator(".column").first
+    run = column.get_by_role("button", name="Run", exact=True)
+    held: list[Route] = []
+    page.route("**/queue/fal-ai/flux-pro", lambda route: held.append(route))
+    run.click()
+    expect(run).to_be_disabled()
+    page.get_by_role("button", name="Run all").click()
+    expect(page.get_by_text("Column 1 is still being drawn")).to_be_visible()
+    expect(column.get_by_role("button", name="Cancel")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(2)
+    assert len(held) == 2, "one of each column"
+    for route in held:
+        route.continue_()
+    expect(page.locator("[data-state=done]")).to_have_count(2, timeout=60_000)
+    expect(run).to_be_enabled()
 
 
 def test_an_unknown_page_and_an_unknown_model_say_so(visit: Visit) -> None:

@@ -5,7 +5,7 @@ import * as api from "./api.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
 import { sentInput, types } from "./schema.js";
-import { html, NumberInput, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
+import { html, NumberInput, say, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
 
 const VARIED = new Set(["slider", "number", "choice", "menu", "boolean"]); // kinds of fields that a column sets for itself
 const NOT_VARIED = new Set(["num_images", "output_format"]); // they change nothing that could be compared
@@ -53,7 +53,9 @@ function Column({ at, column, ids, onChange, onReady, onRemove }) {
   const { input } = types(document, id);
   const values = column.values ?? {};
   const varied = input.fields.filter((field) => VARIED.has(field.kind) && !field.apiOnly && !NOT_VARIED.has(field.name));
+  const busy = run?.busy.value ?? false;
   const start = () => {
+    if (busy) return say(`Column ${at + 1} is still being drawn: its settings are run again when you cancel it.`);
     const next = new Run(id, sentInput(input, { ...values, prompt: prompt.value, seed: seed.value }));
     setRun(next);
     next.start();
@@ -72,8 +74,8 @@ function Column({ at, column, ids, onChange, onReady, onRemove }) {
         ? html`<select value=${values[field.name] ?? field.default} onChange=${change(field.name)}>${field.words.map((word) => html`<option value=${word}>${word}</option>`)}</select>`
         : html`<${NumberInput} min=${field.minimum} max=${field.maximum} step=${field.type === "integer" ? 1 : "any"}
             value=${values[field.name]} placeholder=${field.default} onChange=${(value) => set(field.name, value)} />`}</label>`)}
-    <div class="row column-bar"><button type="button" onClick=${start}>Run</button>
-      ${run?.busy.value && html`<button type="button" onClick=${() => run.cancel()}>Cancel</button>`}
+    <div class="row column-bar"><button type="button" disabled=${busy} onClick=${start}>Run</button>
+      ${busy && html`<button type="button" onClick=${() => run.cancel()}>Cancel</button>`}
       ${onRemove && html`<button type="button" onClick=${onRemove}>Remove</button>`}</div>
     <${Result} run=${run} fields=${[]} onAgain=${() => {}} models=${null} empty="Press Run." />
   </section>`;
