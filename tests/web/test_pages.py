@@ -236,6 +236,20 @@ def test_every_page_has_a_title_and_a_new_one_takes_the_focus(visit: Visit) -> N
     expect(page.get_by_label("Endpoint")).to_be_focused()
 
 
+BLOCKED = """for (const name of ["localStorage", "sessionStorage"])
+  Object.defineProperty(window, name, { get() { throw new DOMException("Access is denied", "SecurityError"); } });"""
+
+
+def test_the_pages_work_where_the_browser_keeps_nothing(visit: Visit) -> None:
+    page = visit("/models")
+    page.add_init_script(BLOCKED)
+    page.goto("/")
+    page.get_by_role("tab", name="Python", exact=True).click()
+    expect(page.get_by_role("region", name="The request in python")).to_be_visible()
+    page.get_by_role("button", name="Colours").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
 def test_nothing_but_this_server_may_be_asked_and_no_inline_code_or_style_runs(visit: Visit, server: Any) -> None:
     with urllib.request.urlopen(
         urllib.request.Request(server.url, headers={"Accept": "text/html"}), timeout=60

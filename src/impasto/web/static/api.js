@@ -1,15 +1,15 @@
 // The wire, as the pages use it: fal's own HTTP and nothing else. Every answer is JSON or a `Problem`.
 import { signal } from "@preact/signals-core";
+import { recall, remember } from "./storage.js";
 
 const KEY = "impasto.key";
 
-export const key = signal(localStorage.getItem(KEY) ?? "");
+export const key = signal(recall(KEY));
 export const asksForKey = signal(""); // why the server refused a call for want of a key; "": it did not
 
 export function keepKey(text) {
   key.value = text.trim();
-  if (key.value) localStorage.setItem(KEY, key.value);
-  else localStorage.removeItem(KEY);
+  remember(KEY, key.value);
   asksForKey.value = "";
 }
 

@@ -3,6 +3,7 @@
 //   api      the wire            schema   an OpenAPI document → fields      run      one request → signals
 //   form(s)  the input           result   the picture in the making         code     the same as a program
 //   pictures · mask  what goes in            plots · deliveries · keys       parts of the dashboard
+//   storage  what the browser keeps
 //   playground · apipage · models · history · compare · dashboard            one page each
 import { render } from "preact";
 import { useErrorBoundary, useState } from "preact/hooks";

@@ -9,6 +9,7 @@ import { uploads } from "./pictures.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
 import { briefInput, initialInput, sentInput, types, unreadFields } from "./schema.js";
+import { recall, remember } from "./storage.js";
 import { Code, copy, CopyButton, html, Link, narrow, say, Tabs, Trouble, useAnswer, useLive, useTitle, Waiting } from "./ui.js";
 
 const SERVED_SOON = 3000; // milliseconds between looks whether a runner serves the endpoint by now
@@ -97,8 +98,8 @@ function Served({ id }) {
 /** A program in every language; the browser remembers which one a person reads. */
 export function LanguageTabs({ body, more = [] }) {
   const tabs = [...LANGUAGES.map(([language, title]) => [language, title, () => body(language)]), ...more];
-  const [chosen, setChosen] = useState(localStorage.getItem(LANGUAGE));
-  const choose = (language) => (setChosen(language), localStorage.setItem(LANGUAGE, language));
+  const [chosen, setChosen] = useState(recall(LANGUAGE));
+  const choose = (language) => (setChosen(language), remember(LANGUAGE, language));
   const known = tabs.some(([language]) => language === chosen);
   return html`<${Tabs} label="Language" chosen=${known ? chosen : tabs[0][0]} onChoose=${choose} tabs=${tabs} />`;
 }

@@ -4,6 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import htm from "htm";
 import { asksForKey } from "./api.js";
+import { recall, remember } from "./storage.js";
 
 export const html = htm.bind(h);
 
@@ -74,13 +75,13 @@ export function NumberInput({ value, onChange, ...more }) {
 // ---------------------------------------------------------------- light and dark
 
 const THEME = "impasto.theme";
-export const theme = signal(localStorage.getItem(THEME) ?? "auto");
+export const theme = signal(recall(THEME) || "auto");
 
 document.documentElement.dataset.theme = theme.value;
 
 export function nextTheme() {
   theme.value = { auto: "light", light: "dark", dark: "auto" }[theme.value];
-  localStorage.setItem(THEME, theme.value);
+  remember(THEME, theme.value);
   document.documentElement.dataset.theme = theme.value;
 }
 
