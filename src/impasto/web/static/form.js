@@ -52,8 +52,8 @@ export function Form({ input, values, problem, onRun, busy, blocked, onCancel, o
       ${hidden.map(control)}
     </details>`}
     ${rest.map((message) => html`<p class="wrong" role="alert">${message}</p>`)}
-    <p class="faint" role="status">${blocked}</p>
     <div class="actions run-bar">
+      <span class=${blocked ? "faint why" : "unseen"} role="status">${blocked}</span>
       <button type="submit" class="primary" disabled=${busy || blocked}>Run</button>
       ${busy && html`<button type="button" onClick=${onCancel}>Cancel</button>`}
       <span class="faint keys-hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
