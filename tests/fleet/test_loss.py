@@ -2,19 +2,24 @@
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from impasto.files.images import data_uri
+from impasto.fleet.inputs import Inputs
 from impasto.fleet.local import restart_pause
 from impasto.settings import ModelSettings
 from impasto.store.records import Outcome, Status
 
-from .conftest import House, make_settings, open_house
+from .conftest import PATIENCE, House, make_settings, open_house
 
 
 async def undisturbed_sums(tmp_path: Path, **input_: object) -> list[str]:
@@ -93,6 +98,49 @@ async def test_a_request_that_kills_every_runner_ends_in_503(tmp_path: Path) -> 
         assert result.payload["error_type"] == "runner_disconnected"
         innocent = await house.submit(num_inference_steps=1)
         assert (await house.ended(innocent))[0].outcome is Outcome.OK
+
+
+async def test_a_poison_request_fails_alone(tmp_path: Path) -> None:
+    """Its first step takes the runner with it. Its neighbour of the first attempt is drawn."""
+    async with open_house(make_settings(tmp_path, slots=2, max_crashes=3), step_seconds=0.05) as house:
+        await house.until_ready()
+        innocent = await house.submit("innocent", num_inference_steps=10)
+        poison = await house.submit("poison", num_inference_steps=50)
+        neighbours: list[int] = []
+        for attempt in (1, 2, 3):
+            await house.until(lambda attempt=attempt: house.request(poison).attempt == attempt)
+            await house.until_drawing(poison)
+            neighbours.append(house.dispatcher.runners[0].busy - 1)
+            os.kill(only_pid(house), signal.SIGKILL)
+        request, _ = await house.ended(poison)
+        assert (request.http_status, request.crash_count) == (503, 3)
+        request, _ = await house.ended(innocent)
+        assert (request.outcome, request.crash_count) == (Outcome.OK, 1)
+        assert neighbours == [1, 0, 0]
+
+
+async def test_work_that_the_runner_never_got_is_not_blamed_for_its_death(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_all, reading = Inputs.read_all, asyncio.Event()
+
+    async def slow(self: Inputs, *wanted: Any, **who: Any) -> Any:
+        first = not reading.is_set()
+        reading.set()
+        await asyncio.sleep(3600.0 if first else 0.0)
+        return await read_all(self, *wanted, **who)
+
+    monkeypatch.setattr(Inputs, "read_all", slow)
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(buffer, "PNG")
+    given = {"image_url": data_uri(buffer.getvalue(), "image/png"), "image_size": None, "no_retry": True}
+    async with open_house(make_settings(tmp_path)) as house:
+        await house.until_ready()
+        request_id = await house.submit(endpoint="fal-ai/flux/dev/image-to-image", **given)
+        await asyncio.wait_for(reading.wait(), PATIENCE)
+        os.kill(only_pid(house), signal.SIGKILL)
+        request, _ = await house.ended(request_id)
+        assert (request.outcome, request.attempt, request.crash_count) == (Outcome.OK, 1, 0)
 
 
 async def test_a_caller_that_forbids_retries_gets_none(tmp_path: Path) -> None:

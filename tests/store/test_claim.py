@@ -72,6 +72,42 @@ async def test_an_empty_queue_and_a_limit_of_none_give_nothing(store, new):
     assert await store.claim(endpoints=["another"], runner_id="gpu-0", limit=1, lease_seconds=15) == []
 
 
+class TestAfterACrash:
+    """A request that lost a runner may be poison: it never has neighbours again."""
+
+    async def crashed(self, store, running):
+        request = await running()
+        await store.requeue(request.request_id, request.lease, crashed=True, reason="gone")
+        return request.request_id
+
+    async def claim(self, store, *, idle, limit=3):
+        claimed = await store.claim(endpoints=[ENDPOINT], runner_id="r", limit=limit, lease_seconds=15, idle=idle)
+        return [request.request_id for request in claimed]
+
+    async def test_it_comes_alone_and_only_to_an_idle_runner(self, store, running, new, clock):
+        suspect = await self.crashed(store, running)
+        others = [(await store.submit(new())).request_id for _ in range(2)]
+        clock.advance(1)
+        assert await self.claim(store, idle=False) == [], "and nothing passes it: it would wait for ever"
+        assert await self.claim(store, idle=True) == [suspect]
+        assert await self.claim(store, idle=True) == others
+
+    async def test_it_does_not_join_those_before_it(self, store, running, new, clock):
+        suspect = await self.crashed(store, running)
+        first, second = [(await store.submit(new(key_id="another"))).request_id for _ in range(2)]
+        clock.advance(1)  # keys take turns, and the suspect's had the first one
+        assert await self.claim(store, idle=True) == [first]
+        assert await self.claim(store, idle=True) == [suspect]
+        assert await self.claim(store, idle=True) == [second]
+
+    async def test_a_failure_that_left_the_runner_alive_keeps_its_neighbours(self, store, running, new, clock):
+        request = await running()
+        await store.requeue(request.request_id, request.lease, crashed=False, reason="503")
+        other = await store.submit(new())
+        clock.advance(1)
+        assert await self.claim(store, idle=False) == [request.request_id, other.request_id]
+
+
 class TestPosition:
     async def test_it_counts_who_is_claimed_before(self, store, new):
         low = await store.submit(new(priority=1))

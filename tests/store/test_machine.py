@@ -116,10 +116,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.models[ids[-1]] = Model(len(self.models), endpoint, priority, no_retry, max_attempts, deadline)
         return multiple(*ids)
 
-    @rule(endpoints=st.sets(st.sampled_from(ENDPOINTS), min_size=1), limit=st.integers(1, 4))
-    def claim(self, endpoints, limit):
+    @rule(endpoints=st.sets(st.sampled_from(ENDPOINTS), min_size=1), limit=st.integers(1, 4), idle=st.booleans())
+    def claim(self, endpoints, limit, idle):
         claimed = self.do(
-            self.store.claim(endpoints=sorted(endpoints), runner_id="gpu", limit=limit, lease_seconds=LEASE)
+            self.store.claim(endpoints=sorted(endpoints), runner_id="gpu", limit=limit, lease_seconds=LEASE, idle=idle)
         )
         seen = [request.request_id for request in claimed]
         line = sorted(
@@ -129,14 +129,22 @@ class StoreMachine(RuleBasedStateMachine):
             and model.endpoint in endpoints
             and model.deadline > self.now
             and model.back_off[0] <= self.now
-            and (model.back_off[1] < self.now or request_id in seen)  # between the two, either is right
         )
-        assert seen == [request_id for _, _, request_id in line[:limit]]
+        # Between the two ends of a back-off either is right: such a request is there, or it is not.
+        unsure = {i for _, _, i in line if i not in seen and self.models[i].back_off[1] >= self.now}
+        sure = [i for _, _, i in line if i not in unsure]
+        lines = [sure, *([i for _, _, i in line if i == also or i in sure] for also in unsure)]
+        assert seen in [self.first_of(there, limit, idle) for there in lines]
         for request in claimed:
             model = self.models[request.request_id]
             assert request.lease not in model.past_leases
             model.status, model.lease, model.attempt = Status.IN_PROGRESS, request.lease, model.attempt + 1
             model.lease_until = self.now + LEASE
+
+    def first_of(self, line, limit, idle):
+        """Those that lost a runner come alone, and are not passed."""
+        suspect = next((n for n, request_id in enumerate(line) if self.models[request_id].crashes), len(line))
+        return line[: min(limit, max(suspect, int(idle)))]
 
     def lease_of(self, model: Model, stale: bool) -> str:
         return (model.past_leases or ["0" * 32])[-1] if stale else (model.lease or "0" * 32)

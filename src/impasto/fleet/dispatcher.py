@@ -229,6 +229,7 @@ class Dispatcher:
             runner_id=runner.runner_id,
             limit=free,
             lease_seconds=self._settings.queue.lease_seconds,
+            idle=not runner.works,
         )
         for request in requests:
             token = telemetry.request_id.set(request.request_id)
@@ -282,6 +283,7 @@ class Dispatcher:
             self._hand_over(runner, work)
 
     def _hand_over(self, runner: Link, work: w.Work) -> None:
+        work.handed_over = True
         runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
         log.info("%s: %s draws it (attempt %d)", work.request.endpoint, runner.runner_id, work.request.attempt)
 
@@ -449,8 +451,9 @@ class Dispatcher:
         for work in list(runner.works.values()):
             self._let_go(runner, work.request.request_id)
             reason = "the server stops" if stopping else "the runner went away"
+            innocent = stopping or not work.handed_over  # what the runner never had did not end it
             try:
-                await self._outcomes.requeue(work, crashed=not stopping, drain=stopping, reason=reason)
+                await self._outcomes.requeue(work, crashed=not innocent, drain=innocent, reason=reason)
             except StoreError:
                 # Nobody renews the lease any more: the sweeper will bring the request back.
                 log.exception("%s could not be given back", work.request.request_id)

@@ -70,6 +70,8 @@ class Link:
     def free_slots(self) -> int:
         if self.ready is None or self.writer.is_closing():
             return 0
+        if any(work.request.crash_count for work in self.works.values()):
+            return 0  # it lost a runner before: if it does so again, it is alone
         return max(self.ready.slots - len(self.works), 0)
 
     @property

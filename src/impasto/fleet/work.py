@@ -29,6 +29,7 @@ class Work:
     input: BaseModel
     job: Job
     cancel_sent: bool = False
+    handed_over: bool = False  # the runner was told of it
     loras: tuple[WantedLora, ...] = ()
 
     @property

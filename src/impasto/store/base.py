@@ -41,12 +41,13 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
+        self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float, idle: bool = True
     ) -> list[Request]:
         """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1.
 
         Normal before low, keys in turn, first come first served within a key. No key gets more than the store's
-        `max_running` at a time.
+        `max_running` at a time. A request that lost a runner (`crash_count`) comes alone, and only to an `idle` one:
+        until then nothing behind it is claimed, so that it is not passed for ever.
         """
         ...
 

@@ -91,14 +91,21 @@ class Moves:
         return request_of(_there(row))
 
     def claim(
-        self, tx: Transaction, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float
+        self,
+        tx: Transaction,
+        *,
+        endpoints: Sequence[str],
+        runner_id: str,
+        limit: int,
+        lease_seconds: float,
+        idle: bool,
     ) -> list[Request]:
         now, monotonic = self.clock(), self.monotonic()
         claimed: list[Request] = []
         for seq in fair_order(
             tx, self.turns, endpoints=endpoints, max_running=self.max_running, now=now, monotonic=monotonic
         ):
-            if len(claimed) >= limit:
+            if len(claimed) >= limit or (claimed and claimed[-1].crash_count):
                 break
             row = tx.row(
                 "request_claim",
@@ -108,8 +115,11 @@ class Moves:
                 boot=self.boot,
                 runner_id=runner_id,
                 now=now,
+                alone=idle and not claimed,
             )
-            claimed.append(request_of(_there(row)))
+            if row is None:  # it lost a runner, and would take its neighbours with it: it waits until it can be alone
+                break
+            claimed.append(request_of(row))
             tx.changed.append(claimed[-1].request_id)
         return claimed
 

@@ -124,10 +124,10 @@ SELECT count(*) AS count FROM (
 SELECT count(*) AS count FROM (SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND key_id = :key_id LIMIT :limit);
 
 -- name: request_claim
--- T2: a queued request goes to a runner under a fresh lease.
+-- T2: a queued request goes to a runner under a fresh lease; one that lost a runner only where it is alone.
 UPDATE requests SET status = 'IN_PROGRESS', lease = :lease, lease_until = :lease_until, boot = :boot, not_before = 0,
   runner_id = :runner_id, attempt = attempt + 1, started_at = :now
-WHERE seq = :seq AND status = 'IN_QUEUE' RETURNING *;
+WHERE seq = :seq AND status = 'IN_QUEUE' AND (crash_count = 0 OR :alone) RETURNING *;
 
 -- name: request_renew
 -- T3: the holder of the lease is alive. The status is left out of the WHERE, so that only the id's index fits.

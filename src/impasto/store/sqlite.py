@@ -152,12 +152,18 @@ class SqliteStore:
         return await self._writer.run(lambda tx: self._moves.submit(tx, new, input_, body_hash))
 
     async def claim(
-        self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float | None = None
+        self,
+        *,
+        endpoints: Sequence[str],
+        runner_id: str,
+        limit: int,
+        lease_seconds: float | None = None,
+        idle: bool = True,
     ) -> list[Request]:
         seconds = self._lease(lease_seconds)
         return await self._writer.run(
             lambda tx: self._moves.claim(
-                tx, endpoints=endpoints, runner_id=runner_id, limit=limit, lease_seconds=seconds
+                tx, endpoints=endpoints, runner_id=runner_id, limit=limit, lease_seconds=seconds, idle=idle
             )
         )
 
