@@ -114,8 +114,15 @@ async def test_a_fault_in_an_endpoint_ends_its_request_and_nothing_else(tmp_path
     table = dict(Endpoints())
     table["fal-ai/no-job"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-job", to_job=broken)  # type: ignore[arg-type]
     table["fal-ai/no-output"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-output", to_output=broken)  # type: ignore[arg-type]
+    for asks in ("pictures", "loras"):
+        id_ = f"fal-ai/no-{asks}"
+        table[id_] = dataclasses.replace(table["fal-ai/flux-pro"], id=id_, **{asks: broken})  # type: ignore[arg-type]
     async with open_house(make_settings(tmp_path), endpoints=table) as house:
         await house.until_ready()
+        for asks in ("pictures", "loras"):
+            for _ in range(house.settings.queue.slots + 1):  # and none of them keeps its slot
+                request, result = await house.ended(await house.submit(endpoint=f"fal-ai/no-{asks}"))
+                assert (result.http_status, request.attempt) == (500, 1)
         no_job = await house.submit(endpoint="fal-ai/no-job")
         no_output = await house.submit(endpoint="fal-ai/no-output")
         good = await house.submit()

@@ -27,7 +27,7 @@ from typing import Any, Self
 import msgspec
 
 from impasto import telemetry
-from impasto.endpoints.base import Endpoint, Wanted
+from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
 from impasto.engine.job import Job
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
@@ -276,9 +276,8 @@ class Dispatcher:
             work.job = replace(work.job, preview_every=every)
         runner.works[request.request_id] = work
         runner.pace.begin(asyncio.get_running_loop().time())
-        wanted = () if endpoint is None or endpoint.pictures is None else endpoint.pictures(work.input)
-        if wanted or work.loras:
-            self._spawn(self._read_pictures(runner, work, wanted))
+        if work.pictures or work.loras:
+            self._spawn(self._read_pictures(runner, work))
         else:
             self._hand_over(runner, work)
 
@@ -287,10 +286,10 @@ class Dispatcher:
         runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
         log.info("%s: %s draws it (attempt %d)", work.request.endpoint, runner.runner_id, work.request.attempt)
 
-    async def _read_pictures(self, runner: Link, work: w.Work, wanted: tuple[Wanted, ...]) -> None:
+    async def _read_pictures(self, runner: Link, work: w.Work) -> None:
         """The caller's pictures, while others are claimed for and assigned; then the runner gets the work."""
         try:
-            job = await self._held(runner, work, self._with_files(work, wanted))
+            job = await self._held(runner, work, self._with_files(work))
             if job is not None:
                 work.job = work.endpoint.with_pictures(job)
                 m.check(replace(work.job, images=()))
@@ -320,10 +319,10 @@ class Dispatcher:
             if runner.held(request_id, work.lease) is not None:
                 self._let_go(runner, request_id)
 
-    async def _with_files(self, work: w.Work, wanted: tuple[Wanted, ...]) -> Job:
+    async def _with_files(self, work: w.Work) -> Job:
         """The job with the pictures and LoRAs that it names, as bytes and as files of this machine."""
         request = work.request
-        images, notices = await self._inputs.read_all(wanted, base_url=request.base_url, reader=request.key_id)
+        images, notices = await self._inputs.read_all(work.pictures, base_url=request.base_url, reader=request.key_id)
         loras = await self._loras.bring(work.loras, base_url=request.base_url, reader=request.key_id)
         return replace(work.job, images=images, loras=loras, notices=(*work.job.notices, *notices))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from impasto.endpoints.base import Endpoint, WantedLora
+from impasto.endpoints.base import Endpoint, Wanted, WantedLora
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Notice
 from impasto.errors import NotFound, WireError
@@ -30,6 +30,7 @@ class Work:
     job: Job
     cancel_sent: bool = False
     handed_over: bool = False  # the runner was told of it
+    pictures: tuple[Wanted, ...] = ()
     loras: tuple[WantedLora, ...] = ()
 
     @property
@@ -51,7 +52,9 @@ class Ending:
 
 
 def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) -> Work:
-    """A claimed request as work for a runner that holds `model`. Raises WireError: the input is refused."""
+    """A claimed request as work for a runner that holds `model`. Raises WireError: the input is refused; anything: a
+    fault in the endpoint, all of whose code up to the drawing is called here.
+    """
     endpoint = endpoints.get(request.endpoint)
     if endpoint is None or request.lease is None:
         raise NotFound(f"This server no longer has the endpoint {request.endpoint}")
@@ -61,8 +64,15 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
     if endpoint.own_code:
         job = replace(job, endpoint=endpoint.id, arguments=input_.model_dump(mode="json"))
     check(job)
-    loras = () if endpoint.loras is None else endpoint.loras(input_)
-    return Work(request=request, lease=request.lease, endpoint=endpoint, input=input_, job=job, loras=loras)
+    return Work(
+        request=request,
+        lease=request.lease,
+        endpoint=endpoint,
+        input=input_,
+        job=job,
+        pictures=() if endpoint.pictures is None else tuple(endpoint.pictures(input_)),
+        loras=() if endpoint.loras is None else tuple(endpoint.loras(input_)),
+    )
 
 
 def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:
