@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from impasto.endpoints.table import Endpoints
+from impasto.errors import StoreError
 from impasto.files.images import data_uri
 from impasto.fleet.inputs import Inputs
 from impasto.store.records import Outcome
@@ -103,6 +104,27 @@ async def test_a_refused_input_does_not_hold_up_the_next_one(house: House) -> No
     good = await house.submit()
     assert (await house.ended(good))[0].outcome is Outcome.OK
     assert [(await house.ended(request_id))[0].http_status for request_id in bad] == [422] * 5
+
+
+async def test_a_request_that_cannot_be_ended_does_not_take_the_rest_of_its_claim_with_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, refusals = house.store.finish, 0
+
+    async def full(*args: Any, **ending: Any) -> bool:
+        nonlocal refusals
+        refusals += 1
+        if refusals == 1:
+            raise StoreError("database or disk is full")
+        return await finish(*args, **ending)
+
+    monkeypatch.setattr(house.store, "finish", full)
+    async with house.dispatcher._claiming:  # so that one claim gets both
+        bad = await house.submit(num_images=99)
+        good = await house.submit(no_retry=True)
+    request, _ = await house.ended(good)
+    assert (request.outcome, request.attempt) == (Outcome.OK, 1)
+    assert (await house.ended(bad))[0].http_status == 422, "when its lease has run out"
 
 
 async def test_a_fault_in_an_endpoint_ends_its_request_and_nothing_else(tmp_path: Path) -> None:

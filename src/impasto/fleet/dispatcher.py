@@ -235,6 +235,9 @@ class Dispatcher:
             token = telemetry.request_id.set(request.request_id)
             try:
                 await self._assign(runner, request)
+            except StoreError:
+                # Its lease runs out, and the sweeper brings it back; the others of this claim must not wait for theirs.
+                log.exception("%s could not be assigned", request.request_id)
             finally:
                 telemetry.request_id.reset(token)
 
