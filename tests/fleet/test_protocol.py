@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -137,6 +139,50 @@ async def test_what_a_runner_said_before_it_left_still_counts(empty_house: House
     request, _ = await empty_house.ended(request_id)
     assert (request.outcome, request.attempt) == (Outcome.OK, 1)
     assert empty_house.messages(request_id) == ["last words"]
+
+
+async def test_pictures_whose_write_takes_longer_than_a_lease_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house(make_settings(tmp_path, lease_seconds=2.0, beat_seconds=0.2), runners=0) as house:
+        put = house.blobs.put
+
+        def slow(data: bytes, **options: str) -> str:
+            time.sleep(5.0)
+            return put(data, **options)
+
+        monkeypatch.setattr(house.blobs, "put", slow)
+        request_id = await house.submit()
+        async with scripted_runner(house) as runner:
+            runner.done(await runner.assigned())
+            request, result = await house.ended(request_id)
+            assert (request.outcome, request.attempt, request.crash_count) == (Outcome.OK, 1, 0)
+            assert house.file_bytes(result) == [b"\x89PNG"]
+
+
+async def test_a_late_write_leaves_the_newer_work_of_its_request_alone(
+    empty_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is lost while the pictures are written; the same runner gets the request again meanwhile."""
+    put, go_on = empty_house.blobs.put, threading.Event()
+
+    def slow(data: bytes, **options: str) -> str:
+        if data == b"first":
+            go_on.wait(PATIENCE)
+        return put(data, **options)
+
+    monkeypatch.setattr(empty_house.blobs, "put", slow)
+    request_id = await empty_house.submit()
+    async with scripted_runner(empty_house) as runner:
+        first = await runner.assigned()
+        runner.done(first, data=b"first")
+        await empty_house.store.requeue(request_id, first.lease, crashed=False, drain=True, reason="the test took it")
+        runner.say(m.Beat(leases={request_id: first.lease}))
+        second = await runner.assigned()
+        go_on.set()
+        runner.done(second)
+        _, result = await empty_house.ended(request_id)
+        assert empty_house.file_bytes(result) == [b"\x89PNG"]
 
 
 async def test_a_beat_with_a_lost_lease_is_answered_lost_and_frees_the_slot(empty_house: House) -> None:

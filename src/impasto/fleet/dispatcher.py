@@ -319,8 +319,7 @@ class Dispatcher:
         except StoreError:
             log.exception("%s could not be ended: the sweeper will bring it back", request_id)
         finally:
-            if runner.held(request_id, work.lease) is not None:
-                self._let_go(runner, request_id)
+            self._let_go(runner, request_id, work.lease)
 
     async def _with_files(self, work: w.Work) -> Job:
         """The job with the pictures and LoRAs that it names, as bytes and as files of this machine."""
@@ -364,6 +363,7 @@ class Dispatcher:
             return
         self._runners[runner.runner_id] = runner
         settling = asyncio.create_task(self._outcomes.settle(runner))
+        renewing = asyncio.create_task(self._renew_ended(runner))
         try:
             while (frame := await m.read_frame(reader)) is not None:
                 runner.heard = asyncio.get_running_loop().time()
@@ -374,6 +374,7 @@ class Dispatcher:
             del self._runners[runner.runner_id]
             await runner.settling.join()  # what it said before it left still counts
             settling.cancel()
+            renewing.cancel()
             await self._give_back(runner)
 
     async def _introduce(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Link | None:
@@ -422,11 +423,19 @@ class Dispatcher:
                 if runner.held(request_id, lease):
                     self._previews.setdefault(request_id, {})[message.image] = message
             case m.Log() | m.Done() | m.Failed() | m.Released():
-                if isinstance(message, m.Done) and runner.held(message.request_id, message.lease):
-                    runner.pace.pictures += len(message.result.pictures)
+                work = runner.held(message.request_id, message.lease)
+                if work is not None and not isinstance(message, m.Log):
+                    work.ended = True
+                    runner.pace.pictures += len(message.result.pictures) if isinstance(message, m.Done) else 0
                 await runner.settling.put(message)
             case m.Hello():
                 log.warning("%s introduces itself twice", runner.runner_id)
+
+    async def _renew_ended(self, runner: Link) -> None:
+        """What waits for the disk, however slow that is: nobody else renews these leases. Until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.queue.beat_seconds)
+            await self._renew(runner, {id_: work.lease for id_, work in runner.works.items() if work.ended})
 
     async def _renew(self, runner: Link, leases: dict[str, str]) -> None:
         if not leases:
@@ -441,7 +450,7 @@ class Dispatcher:
             runner.say(m.Lost(request_id=request_id, lease=leases[request_id]))
             if runner.held(request_id, leases[request_id]):
                 log.info("%s no longer holds %s", runner.runner_id, request_id)
-                self._let_go(runner, request_id)
+                self._let_go(runner, request_id, leases[request_id])
         for request_id in cancelled:
             work = runner.held(request_id, leases[request_id])
             if work is not None and not work.cancel_sent:
@@ -451,7 +460,7 @@ class Dispatcher:
         """The connection is gone: all it held goes back to the queue at once."""
         stopping = self._draining
         for work in list(runner.works.values()):
-            self._let_go(runner, work.request.request_id)
+            self._let_go(runner, work.request.request_id, work.lease)
             reason = "the server stops" if stopping else "the runner went away"
             innocent = stopping or not work.handed_over  # what the runner never had did not end it
             try:
@@ -462,8 +471,11 @@ class Dispatcher:
         level = logging.INFO if stopping or runner.ready is None else logging.WARNING
         log.log(level, "%s has left", runner.runner_id)
 
-    def _let_go(self, runner: Link, request_id: str) -> None:
-        runner.works.pop(request_id, None)
+    def _let_go(self, runner: Link, request_id: str, lease: str) -> None:
+        """Nothing when that is over already: the runner may hold the request anew by now."""
+        if runner.held(request_id, lease) is None:
+            return
+        del runner.works[request_id]
         if not runner.works:
             runner.pace.pause(asyncio.get_running_loop().time())
         self._progress.pop(request_id, None)

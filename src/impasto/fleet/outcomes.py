@@ -28,7 +28,7 @@ LINES_WAITING = 64  # writes of log lines under way at once
 class Outcomes:
     """Between the runners' links and store and blobs."""
 
-    def __init__(self, store: Store, blobs: BlobStore, let_go: Callable[[Link, str], None]) -> None:
+    def __init__(self, store: Store, blobs: BlobStore, let_go: Callable[[Link, str, str], None]) -> None:
         self._store = store
         self._let_go = let_go
         self._blobs = blobs
@@ -78,7 +78,7 @@ class Outcomes:
                 try:
                     await self._end(work, message)
                 finally:
-                    self._let_go(link, request_id)
+                    self._let_go(link, request_id, lease)
 
     async def _write_lines(self, request_id: str, lease: str, lines: Sequence[LogLine]) -> None:
         """Hand the lines to the store and go on: the store keeps the order of its calls, so an outcome that follows

@@ -30,6 +30,7 @@ class Work:
     job: Job
     cancel_sent: bool = False
     handed_over: bool = False  # the runner was told of it
+    ended: bool = False  # the runner said how: it renews the lease no more
     pictures: tuple[Wanted, ...] = ()
     loras: tuple[WantedLora, ...] = ()
 
