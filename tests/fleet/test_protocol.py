@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -72,10 +74,10 @@ async def empty_house(tmp_path: Path) -> AsyncIterator[House]:
         yield house
 
 
-def failed(assign: m.Assign, *, status: int, retryable: bool) -> m.Failed:
+def failed(assign: m.Assign, *, status: int, retryable: bool, detail: str = "no luck") -> m.Failed:
     return m.Failed(
         request_id=assign.job.request_id, lease=assign.lease, status=status, error_type="runner_scheduling_failure",
-        body={"detail": "no luck", "error_type": "runner_scheduling_failure"}, headers={"X-Fal-Retryable": "true"},
+        body={"detail": detail, "error_type": "runner_scheduling_failure"}, headers={"X-Fal-Retryable": "true"},
         retryable=retryable,
     )  # fmt: skip
 
@@ -99,6 +101,37 @@ async def test_a_retryable_failure_is_tried_again(empty_house: House) -> None:
         runner.done(second)
         request, _ = await empty_house.ended(request_id)
         assert (request.outcome, request.crash_count) == (Outcome.OK, 0)
+
+
+async def test_a_retryable_failure_of_the_last_attempt_is_the_result(empty_house: House) -> None:
+    request_id = await empty_house.submit(no_retry=True)
+    async with scripted_runner(empty_house) as runner:
+        runner.say(failed(await runner.assigned(), status=503, retryable=True, detail="Ask for a smaller image_size."))
+        request, result = await empty_house.ended(request_id)
+        assert (request.outcome, request.http_status, request.error_type, request.error) == (
+            Outcome.ERROR, 503, "runner_scheduling_failure", "Ask for a smaller image_size.",
+        )  # fmt: skip
+        assert result.payload["detail"] == "Ask for a smaller image_size."
+        assert empty_house.messages(request_id) == [
+            "Attempt 1 ended: Ask for a smaller image_size. It was the last one."
+        ]
+
+
+async def test_a_disk_that_refuses_the_pictures_of_the_last_attempt_is_named(
+    empty_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(empty_house.blobs, "put", full)
+    request_id = await empty_house.submit(no_retry=True)
+    async with scripted_runner(empty_house) as runner:
+        runner.done(await runner.assigned())
+        _, result = await empty_house.ended(request_id)
+        assert result.http_status == 503
+        assert result.payload["detail"] == (
+            "On the server the pictures could not be written (No space left on device): tell its operator."
+        )
 
 
 async def test_a_final_failure_is_the_result(empty_house: House) -> None:

@@ -84,6 +84,23 @@ async def test_after_the_last_attempt_it_ends_with_503(store, new, clock):
     assert await end_of(store, request_id)
 
 
+async def test_the_last_attempt_may_bring_its_own_error(store, new, clock):
+    request_id = (await store.submit(new(max_attempts=2))).request_id
+    result = Result(507, {"detail": "no room"}, {"X-Fal-Retryable": "true"})
+    for _ in range(2):
+        clock.advance(60)
+        (claimed,) = await claim(store)
+        assert store.result(request_id) is None
+        await store.requeue(
+            request_id, claimed.lease, crashed=False, reason="x", result=result, error="no room", error_type="full"
+        )
+    request = store.get(request_id)
+    assert (request.outcome, request.http_status, request.error, request.error_type) == (
+        Outcome.ERROR, 507, "no room", "full",
+    )  # fmt: skip
+    assert store.result(request_id) == result
+
+
 async def test_poison_ends_after_the_third_crash_though_attempts_are_left(store, new, clock):
     request_id = (await store.submit(new(max_attempts=10))).request_id
     for _ in range(3):

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from impasto import telemetry
 from impasto.engine.job import JobResult
-from impasto.errors import InternalError, StoreError
+from impasto.errors import InternalError, ServiceUnavailable, StoreError
 from impasto.files.blobs import BlobStore
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
@@ -103,7 +103,7 @@ class Outcomes:
             case m.Done(result=result):
                 await self._done(work, result)
             case m.Failed(retryable=True):
-                await self.requeue(work, crashed=False, reason=w.one_line(message.body))
+                await self.requeue(work, crashed=False, reason=w.one_line(message.body), last=w.failed(message))
             case m.Failed():
                 log.log(
                     logging.WARNING if message.status >= 500 else logging.INFO,
@@ -126,7 +126,9 @@ class Outcomes:
             kept = await self.finish(result.request_id, work.lease, w.succeeded(work, result, urls), files)
         except OSError as error:
             log.exception("The pictures could not be written")
-            await self.requeue(work, crashed=False, reason=f"the pictures could not be written ({error.strerror})")
+            reason = f"the pictures could not be written ({error.strerror})"
+            last = w.refused(ServiceUnavailable(f"On the server {reason}: tell its operator."))
+            await self.requeue(work, crashed=False, reason=reason, last=last)
         finally:
             if not kept:
                 for file in files:
@@ -152,9 +154,20 @@ class Outcomes:
             log.warning("The outcome came too late: the lease is somebody else's. It is dropped")
         return kept
 
-    async def requeue(self, work: Work, *, crashed: bool, drain: bool = False, reason: str) -> None:
+    async def requeue(
+        self, work: Work, *, crashed: bool, drain: bool = False, reason: str, last: Ending | None = None
+    ) -> None:
+        """`last`: how the request ends if this was its last attempt; None: the runner is blamed."""
+        reason = reason.rstrip(".")  # the sentence goes on after it
         request = await self._store.requeue(
-            work.request.request_id, work.lease, crashed=crashed, drain=drain, reason=reason
+            work.request.request_id,
+            work.lease,
+            crashed=crashed,
+            drain=drain,
+            reason=reason,
+            result=None if last is None else last.result,
+            error=None if last is None else last.error,
+            error_type=None if last is None else last.error_type,
         )
         if request is not None:
             log.warning("Attempt %d ended: %s. Now %s", work.request.attempt, reason, request.status)

@@ -82,11 +82,21 @@ class Store(Protocol):
         ...
 
     async def requeue(
-        self, request_id: str, lease: str, *, crashed: bool, drain: bool = False, reason: str
+        self,
+        request_id: str,
+        lease: str,
+        *,
+        crashed: bool,
+        drain: bool = False,
+        reason: str,
+        result: Result | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
     ) -> Request | None:
-        """T5, T6, T10. Back to IN_QUEUE with back-off, or COMPLETED(ERROR 503): attempts used up; None: lease lost.
+        """T5, T6, T10. Back to IN_QUEUE with back-off, or COMPLETED(ERROR): attempts used up; None: lease lost.
 
-        COMPLETED(CANCELLED 499) when its cancel was asked meanwhile. `drain`: the attempt does not count, no back-off.
+        That end is `result` with `error` and `error_type`; without it a 503 that blames the runner. COMPLETED(CANCELLED
+        499) when its cancel was asked meanwhile. `drain`: the attempt does not count, no back-off.
         """
         ...
 

@@ -43,6 +43,16 @@ LOG_FULL = "The log limit of a request (1,000 lines, 256 KB) is reached; later l
 SWEEP_LIMIT = 500  # rows of a kind in one sweep: a long write would hold up submits
 
 
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """How a request ends whose last attempt this was."""
+
+    result: Result
+    payload: str
+    error: str | None
+    error_type: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
     """The rules, with the clocks they are read on."""
@@ -194,12 +204,20 @@ class Moves:
         return [row["token"] for row in tx.rows("payloads_retire_files", request_id=request_id)]
 
     def requeue(
-        self, tx: Transaction, request_id: str, lease: str, *, crashed: bool, drain: bool, reason: str
+        self,
+        tx: Transaction,
+        request_id: str,
+        lease: str,
+        *,
+        crashed: bool,
+        drain: bool,
+        reason: str,
+        last: LastWord | None,
     ) -> Request | None:
         row = tx.row("request_held", request_id=request_id, lease=lease)
         if row is None:
             return None
-        return self._release(tx, row, crashed=crashed, drain=drain, reason=reason)
+        return self._release(tx, row, crashed=crashed, drain=drain, reason=reason, last=last)
 
     def cancel(self, tx: Transaction, request_id: str) -> CancelResult:
         row = tx.row("request_get", request_id=request_id)
@@ -284,7 +302,16 @@ class Moves:
         """Seconds that a request's result is kept."""
         return self.retention_seconds if row["store_io"] else min(UNSTORED_RESULT_SECONDS, self.retention_seconds)
 
-    def _release(self, tx: Transaction, row: sqlite3.Row, *, crashed: bool, drain: bool, reason: str) -> Request:
+    def _release(
+        self,
+        tx: Transaction,
+        row: sqlite3.Row,
+        *,
+        crashed: bool,
+        drain: bool,
+        reason: str,
+        last: LastWord | None = None,
+    ) -> Request:
         """T5, T6, T10: back to the queue, or the end when attempts, crashes or the caller's patience are used up."""
         if row["cancel_requested"]:
             return self._complete_with(tx, row, Outcome.CANCELLED, ClientCancelled())
@@ -293,7 +320,18 @@ class Moves:
         used_up = row["no_retry"] or attempt >= row["max_attempts"] or crashes >= self.max_crashes
         if used_up and not drain:
             self._note(tx, row, f"Attempt {attempt} ended: {reason}. It was the last one.", "ERROR")
-            return self._complete_with(tx, row, Outcome.ERROR, RunnerDisconnected(), crash_count=crashes)
+            if last is None:
+                return self._complete_with(tx, row, Outcome.ERROR, RunnerDisconnected(), crash_count=crashes)
+            return self._complete(
+                tx,
+                row,
+                outcome=Outcome.ERROR,
+                result=last.result,
+                payload=last.payload,
+                error=last.error,
+                error_type=last.error_type,
+                crash_count=crashes,
+            )
         self._note(tx, row, f"Attempt {attempt} ended: {reason}. Back in the queue.", "WARN")
         delay = 0.0 if drain else _backoff(attempt, first_crash=crashed and crashes == 1)
         moved = tx.row(

@@ -20,7 +20,7 @@ from typing import Any, Self
 from impasto.errors import StoreError
 from impasto.store import history, keyring, outbox
 from impasto.store.migrate import migrate
-from impasto.store.moves import Moves
+from impasto.store.moves import LastWord, Moves
 from impasto.store.positions import Positions, Waiting
 from impasto.store.queries import Query, load
 from impasto.store.records import (
@@ -208,10 +208,22 @@ class SqliteStore:
         )
 
     async def requeue(
-        self, request_id: str, lease: str, *, crashed: bool, drain: bool = False, reason: str
+        self,
+        request_id: str,
+        lease: str,
+        *,
+        crashed: bool,
+        drain: bool = False,
+        reason: str,
+        result: Result | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
     ) -> Request | None:
+        last = None if result is None else LastWord(result, dump(result.payload, "the result"), error, error_type)
         return await self._writer.run(
-            lambda tx: self._moves.requeue(tx, request_id, lease, crashed=crashed, drain=drain, reason=reason)
+            lambda tx: self._moves.requeue(
+                tx, request_id, lease, crashed=crashed, drain=drain, reason=reason, last=last
+            )
         )
 
     async def cancel(self, request_id: str) -> CancelResult:
