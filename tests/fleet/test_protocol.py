@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from impasto.endpoints.table import Endpoints
 from impasto.engine.job import JobResult, Picture
+from impasto.errors import StoreError
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
 from impasto.store.records import NewRequest, Outcome, Status
@@ -132,6 +134,25 @@ async def test_a_disk_that_refuses_the_pictures_of_the_last_attempt_is_named(
         assert result.payload["detail"] == (
             "On the server the pictures could not be written (No space left on device): tell its operator."
         )
+
+
+async def test_pictures_stay_when_nobody_knows_whether_their_result_was_written(
+    empty_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit fails after it has reached the log: the next start replays it."""
+    finish = empty_house.store.finish
+
+    async def broken(*args: Any, **ending: Any) -> bool:
+        await finish(*args, **ending)
+        raise StoreError("disk I/O error")
+
+    monkeypatch.setattr(empty_house.store, "finish", broken)
+    request_id = await empty_house.submit()
+    async with scripted_runner(empty_house) as runner:
+        runner.done(await runner.assigned())
+        _, result = await empty_house.ended(request_id)
+        await empty_house.until(lambda: not empty_house.dispatcher.runners[0].busy)
+        assert empty_house.file_bytes(result) == [b"\x89PNG"]
 
 
 async def test_a_final_failure_is_the_result(empty_house: House) -> None:

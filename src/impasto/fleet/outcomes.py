@@ -116,21 +116,26 @@ class Outcomes:
     async def _done(self, work: Work, result: JobResult) -> None:
         """Files first, synced; then the result that names them, if the lease still holds."""
         files: list[FileRecord] = []
-        kept = False
+        kept, nobodys = False, True
         try:
             if not work.inline:
                 for picture in result.pictures:
                     token = await asyncio.to_thread(self._blobs.put, picture.data, media_type=picture.media_type)
                     files.append(FileRecord(token=token, media_type=picture.media_type, size=len(picture.data)))
             urls = [f"{work.request.base_url}/files/{file.token}" for file in files]
-            kept = await self.finish(result.request_id, work.lease, w.succeeded(work, result, urls), files)
+            ending = w.succeeded(work, result, urls)
+            # If this raises, nobody knows whether the commit is in the log, to be replayed at the next start: the
+            # files stay, and the sweep for orphans decides.
+            nobodys = False
+            kept = await self.finish(result.request_id, work.lease, ending, files)
+            nobodys = not kept
         except OSError as error:
             log.exception("The pictures could not be written")
             reason = f"the pictures could not be written ({error.strerror})"
             last = w.refused(ServiceUnavailable(f"On the server {reason}: tell its operator."))
             await self.requeue(work, crashed=False, reason=reason, last=last)
         finally:
-            if not kept:
+            if nobodys:
                 for file in files:
                     await asyncio.to_thread(self._blobs.delete, file.token)
         if kept:
