@@ -136,6 +136,11 @@ async def test_a_fault_in_an_endpoint_ends_its_request_and_nothing_else(tmp_path
     table = dict(Endpoints())
     table["fal-ai/no-job"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-job", to_job=broken)  # type: ignore[arg-type]
     table["fal-ai/no-output"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-output", to_output=broken)  # type: ignore[arg-type]
+
+    def nan(*_: object) -> dict[str, object]:
+        return {"images": [], "score": float("nan")}
+
+    table["fal-ai/no-json"] = dataclasses.replace(table["fal-ai/flux-pro"], id="fal-ai/no-json", to_output=nan)
     for asks in ("pictures", "loras"):
         id_ = f"fal-ai/no-{asks}"
         table[id_] = dataclasses.replace(table["fal-ai/flux-pro"], id=id_, **{asks: broken})  # type: ignore[arg-type]
@@ -151,6 +156,8 @@ async def test_a_fault_in_an_endpoint_ends_its_request_and_nothing_else(tmp_path
         assert (await house.ended(no_job))[0].http_status == 500
         assert (await house.ended(good))[0].http_status == 200
         assert (await house.ended(no_output))[0].http_status == 500
+        request, _ = await house.ended(await house.submit(endpoint="fal-ai/no-json"))
+        assert (request.http_status, request.attempt) == (500, 1), "another attempt would say the same"
         assert house.blobs_on_disk() == 1, "the pictures of the failed one are deleted"
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from impasto.endpoints.table import Endpoints
@@ -134,6 +135,17 @@ async def test_a_disk_that_refuses_the_pictures_of_the_last_attempt_is_named(
         assert result.payload["detail"] == (
             "On the server the pictures could not be written (No space left on device): tell its operator."
         )
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+async def test_an_error_that_json_cannot_say_is_one_of_the_endpoint(empty_house: House, retryable: bool) -> None:
+    request_id = await empty_house.submit()
+    async with scripted_runner(empty_house) as runner:
+        assign = await runner.assigned()
+        odd = failed(assign, status=503, retryable=retryable)
+        runner.say(msgspec.structs.replace(odd, body={"detail": "odd", "limit": float("nan")}))
+        request, result = await empty_house.ended(request_id)
+        assert (result.http_status, request.attempt) == (500, 1)
 
 
 async def test_pictures_stay_when_nobody_knows_whether_their_result_was_written(

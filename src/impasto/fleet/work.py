@@ -77,8 +77,9 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
 
 
 def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:
-    """`urls`: one a picture, none for inline pictures."""
+    """`urls`: one a picture, none for inline pictures. Raises: a fault in the endpoint, which wrote the output."""
     payload = work.endpoint.to_output(work.input, result, urls)
+    _check_json(payload)
     headers = warnings(result.notices)
     return Ending(
         outcome=Outcome.OK,
@@ -114,7 +115,8 @@ def refused(error: WireError) -> Ending:
 
 
 def failed(message: Failed) -> Ending:
-    """The runner's last word on an attempt that is not repeated."""
+    """The runner's last word on an attempt that is not repeated. Raises: the error is one that JSON cannot say."""
+    _check_json(message.body)
     outcomes = {499: Outcome.CANCELLED, 504: Outcome.TIMEOUT}
     return Ending(
         outcome=outcomes.get(message.status, Outcome.ERROR),
@@ -122,6 +124,11 @@ def failed(message: Failed) -> Ending:
         error=one_line(message.body),
         error_type=message.error_type,
     )
+
+
+def _check_json(payload: Mapping[str, Any]) -> None:
+    """Raises for what JSON cannot say, such as NaN: the store would take it for its own fault, to be tried again."""
+    json.dumps(payload, allow_nan=False)
 
 
 def one_line(body: Mapping[str, Any]) -> str:
