@@ -225,7 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
             if model.status == Status.IN_QUEUE:
                 model.back_off = (0.0, 0.0)
         for model in running:
-            model.lose(self.now, crashed=False, drain=not model.no_retry)
+            model.lose(self.now, crashed=True, drain=not (model.no_retry or model.crashes + 1 >= MAX_CRASHES))
 
     # ------------------------------------------------------------ promises
 

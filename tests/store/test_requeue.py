@@ -176,10 +176,22 @@ class TestRestart:
         store = await open_store()
         assert await store.recover() == 2
         assert await store.recover() == 0
-        again = await store.claim(endpoints=[ENDPOINT], runner_id="runner-2", limit=3, lease_seconds=15)
+        # Any of the first two may have taken the server with it: each is drawn alone.
+        again = [request for _ in ids for request in await claim(store)]
         assert [request.request_id for request in again] == ids
-        assert [request.attempt for request in again] == [1, 1, 1]
+        assert [(request.attempt, request.crash_count) for request in again] == [(1, 1), (1, 1), (1, 0)]
         assert await store.renew({claimed[0].request_id: claimed[0].lease}, lease_seconds=15) == ([ids[0]], [])
+
+    async def test_a_request_that_takes_the_whole_server_with_it_ends(self, open_store, new):
+        former = await open_store()
+        request_id = (await former.submit(new())).request_id
+        for life in (1, 2, 3):
+            (claimed,) = await claim(former)
+            assert (claimed.attempt, claimed.crash_count) == (1, life - 1)
+            await former.close()
+            former = await open_store()
+            assert await former.recover() == 1
+        assert await end_of(former, request_id)
 
     async def test_recover_does_not_run_a_no_retry_request_twice(self, open_store, new):
         former = await open_store()

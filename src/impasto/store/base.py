@@ -109,8 +109,9 @@ class Store(Protocol):
         ...
 
     async def recover(self) -> int:
-        """At start of an embedded server: requeue what the former process left IN_PROGRESS (no attempt counted); the
-        deliveries that it had claimed are due.
+        """At start of an embedded server: requeue what the former process left IN_PROGRESS; the deliveries that it had
+        claimed are due. A server that is stopped leaves nothing, so that this one was killed, perhaps by its work: no
+        attempt is counted, but a crash, and as many as may be of one request end it.
         """
         ...
 

@@ -254,8 +254,10 @@ class Moves:
         outbox.release(tx, self.clock())
         rows = tx.rows("requests_running")
         for row in rows:
-            # A request whose caller forbade retries has had its one attempt.
-            self._release(tx, row, crashed=False, drain=not row["no_retry"], reason="the server was restarted")
+            # A request whose caller forbade retries has had its one attempt. One that takes the whole server with it
+            # (all of the machine's memory) must not do so for ever.
+            last = row["no_retry"] or row["crash_count"] + 1 >= self.max_crashes
+            self._release(tx, row, crashed=True, drain=not last, reason="the server was restarted")
         return len(rows)
 
     def add_file(self, tx: Transaction, file: FileRecord, *, quota: int | None = None) -> bool:
