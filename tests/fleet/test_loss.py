@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ async def test_a_poison_request_fails_alone(tmp_path: Path) -> None:
     """Its first step takes the runner with it. Its neighbour of the first attempt is drawn."""
     async with open_house(make_settings(tmp_path, slots=2, max_crashes=3), step_seconds=0.05) as house:
         await house.until_ready()
-        innocent = await house.submit("innocent", num_inference_steps=10)
+        innocent = await house.submit("innocent", num_inference_steps=50, num_images=2)
         poison = await house.submit("poison", num_inference_steps=50)
         neighbours: list[int] = []
         for attempt in (1, 2, 3):
@@ -274,33 +275,55 @@ async def test_a_runner_that_stays_frozen_is_killed_and_replaced(tmp_path: Path)
         assert only_pid(house) != frozen
 
 
+async def another_gateway(code: str) -> asyncio.subprocess.Process:
+    """A process of its own that runs `main`, a coroutine of `code`, with the house's tools."""
+    bootstrap = (
+        "import asyncio, importlib.util, sys\n"
+        "from pathlib import Path\n"
+        f"path = {str(Path(__file__).with_name('conftest.py'))!r}\n"
+        "spec = importlib.util.spec_from_file_location('tests_fleet_house', path)\n"
+        "module = importlib.util.module_from_spec(spec); sys.modules[spec.name] = module\n"
+        "spec.loader.exec_module(module)\n"
+        "from tests_fleet_house import make_settings, open_house\n"
+    )
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", f"{bootstrap}{code}\nasyncio.run(main())", stdout=asyncio.subprocess.PIPE
+    )
+
+
+async def test_a_gateway_that_stood_still_ends_no_lease_and_kills_no_runner(tmp_path: Path) -> None:
+    """SIGSTOP: its timers are due before it has read what the runner said meanwhile."""
+    gateway = await another_gateway(f"""
+async def main():
+    settings = make_settings(Path({str(tmp_path)!r}), lease_seconds=2.0, beat_seconds=0.2)
+    async with open_house(settings, step_seconds=0.1) as house:
+        await house.until_ready()
+        request_id = await house.submit(num_inference_steps=50, num_images=3, no_retry=True)
+        await house.until_drawing(request_id)
+        before = house.fleet.pids
+        print("drawing", flush=True)
+        request, _ = await house.ended(request_id)
+        print(request.outcome, request.attempt, house.fleet.pids == before, flush=True)
+""")
+    assert gateway.stdout is not None
+    async with asyncio.timeout(2 * PATIENCE):
+        assert await gateway.stdout.readline() == b"drawing\n"
+        os.kill(gateway.pid, signal.SIGSTOP)
+        await asyncio.sleep(9.0)  # over four leases
+        os.kill(gateway.pid, signal.SIGCONT)
+        assert await gateway.stdout.readline() == b"OK 1 True\n"
+        await gateway.wait()
+
+
 async def test_children_die_with_the_gateway(tmp_path: Path) -> None:
     """kill -9 of the parent: no child is left behind, holding the GPU."""
-    code = f"""
-import asyncio
-from pathlib import Path
-from tests_fleet_house import make_settings, open_house
-
+    parent = await another_gateway(f"""
 async def main():
     async with open_house(make_settings(Path({str(tmp_path)!r})), step_seconds=1.0) as house:
         await house.until_ready()
         print(house.fleet.pids[0], flush=True)
         await asyncio.sleep(3600)
-
-asyncio.run(main())
-"""
-    bootstrap = (
-        "import importlib.util, sys\n"
-        f"path = {str(Path(__file__).with_name('conftest.py'))!r}\n"
-        "spec = importlib.util.spec_from_file_location('tests_fleet_house', path)\n"
-        "module = importlib.util.module_from_spec(spec); sys.modules[spec.name] = module\n"
-        "spec.loader.exec_module(module)\n"
-    )
-    import sys
-
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", bootstrap + code, stdout=asyncio.subprocess.PIPE
-    )
+""")
     assert parent.stdout is not None
     child = int(await parent.stdout.readline())
     os.kill(child, 0)

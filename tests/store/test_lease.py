@@ -40,6 +40,18 @@ async def test_finish_with_an_error_keeps_its_line_and_type(store, running):
     assert store.result(request.request_id) == body
 
 
+async def test_a_sweep_that_comes_late_gives_the_time_back(store, running, clock):
+    """The server was paused: beats wait to be read, and a lease that nobody could renew says nothing."""
+    request = await running()
+    clock.advance(3600)
+    assert await store.sweep(late=3600.0) == 0
+    clock.advance(14)
+    assert await store.sweep(late=7.0) == 0, "half a lease is no pause"
+    clock.advance(2)
+    assert await store.sweep(late=7.0) == 1, "who does not use it has lost it"
+    assert store.get(request.request_id).crash_count == 1
+
+
 async def test_an_old_lease_cannot_renew_log_finish_or_requeue(store, running, clock):
     old = await running()
     clock.advance(16)

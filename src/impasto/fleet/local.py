@@ -140,8 +140,12 @@ class LocalFleet:
     async def _watch(self, runner_id: str, process: asyncio.subprocess.Process) -> None:
         """A runner that hangs as a whole (frozen, swapped out) would keep its slots for ever."""
         limit = SILENCES * self._settings.queue.lease_seconds
+        loop = asyncio.get_running_loop()
         while True:
+            asleep = loop.time()
             await asyncio.sleep(limit / 10)
+            if loop.time() - asleep > 2 * limit / 10:
+                continue  # this process stood still, and what the runner has said waits to be read
             if self._dispatcher.silence(runner_id) > limit:
                 log.error("%s has been silent for %.0f s and is killed", runner_id, limit)
                 _signal(process, signal.SIGKILL)

@@ -23,10 +23,11 @@ async def sweep_for_ever(store: Store, blobs: BlobStore, parts: Parts) -> None:
     """Until cancelled; a failure is tried again."""
     loop = asyncio.get_running_loop()
     tidied = loop.time() - TIDY_SECONDS
+    late = 0.0  # how much longer than asked the last sleep was
     while True:
         pause = SWEEP_SECONDS
         try:
-            await store.sweep()
+            await store.sweep(late=late)
             if await collect(store, blobs) == BATCH:
                 pause = BUSY_SECONDS
             if loop.time() - tidied >= TIDY_SECONDS:
@@ -34,7 +35,9 @@ async def sweep_for_ever(store: Store, blobs: BlobStore, parts: Parts) -> None:
                 await tidy(store, blobs, parts)
         except Exception:
             log.exception("The sweep failed; it is tried again in a second")
+        asleep = loop.time()
         await asyncio.sleep(pause)
+        late = loop.time() - asleep - pause
 
 
 async def collect(store: Store, blobs: BlobStore) -> int:

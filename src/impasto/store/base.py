@@ -104,8 +104,12 @@ class Store(Protocol):
         """T7 (queued: COMPLETED, 499) or T8 (running: the runner is told; it ends within a step)."""
         ...
 
-    async def sweep(self) -> int:
-        """T5, T6, T9, T11: leases that ran out, start deadlines missed, rows past their retention. → how many moved."""
+    async def sweep(self, *, late: float = 0.0) -> int:
+        """T5, T6, T9, T11: leases that ran out, start deadlines missed, rows past their retention. → how many moved.
+
+        `late`: seconds for which this process stood still before it. When that is much of a lease, leases get it on
+        top: their holders' beats wait to be read.
+        """
         ...
 
     async def recover(self) -> int:

@@ -233,21 +233,23 @@ class Moves:
             tx.rings.append(0)
         return CancelResult.CANCELLATION_REQUESTED
 
-    def sweep(self, tx: Transaction) -> int:
+    def sweep(self, tx: Transaction, *, late: float) -> int:
         now, monotonic = self.clock(), self.monotonic()
         tx.run("sweep_adopt_leases", boot=self.boot, lease_until=monotonic + self.lease_seconds)
         tx.run("sweep_adopt_backoff", boot=self.boot)
+        if late > self.lease_seconds / 2:
+            tx.run("sweep_extend_leases", boot=self.boot, seconds=late)
         silent = tx.rows("sweep_leases", monotonic=monotonic, limit=SWEEP_LIMIT)
         for row in silent:
             # Nobody knows whether a silent runner is dead; counting it as a crash keeps poison from going round.
             self._release(tx, row, crashed=True, drain=False, reason="the runner fell silent")
-        late = tx.rows("sweep_deadlines", now=now, limit=SWEEP_LIMIT)
-        for row in late:
+        overdue = tx.rows("sweep_deadlines", now=now, limit=SWEEP_LIMIT)
+        for row in overdue:
             self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
         gone = tx.rows("sweep_requests", now=now, limit=SWEEP_LIMIT)
         tx.changed += [row["request_id"] for row in gone]
         tx.erased |= bool(gone)
-        return len(silent) + len(late) + len(gone) + tx.run("sweep_files", now=now, limit=SWEEP_LIMIT)
+        return len(silent) + len(overdue) + len(gone) + tx.run("sweep_files", now=now, limit=SWEEP_LIMIT)
 
     def recover(self, tx: Transaction) -> int:
         tx.run("sweep_adopt_backoff", boot=self.boot)

@@ -181,6 +181,10 @@ UPDATE requests SET log_lines = :log_lines, log_bytes = :log_bytes, log_full = :
 -- Leases granted by a former process: its clock means nothing here, so each gets one full term from now.
 UPDATE requests SET boot = :boot, lease_until = :lease_until WHERE status = 'IN_PROGRESS' AND boot <> :boot;
 
+-- name: sweep_extend_leases
+-- This process stood still for a while (stopped, its machine paused): nobody could renew a lease.
+UPDATE requests SET lease_until = lease_until + :seconds WHERE status = 'IN_PROGRESS' AND boot = :boot;
+
 -- name: sweep_adopt_backoff
 -- Back-offs granted by a former process end now.
 UPDATE requests SET boot = :boot, not_before = 0 WHERE status = 'IN_QUEUE' AND not_before > 0 AND boot <> :boot;

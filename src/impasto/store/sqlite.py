@@ -229,8 +229,8 @@ class SqliteStore:
     async def cancel(self, request_id: str) -> CancelResult:
         return await self._writer.run(lambda tx: self._moves.cancel(tx, request_id))
 
-    async def sweep(self) -> int:
-        return await self._writer.run(self._moves.sweep)
+    async def sweep(self, *, late: float = 0.0) -> int:
+        return await self._writer.run(lambda tx: self._moves.sweep(tx, late=late))
 
     async def recover(self) -> int:
         return await self._writer.run(self._moves.recover)
