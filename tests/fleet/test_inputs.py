@@ -1,7 +1,10 @@
 """A caller's picture: three ways in, one plain form out, and fal's own 422 for whatever is wrong with it."""
 
+import asyncio
 import io
+import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import AsyncIterator
@@ -264,3 +267,28 @@ async def test_of_several_bad_pictures_the_first_is_told(room: Room) -> None:
     with pytest.raises(ModelError) as caught:
         await room.inputs.read_all(bad, base_url=BASE, reader="alice")
     assert caught.value.items[0]["loc"] == ["body", "a"]
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other_request(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, answer = socket.getaddrinfo, threading.Event()
+
+    def silent(host: Any, *args: Any, **options: Any) -> Any:
+        if str(host).endswith(".example"):
+            answer.wait(60)
+            raise socket.gaierror("no answer")
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    token = room.blobs.put(RED, media_type="image/png")
+    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED)))
+    lost = [asyncio.create_task(room.refused(f"http://{n}.example/a", reader="crowd")) for n in range(40)]
+    try:
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(20):
+            await room.read(f"{BASE}/files/{token}")  # the loop's threads are free
+            assert "not a public address" in (await room.refused("http://localhost/a.png", reader="k"))["msg"]
+    finally:
+        answer.set()
+    assert {item["type"] for item in await asyncio.gather(*lost)} == {"file_download_error"}

@@ -99,7 +99,7 @@ class FetchTooLarge(FetchError):
 
 
 async def resolve_name(host: str, port: int) -> list[str]:
-    """All addresses of a name, by the system's resolver."""
+    """All addresses of a name, by the system's resolver, in one of the loop's few threads; servers use `names`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 

@@ -8,6 +8,7 @@ with a caller's picture ends here as fal's own 422 at its field. Pictures are de
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +19,7 @@ from impasto.files import links
 from impasto.files.blobs import BlobStore
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
 from impasto.files.images import parse_data_uri
+from impasto.files.names import Names
 from impasto.fleet.decoders import Decoders, Undecodable
 from impasto.settings import Settings, is_loopback
 from impasto.store.base import Store
@@ -38,14 +40,14 @@ class Inputs:
         settings: Settings,
         store: Store,
         blobs: BlobStore,
-        policy: FetchPolicy | None = None,
         secret: bytes | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._blobs = blobs
         self._secret = secret
-        self._policy = policy or FetchPolicy.of(settings)
+        self._policy = FetchPolicy.of(settings)
+        self._names = Names()
         self._decoders = Decoders()
         self._max_bytes = settings.fetch.max_mb * MIB
 
@@ -92,7 +94,8 @@ class Inputs:
         return images, tuple(notice for _, notices in read for notice in notices)
 
     async def close(self) -> None:
-        """End the decoding processes."""
+        """End the decoding processes; look-ups of names that still run are left to themselves."""
+        self._names.close()
         await self._decoders.close()
 
     async def _bytes(self, wanted: Wanted, base_url: str, reader: str) -> bytes:
@@ -105,9 +108,10 @@ class Inputs:
         if token is not None:
             self._check_reader(token, wanted.url, wanted.field, reader)
             return await asyncio.to_thread(self._read_blob, token)
+        policy = replace(self._policy, resolve=self._names.of(reader))
         try:
             got = await fetch(
-                wanted.url, policy=self._policy, max_bytes=self._max_bytes, seconds=self._settings.fetch.seconds
+                wanted.url, policy=policy, max_bytes=self._max_bytes, seconds=self._settings.fetch.seconds
             )
         except FetchTooLarge:
             raise self._too_large(wanted.field) from None

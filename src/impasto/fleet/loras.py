@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
@@ -23,6 +23,7 @@ from impasto.endpoints.base import WantedLora
 from impasto.engine.job import LoraInput
 from impasto.errors import ModelError
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
+from impasto.files.names import Names
 from impasto.flux.pickles import begins_pickle, is_pickle
 from impasto.settings import Settings
 
@@ -55,11 +56,12 @@ class _Here:
 class LoraFiles:
     """Brings LoRAs here. Requests that name the same URL at once share one download."""
 
-    def __init__(self, *, settings: Settings, own: OwnFile, policy: FetchPolicy | None = None) -> None:
+    def __init__(self, *, settings: Settings, own: OwnFile) -> None:
         self._settings = settings.lora
         self._folder = settings.data / "loras"
         self._own = own
-        self._policy = policy or FetchPolicy.of(settings)
+        # Never closed: the few look-ups that run at the end are cancelled with the loop, and no thread is waited for.
+        self._policy = replace(FetchPolicy.of(settings), resolve=Names().resolve)
         self._coming: dict[str, asyncio.Task[_Here]] = {}
         self._turn = asyncio.Semaphore(AT_A_TIME)
         self._known: dict[str, tuple[float, _Here]] = {}  # by URL: when it was fetched

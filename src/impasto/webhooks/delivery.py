@@ -22,11 +22,11 @@ from typing import Any, Self
 from impasto import telemetry
 from impasto.errors import StoreError
 from impasto.files.fetch import FetchError, FetchPolicy, FetchRefused, send
+from impasto.files.names import Names
 from impasto.settings import Settings
 from impasto.store.base import Store
 from impasto.store.records import Delivery, DeliveryAttempt, DeliveryState, Request, SigningKey
 from impasto.webhooks.hosts import Hosts
-from impasto.webhooks.names import Names
 from impasto.webhooks.payload import MIB, body_of
 from impasto.webhooks.signature import signed_headers
 

@@ -5,17 +5,17 @@ import threading
 
 import pytest
 
-from impasto.webhooks.names import Names
+from impasto.files.names import EACH, Names
 
 
 @pytest.fixture
 def slow():
-    """Names whose look-up of "slow" waits for `go`; what was looked up."""
+    """Names whose look-ups of "slow…" wait for `go`; what was looked up."""
     go, asked = threading.Event(), list[str]()
 
     def look_up(host: str, port: int) -> list[str]:
         asked.append(host)
-        if host == "slow":
+        if host.startswith("slow"):
             go.wait(60)
         if host == "unknown":
             raise OSError("unknown")
@@ -66,3 +66,30 @@ async def test_an_unknown_name_is_an_error_and_asked_anew(slow):
         with pytest.raises(OSError, match="unknown"):
             await names.resolve("unknown", 80)
     assert asked.count("unknown") == 2
+
+
+async def test_nobody_takes_all_threads(slow):
+    names, go, asked = slow
+    crowd = [asyncio.create_task(names.resolve(f"slow{n}", 80, who="crowd")) for n in range(500)]
+    async with asyncio.timeout(30):
+        assert await names.of("somebody")("quick", 80) == ["192.0.2.1"]
+    assert sum(host.startswith("slow") for host in asked) <= EACH
+    go.set()
+    assert await asyncio.gather(*crowd) == [["192.0.2.1"]] * 500
+
+
+async def test_a_look_up_that_nobody_waits_for_any_more_is_not_begun(slow):
+    names, go, asked = slow
+    resolve = names.of("somebody")
+    running = [asyncio.create_task(resolve(f"slow{n}", 80)) for n in range(EACH)]
+    queued = asyncio.create_task(resolve("slow, later", 80))
+    await asyncio.sleep(0.1)
+    queued.cancel()
+    await asyncio.gather(queued, return_exceptions=True)
+    again = asyncio.create_task(resolve("slow, later", 80))  # not the one that was given up
+    await asyncio.sleep(0.1)
+    assert "slow, later" not in asked
+    go.set()
+    await asyncio.gather(*running)
+    assert await again == ["192.0.2.1"]
+    assert asked.count("slow, later") == 1
