@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -130,6 +131,45 @@ def test_an_empty_hour_folder_goes_once_its_hour_is_over(blobs, clock):
     blobs.delete(old)
     assert not folder.exists()
     assert content(blobs, blobs.put(b"y", media_type="image/png")) == b"y"
+
+
+def test_an_hour_folder_that_is_emptied_during_a_slow_write_is_there_for_it(blobs, clock, monkeypatch):
+    old, token = blobs.put(b"old", media_type="image/png"), blobs.new_token("image/png")
+    clock.now += 3600
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        fsync(descriptor)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            blobs.delete(old)  # another thread's, while this one waits for the disk
+
+    monkeypatch.setattr(os, "fsync", slow)
+    assert blobs.put(b"new", media_type="image/png", token=token) == token
+    assert content(blobs, token) == b"new"
+
+
+def test_the_second_of_a_new_hour_waits_for_the_folders_name_too(blobs, monkeypatch):
+    """It must not return on the strength of a folder whose maker has not synced it yet."""
+    fsync, made, go = os.fsync, threading.Event(), threading.Event()
+    top = (blobs._folder / "b").stat().st_ino
+    synced: list[str] = []
+
+    def seen(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == top:
+            if threading.current_thread() is not threading.main_thread():
+                made.set()
+                go.wait(60)
+            synced.append(threading.current_thread().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(blobs.put, b"first", media_type="image/png")
+        assert made.wait(60)
+        blobs.put(b"second", media_type="image/png")
+        assert synced == [threading.main_thread().name]
+        go.set()
+        first.result()
 
 
 def test_a_blob_is_synced_before_it_has_its_name_and_its_folder_after(blobs, monkeypatch):

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,11 +38,13 @@ _TOKEN = re.compile(r"b/[0-9a-f]{8}/[A-Za-z0-9_-]{22}\.(?:[a-z]{3,4}|safetensors
 
 
 class BlobStore:
-    """One folder. `clock`: unix seconds, names the hour folders and ages orphans."""
+    """One folder, of one process. `clock`: unix seconds, names the hour folders and ages orphans."""
 
     def __init__(self, folder: Path | str, *, clock: Callable[[], float] = time.time) -> None:
         self._folder = Path(folder)
         self._clock = clock
+        self._hours = threading.Lock()  # nobody removes an empty hour folder between its making and its first file
+        self._synced: set[str] = set()  # hour folders whose own name is on the disk
         # Pictures lie here: for their owner only.
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("b", "tmp"):
@@ -67,20 +70,22 @@ class BlobStore:
         Raises `OSError`: the disk refuses; `FileExistsError`: the token has another content already.
         """
         target = self.path(token)
-        new_hour = not target.parent.exists()
-        target.parent.mkdir(exist_ok=True, mode=0o700)
+        hour = target.parent
         draft.flush(sync=True)
         new = True
         try:
-            # A link, unlike a rename, never replaces: a token has one content, whole from the first moment.
-            os.link(draft.path, target)
+            with self._hours:
+                hour.mkdir(exist_ok=True, mode=0o700)
+                # A link, unlike a rename, never replaces: a token has one content, whole from the first moment.
+                os.link(draft.path, target)
         except FileExistsError:
             if not same_bytes(draft.path, target):
                 raise
             new = False
-        _sync_folder(target.parent)
-        if new_hour:
-            _sync_folder(target.parent.parent)
+        _sync_folder(hour)
+        if hour.name not in self._synced:  # whoever made it may not have come to this yet
+            _sync_folder(hour.parent)
+            self._synced.add(hour.name)
         return new
 
     def holds(self, token: str, draft: Draft) -> bool:
@@ -112,8 +117,9 @@ class BlobStore:
         except FileNotFoundError:
             return False
         if path.parent.name != self._hour():
-            with contextlib.suppress(OSError):  # not empty yet
+            with self._hours, contextlib.suppress(OSError):  # not empty yet
                 path.parent.rmdir()
+                self._synced.discard(path.parent.name)
         return True
 
     def orphans(self, known: Callable[[str], bool], *, older_than: float = ORPHAN_SECONDS) -> Iterator[str]:
