@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import impasto
 from impasto.errors import StoreError
 from impasto.store.records import NewRequest, Outcome, Result, Status
 from impasto.store.sqlite import SqliteStore
+from impasto.store.writer import MAX_BATCH, Transaction
 
 SUBMITTER = """
 import asyncio, sys, uuid
@@ -134,6 +136,30 @@ async def test_after_a_write_error_the_acknowledged_is_there_and_the_refused_is_
     assert [store.get(name) for name in ("large", "beside", "after")] == [None, None, None]
     assert store.healthy
     await store.close()
+
+
+async def test_what_waits_when_the_store_breaks_is_refused_too(store, new):
+    """More than one batch: after a failed sync the next one may succeed, and says nothing about what is on the disk."""
+    writer, gate = store._writer, threading.Event()
+
+    def fail(_: Transaction) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    held = asyncio.create_task(writer.run(lambda tx: gate.wait(60)))
+    await asyncio.sleep(0.1)  # the writer has it, and all that follows waits
+    requests = [new() for _ in range(2 * MAX_BATCH)]
+    waiting = [asyncio.create_task(each) for each in (writer.run(fail), *map(store.submit, requests))]
+    while len(writer._waiting) <= 2 * MAX_BATCH:  # noqa: ASYNC110 - it rings no bell
+        await asyncio.sleep(0.01)
+    gate.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {StoreError}
+    assert "broken" in str(outcomes[-1])
+    await held
+    assert not store.healthy
+    assert [request for request in requests if store.get(request.request_id)] == []
 
 
 async def test_a_full_disk_refuses_and_recovers(store, new):

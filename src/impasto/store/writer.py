@@ -107,11 +107,14 @@ class Writer:
     def _put(self, item: _Item) -> None:
         with self._condition:
             if self.broken is not None:
-                raise StoreError(f"the database is broken ({self.broken}): check the disk, then start again")
+                raise self._refusal()
             if self._closing:
                 raise StoreError("the store is closed")
             self._waiting.append(item)
             self._condition.notify()
+
+    def _refusal(self) -> StoreError:
+        return StoreError(f"the database is broken ({self.broken}): check the disk, then start again")
 
     def _work(self) -> None:
         while batch := self._take():
@@ -124,7 +127,7 @@ class Writer:
             wake(item.future for item in batch if item.future is not None)
             batch.clear()  # its operations may hold large results, and the next batch may be far away
             self._erasing |= told.erased
-            if self._erasing and time.monotonic() - self._erased_at >= ERASE_SECONDS:
+            if self._erasing and self.broken is None and time.monotonic() - self._erased_at >= ERASE_SECONDS:
                 self._erase()
         self._connection.close()
 
@@ -153,6 +156,10 @@ class Writer:
     def _commit(self, batch: list[_Item]) -> Transaction:
         """Run and commit a batch; → what to tell. Every item ends with its value or its error."""
         told = Transaction(self._connection, self._queries)
+        if self.broken is not None:  # since they were put: the next sync may succeed and mean nothing
+            for item in batch:
+                item.error = self._refusal()
+            return told
         try:
             self._execute("begin")
             for item in batch:
