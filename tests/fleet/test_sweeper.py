@@ -1,6 +1,8 @@
 """Files past their time are off the disk within seconds, a bounded number at a time, also after a restart."""
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,8 +12,9 @@ import pytest
 
 from impasto.files.blobs import BlobStore
 from impasto.files.parts import Parts
+from impasto.fleet import sweeper
 from impasto.fleet.sweeper import BATCH, collect, sweep_for_ever
-from impasto.store.records import FileRecord
+from impasto.store.records import FileRecord, NewRequest
 from impasto.store.sqlite import SqliteStore
 
 PATIENCE = 60.0  # seconds until a test gives up; never a measure of speed
@@ -114,3 +117,41 @@ async def test_a_file_that_cannot_be_deleted_holds_up_no_others(room: Room, capl
         assert not room.blobs.path(other).exists()
         assert [file.token for file in store.expired_files()] == [stuck]
         assert "cannot be deleted" in caplog.text
+
+
+async def test_a_full_disk_is_cleaned_up_all_the_same(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite's own page limit stands in for the disk."""
+    monkeypatch.setattr(sweeper, "SWEEP_SECONDS", 0.02)
+    caplog.set_level(logging.INFO, "impasto.sweeper")
+    now = [time.time()]
+    room.clock = lambda: now[0]
+    with room.parts.draft("k", "t", 1) as draft:
+        draft.write(b"never completed")
+        room.parts.keep(draft)
+    abandoned = [path for path in (room.folder / "uploads").rglob("*") if path.is_dir()]
+    for path in abandoned:
+        os.utime(path, (1, 1))
+    async with room.store() as store:
+        writer = store._writer
+        deleted = await room.add(store)
+        await store.delete_file(deleted)
+        input_ = {"prompt": "x" * 300_000}
+        late = NewRequest(request_id="late", endpoint="e", input=input_, seed=1, base_url="b", start_timeout=1)
+        await store.submit(late)
+
+        def limit(pages: int) -> None:
+            writer._connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
+        await writer.run(lambda tx: limit(1))
+        now[0] += 10
+        async with room.sweeping(store), asyncio.timeout(PATIENCE):
+            await room.until_gone(deleted)
+            while any(path.exists() for path in abandoned):  # noqa: ASYNC110 - the disk rings no bell
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
+            assert caplog.text.count("The sweep failed") == 1
+            await writer.run(lambda tx: limit(1_000_000))
+            while "The sweep works again" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)

@@ -6,6 +6,7 @@ are deleted, so that an expired file is off the disk within seconds. Every hour,
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Iterable
 
 from impasto.files.blobs import BlobStore
 from impasto.files.parts import Parts
@@ -20,24 +21,38 @@ BUSY_SECONDS = 0.05  # between two sweeps while there is more to delete: others 
 
 
 async def sweep_for_ever(store: Store, blobs: BlobStore, parts: Parts) -> None:
-    """Until cancelled; a failure is tried again."""
+    """Until cancelled. What fails is tried again and holds up nothing else: on a full disk the store can move nothing
+    until something was deleted.
+    """
     loop = asyncio.get_running_loop()
     tidied = loop.time() - TIDY_SECONDS
+    failing: dict[str, str] = {}
     late = 0.0  # how much longer than asked the last sleep was
     while True:
-        pause = SWEEP_SECONDS
-        try:
-            await store.sweep(late=late)
-            if await collect(store, blobs) == BATCH:
-                pause = BUSY_SECONDS
-            if loop.time() - tidied >= TIDY_SECONDS:
-                tidied = loop.time()
-                await tidy(store, blobs, parts)
-        except Exception:
-            log.exception("The sweep failed; it is tried again in a second")
+        await _try("The sweep", store.sweep(late=late), failing)
+        gone = await _try("Deleting files that are served no more", collect(store, blobs), failing)
+        if loop.time() - tidied >= TIDY_SECONDS:
+            tidied = loop.time()
+            await _try("Deleting what nobody owns", tidy(store, blobs, parts), failing)
+        pause = BUSY_SECONDS if gone == BATCH else SWEEP_SECONDS
         asleep = loop.time()
         await asyncio.sleep(pause)
         late = loop.time() - asleep - pause
+
+
+async def _try(what: str, coming: Awaitable[int], failing: dict[str, str]) -> int:
+    """Its number, 0 when it fails. `failing`: how each one failed the last time; one that goes on is told once."""
+    try:
+        number = await coming
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        if failing.get(what) != why:
+            failing[what] = why
+            log.exception("%s failed; it is tried again and again", what)
+        return 0
+    if failing.pop(what, None) is not None:
+        log.info("%s works again", what)
+    return number
 
 
 async def collect(store: Store, blobs: BlobStore) -> int:
@@ -60,7 +75,7 @@ async def tidy(store: Store, blobs: BlobStore, parts: Parts) -> int:
     return await asyncio.to_thread(_delete_orphans, store, blobs)
 
 
-def _delete(blobs: BlobStore, tokens: list[str]) -> list[str]:
+def _delete(blobs: BlobStore, tokens: Iterable[str]) -> list[str]:
     """→ those that are off the disk."""
     gone: list[str] = []
     for token in tokens:
@@ -73,5 +88,6 @@ def _delete(blobs: BlobStore, tokens: list[str]) -> list[str]:
 
 
 def _delete_orphans(store: Store, blobs: BlobStore) -> int:
+    gone = _delete(blobs, blobs.orphans(lambda token: store.file(token) is not None))
     blobs.delete_drafts()
-    return sum(blobs.delete(token) for token in blobs.orphans(lambda token: store.file(token) is not None))
+    return len(gone)
