@@ -272,7 +272,10 @@ class LoraSettings(Section):
     max_mb: int = Field(default=1024, ge=1, le=16384, description="Largest LoRA file, in MiB.")
     seconds: float = Field(default=300.0, gt=0, description="How long fetching a LoRA may take.")
     cache_mb: int = Field(
-        default=8192, ge=1, description="Fetched LoRAs are kept up to so many MiB; the least recently used go first."
+        default=8192,
+        ge=1,
+        description="Fetched LoRAs are kept up to so many MiB; the least recently used go first. No request may name "
+        "more than that.",
     )
     fresh_hours: float = Field(default=24.0, ge=0, description="A LoRA fetched from a URL is fetched again after that.")
 

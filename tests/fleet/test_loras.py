@@ -171,6 +171,42 @@ async def test_the_least_recently_used_are_deleted_first(site: Site, tmp_path: P
     assert [is_there(each) for each in brought] == [True, False, True]
 
 
+async def test_a_request_does_not_lose_its_own_nor_what_another_one_has_just_got(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path, cache_mb=1)
+    site.files = {f"/{name}": safetensors(500_000, name.encode()) for name in "abcd"}
+    named = [WantedLora(path=f"{site.url}/{name}", scale=1.0) for name in "ab"]
+    first, second = named
+    a = await room.bring(first.path)
+    os.utime(a.path, (100, 100))
+    both = asyncio.create_task(room.files.bring((first, second), base_url="http://me", reader="k"))
+    site.gate.clear()
+    site.reached.clear()
+    await site.reached.wait()  # it has the first and waits for the second
+    os.utime(a.path, (100, 100))  # for long
+    other = asyncio.create_task(room.bring(f"{site.url}/c"))
+    await asyncio.sleep(0.1)
+    site.gate.set()
+    assert [is_there(each) for each in (*await both, await other)] == [True, True, True]
+    for path in room.kept.iterdir():
+        os.utime(path, (100, 100))
+    await room.bring(f"{site.url}/d")
+    assert len(list(room.kept.iterdir())) == 2  # nobody needs the others any more
+
+
+async def test_loras_of_a_request_that_are_more_than_is_kept_are_refused_at_once(site: Site, tmp_path: Path) -> None:
+    room = Room(tmp_path, cache_mb=1)
+    site.files = {f"/{name}": safetensors(700_000, name.encode()) for name in "ab"}
+    wanted = [WantedLora(path=f"{site.url}/{name}", scale=1.0) for name in "aab"]
+    for _ in range(2):
+        with pytest.raises(ModelError) as caught:
+            await room.files.bring(wanted, base_url="http://me", reader="k")
+        (item,) = caught.value.items
+        assert (item["type"], item["loc"]) == ("file_too_large", ["body", "loras", "2", "path"])
+        assert item["ctx"] == {"max_size": loras.MIB}
+    assert site.asked == ["/a", "/b"]  # they stay for a while
+    assert room.files._held == {}
+
+
 async def test_the_hub_is_asked_by_owner_and_name(site: Site, tmp_path: Path) -> None:
     room = Room(tmp_path, hub=site.url)
     site.files["/someone/style/resolve/main/deep/b.safetensors"] = safetensors()

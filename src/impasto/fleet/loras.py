@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ MIB = 1024 * 1024
 MAX_HEADER = 8 * MIB  # of a safetensors file; the largest LoRAs have some hundred KB, captions in the metadata included
 HUB_LISTING = 8 * MIB
 AT_A_TIME = 4  # downloads
+SHORTLY = 60.0  # seconds that a LoRA stays after its request was assigned, at least: the runner has to read it
 FORGOTTEN = 3600.0  # seconds after which an unfinished download is nobody's: its server was killed
 REMEMBERED = 1_000  # URLs, repositories and digests, each; who names more of them is asked for more downloads
 USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers' own, preferred among several
@@ -63,6 +65,7 @@ class LoraFiles:
         # Never closed: the few look-ups that run at the end are cancelled with the loop, and no thread is waited for.
         self._policy = replace(FetchPolicy.of(settings), resolve=Names().resolve)
         self._coming: dict[str, asyncio.Task[_Here]] = {}
+        self._held: Counter[Path] = Counter()  # files that requests wait with for their other LoRAs
         self._turn = asyncio.Semaphore(AT_A_TIME)
         self._known: dict[str, tuple[float, _Here]] = {}  # by URL: when it was fetched
         self._names: dict[str, tuple[float, str]] = {}  # by repository of the hub: when it was asked, and its file
@@ -76,13 +79,19 @@ class LoraFiles:
         file_download_error, file_too_large, value_error.
         """
         brought: list[LoraInput] = []
-        for index, each in enumerate(wanted):
-            try:
-                here = await asyncio.to_thread(self._operators, each.path) if any_file else None
-                here = here or await self._bring(each.path, base_url, reader)
-            except ModelError as error:  # whoever found it does not know which of them it is
-                raise ModelError([item | {"loc": [*item["loc"], str(index), "path"]} for item in error.items]) from None
-            brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
+        mine: set[Path] = set()
+        try:
+            for index, each in enumerate(wanted):
+                try:
+                    here = await asyncio.to_thread(self._operators, each.path) if any_file else None
+                    here = here or await self._bring(each.path, base_url, reader)
+                    self._hold(here.path, mine)
+                except ModelError as error:  # whoever found it does not know which of them it is
+                    items = [item | {"loc": [*item["loc"], str(index), "path"]} for item in error.items]
+                    raise ModelError(items) from None
+                brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
+        finally:
+            self._let_go(mine)
         return tuple(brought)
 
     async def _bring(self, name: str, base_url: str, reader: str) -> _Here:
@@ -140,9 +149,10 @@ class LoraFiles:
 
     async def _remote(self, url: str) -> _Here:
         fetched, here = self._known.get(url, (0.0, None))
-        if here is not None and time.monotonic() - fetched < self._settings.fresh_hours * 3600 and here.path.exists():
-            os.utime(here.path)  # used now: it goes last
-            return here
+        if here is not None and time.monotonic() - fetched < self._settings.fresh_hours * 3600:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(here.path)  # used now: it goes last
+                return here
         if url not in self._coming:
             task = self._coming[url] = asyncio.create_task(self._fetch(url))
             task.add_done_callback(lambda done: self._arrived(url, done))
@@ -173,7 +183,7 @@ class LoraFiles:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        await asyncio.to_thread(self._shrink, path)
+        await asyncio.to_thread(self._shrink)
         return _Here(path, digest.hexdigest())
 
     async def _get(self, url: str, into: Callable[[bytes], object], *, max_bytes: int) -> None:
@@ -209,19 +219,44 @@ class LoraFiles:
             raise _refused(name, "the repository has no .safetensors file")
         raise _refused(name, f"the repository has several files; name one, as in {repo}/{found[0]}")
 
-    def _shrink(self, newest: Path) -> None:
-        """Delete the least recently used until the rest fits, never the one that has just come; and old drafts."""
+    # ------------------------------------------------------------ what is kept
+
+    def _hold(self, path: Path, mine: set[Path]) -> None:
+        """Keep a file that was fetched until its request has all of them, which are `mine`. Raises ModelError when they
+        are more than may be kept at all.
+        """
+        if path.parent != self._folder or path in mine:
+            return
+        mine.add(path)
+        self._held[path] += 1
+        limit = self._settings.cache_mb
+        if sum(size for _, size in map(_age_and_size, mine)) > limit * MIB:
+            message = f"The LoRAs of one request may have {limit} MiB together (setting lora.cache_mb)."
+            raise ModelError.at(FIELD, message, "file_too_large", max_size=limit * MIB)
+
+    def _let_go(self, mine: set[Path]) -> None:
+        for path in mine:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)  # the runner is about to read it
+            self._held[path] -= 1
+            if not self._held[path]:
+                del self._held[path]
+
+    def _shrink(self) -> None:
+        """Delete the least recently used until the rest fits, none that somebody needs now; and old drafts."""
         for draft in self._folder.glob("*.part"):
             with contextlib.suppress(OSError):  # another one's, which has just come
                 if time.time() - draft.stat().st_mtime > FORGOTTEN:
                     draft.unlink()
-        files = sorted(self._folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-        total = sum(path.stat().st_size for path in files)
-        for path in files:
+        files = sorted(((*_age_and_size(path), path) for path in self._folder.glob("*.safetensors")), reverse=True)
+        total = sum(size for _, size, _ in files)
+        for _, size, path in files:
             if total <= self._settings.cache_mb * MIB:
                 return
-            if path != newest:
-                total -= path.stat().st_size
+            # Asked anew: it may have been used since, in the loop's thread. One that is taken up in this very moment is
+            # missed by the runner, and its request tried again.
+            if path not in self._held and _age_and_size(path)[0] > SHORTLY:
+                total -= size
                 path.unlink(missing_ok=True)
 
     def _too_large(self, name: str) -> ModelError:
@@ -236,6 +271,15 @@ def _remember(table: dict[K, V], key: K, value: V) -> None:
     table[key] = value
     while len(table) > REMEMBERED:
         del table[next(iter(table))]
+
+
+def _age_and_size(path: Path) -> tuple[float, int]:
+    """Seconds since it was used, and bytes. A file that somebody has just deleted is as new and as small as can be."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0.0, 0
+    return time.time() - stat.st_mtime, stat.st_size
 
 
 def _judge(head: bytes, size: int, name: str) -> None:
