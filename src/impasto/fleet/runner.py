@@ -67,6 +67,8 @@ class Runner:
         self._config = config
         self._reader = reader
         self._writer = writer
+        # `drain` returns when the kernel has all of it: the process ends without asking what its transport still holds.
+        writer.transport.set_write_buffer_limits(0)
         self._loop = asyncio.get_running_loop()
         self._outgoing: asyncio.Queue[m.Up] = asyncio.Queue()
         self._held: dict[str, str] = {}  # request id → lease of all work in hand

@@ -1,0 +1,36 @@
+"""The runner's half of the conversation."""
+
+import asyncio
+import socket
+
+from impasto.fleet import messages as m
+from impasto.fleet.runner import Runner
+
+CONFIG = m.RunnerConfig(
+    socket="", token="", runner_id="r", parent_pid=0, slots=1, model={}, safety={}, drain_seconds=1.0
+)
+
+
+async def test_what_was_sent_before_the_end_is_out_of_the_process() -> None:
+    """It ends with `os._exit` once nothing is left to say, while the gateway may be slow to read."""
+    here, there = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=here)
+    runner = Runner(CONFIG, reader, writer)
+    speaking = asyncio.create_task(runner._speak())
+    line = m.Log(request_id="r", lease="l", timestamp="", message="x" * 10_000, level="INFO")
+    while True:
+        runner._say(line)
+        try:
+            async with asyncio.timeout(0.5):
+                await runner._outgoing.join()
+        except TimeoutError:
+            break  # the socket takes no more, and the runner knows
+        assert writer.transport.get_write_buffer_size() == 0
+    gateway, answers = await asyncio.open_unix_connection(sock=there)
+    reading = asyncio.create_task(gateway.read())
+    await runner._outgoing.join()
+    assert writer.transport.get_write_buffer_size() == 0
+    speaking.cancel()
+    writer.close()
+    await reading
+    answers.close()
