@@ -211,7 +211,11 @@ class QueueSettings(Section):
         description="Requests of one key that run at a time: in the queue more of them wait, a sync run is answered "
         "429. 0: no limit, as without keys.",
     )
-    retention_hours: float = Field(default=168.0, gt=0, description="How long results and their files are kept.")
+    retention_hours: float = Field(
+        default=168.0,
+        gt=0,
+        description="How long results and their files are kept. An Idempotency-Key holds as long, at most 24 hours.",
+    )
 
 
 class SafetySettings(Section):

@@ -95,6 +95,17 @@ class TestIdempotency:
         again = await store.submit(new(idempotency_key="once"))
         assert (again.request_id, again.status) == (first.request_id, Status.COMPLETED)
 
+    async def test_it_holds_no_longer_than_the_request_is_kept(self, open_store, new, clock):
+        """Which `queue.retention_hours` and docs/clients.md say."""
+        store = await open_store(retention_seconds=3600)
+        first = await store.submit(new(idempotency_key="once"))
+        await store.cancel(first.request_id)
+        clock.advance(3500)
+        assert (await store.submit(new(idempotency_key="once"))).request_id == first.request_id
+        clock.advance(200)
+        await store.sweep()
+        assert (await store.submit(new(idempotency_key="once"))).request_id != first.request_id
+
     @pytest.mark.parametrize("change", [{"input": {"prompt": "another"}}, {"endpoint": "fal-ai/flux/dev"}])
     async def test_the_same_key_with_another_body_is_answered_422(self, store, new, change):
         await store.submit(new(idempotency_key="once"))
