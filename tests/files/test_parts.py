@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -80,3 +81,35 @@ def test_forgotten_ones_are_thrown_away(parts, tmp_path):
     parts.drop(KEY, "young")
     parts.sweep()
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_an_upload_begins_while_the_last_other_one_of_its_key_is_completed(parts, tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+    completing: list[threading.Thread] = []
+
+    def seen(self: Path, *args, **options) -> None:
+        mkdir(self, *args, **options)
+        if self.parent == tmp_path / "uploads" and not completing:  # the key's folder, empty as yet
+            completing.append(threading.Thread(target=parts.drop, args=(KEY, "another")))
+            completing[-1].start()
+            completing[-1].join(0.2)
+
+    monkeypatch.setattr(Path, "mkdir", seen)
+    put(parts, 1, b"data")
+    completing[0].join()
+    assert parts.pending(KEY) == 4
+
+
+def test_what_waits_is_counted_although_an_upload_is_completed_meanwhile(parts, tmp_path, monkeypatch):
+    for token in "ab":
+        put(parts, 1, b"data", token=token)
+    scandir, going = os.scandir, parts._of(KEY, "a")
+
+    def seen(path):
+        if Path(path) == going:  # its name was listed before it went
+            going.rename(tmp_path / "gone")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", seen)
+    assert parts.pending(KEY) == 4
+    assert not going.exists()

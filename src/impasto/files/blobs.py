@@ -125,7 +125,8 @@ class BlobStore:
     def orphans(self, known: Callable[[str], bool], *, older_than: float = ORPHAN_SECONDS) -> Iterator[str]:
         """Tokens of blobs written over `older_than` seconds ago that `known` has no row for: for `delete`."""
         horizon = self._clock() - older_than
-        for path in sorted((self._folder / "b").glob("*/*")):
+        # Unlike `glob`, `walk` does not mind a folder that is removed meanwhile.
+        for path in sorted(Path(at, name) for at, _, names in os.walk(self._folder / "b") for name in names):
             token = path.relative_to(self._folder).as_posix()
             if _TOKEN.fullmatch(token) and _written(path) < horizon and not known(token):
                 yield token

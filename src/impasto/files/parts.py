@@ -8,8 +8,10 @@ Everything blocks: call it from a thread.
 
 import contextlib
 import hashlib
+import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ FOLDER = "uploads"  # in the data folder
 MAX_PART = 10_000  # highest part number
 STALE = 24 * 3600.0  # seconds after which an upload that nobody completed is thrown away
 
+_emptied = threading.Lock()  # nobody removes a key's empty folder while an upload of his begins; one for all `Parts`
+
 
 class Parts:
     def __init__(self, folder: Path) -> None:
@@ -30,7 +34,8 @@ class Parts:
         """A part to be written; `keep` gives it its number. Raises `BadRequest` for a number that no part has."""
         _check(number)
         folder = self._of(key_id, token)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _emptied:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return Draft(folder / f"{number:05d}.{secrets.token_hex(8)}", hashed=True)
 
     def keep(self, draft: Draft) -> str:
@@ -41,8 +46,8 @@ class Parts:
 
     def pending(self, key_id: str, token: str | None = None) -> int:
         """Bytes that wait: of one upload, or of all of a key."""
-        folder = self._of(key_id, token)
-        return sum(_size(path) for path in folder.glob("*" if token is not None else "*/*"))
+        # Unlike `glob`, `walk` does not mind an upload that is completed meanwhile.
+        return sum(_size(Path(at, name)) for at, _, names in os.walk(self._of(key_id, token)) for name in names)
 
     def size(self, key_id: str, token: str, number: int) -> int:
         """Bytes of the part as it is now; 0: there is none."""
@@ -67,19 +72,17 @@ class Parts:
 
     def drop(self, key_id: str, token: str) -> None:
         shutil.rmtree(self._of(key_id, token), ignore_errors=True)
-        with contextlib.suppress(OSError):  # others wait in it
-            self._of(key_id).rmdir()
+        _remove_empty(self._of(key_id))
 
     def sweep(self) -> None:
         """Throw away the parts of uploads that nobody touched for a day."""
         horizon = time.time() - STALE
-        for folder in self._folder.glob("*/*"):
-            with contextlib.suppress(FileNotFoundError):
-                if folder.stat().st_mtime < horizon:
-                    shutil.rmtree(folder, ignore_errors=True)
-        for folder in self._folder.glob("*"):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        for key in self._folder.glob("*"):
+            for folder in _folders(key):
+                with contextlib.suppress(FileNotFoundError):
+                    if folder.stat().st_mtime < horizon:
+                        shutil.rmtree(folder, ignore_errors=True)
+            _remove_empty(key)
 
     def _part(self, key_id: str, token: str, number: int) -> Path:
         return self._of(key_id, token) / f"{number:05d}"
@@ -91,6 +94,15 @@ class Parts:
 
 def _name(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+
+
+def _folders(key: Path) -> list[Path]:
+    return [Path(at, name) for at, names, _ in os.walk(key) for name in names]
+
+
+def _remove_empty(key: Path) -> None:
+    with _emptied, contextlib.suppress(OSError):  # others wait in it
+        key.rmdir()
 
 
 def _size(path: Path) -> int:
