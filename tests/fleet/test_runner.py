@@ -1,9 +1,13 @@
-"""The runner's half of the conversation."""
+"""The runner's half of the conversation, and what it prints."""
 
 import asyncio
+import logging
 import socket
 
+import pytest
+
 from impasto.fleet import messages as m
+from impasto.fleet.local import MAX_LINE, _relay
 from impasto.fleet.runner import Runner
 
 CONFIG = m.RunnerConfig(
@@ -34,3 +38,15 @@ async def test_what_was_sent_before_the_end_is_out_of_the_process() -> None:
     writer.close()
     await reading
     answers.close()
+
+
+async def test_a_line_that_never_ends_is_not_kept_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "impasto.fleet")
+    printed = asyncio.StreamReader()
+    relaying = asyncio.create_task(_relay(printed, "runner-1"))
+    printed.feed_data(b"INFO a line\n" + b"step 1 of 30\r" * MAX_LINE)
+    await asyncio.sleep(0.1)
+    assert sum(len(record.getMessage()) for record in caplog.records) > 11 * MAX_LINE
+    printed.feed_eof()
+    await relaying
+    assert caplog.records[0].getMessage() == "runner-1: a line"

@@ -28,6 +28,7 @@ LONG_LIFE_SECONDS = 60.0  # who lived so long was healthy: the pauses start anew
 MAX_PAUSE_SECONDS = 30.0
 UNREADY_PAUSE_SECONDS = 10.0
 SILENCES = 4  # leases of silence after which a runner is killed
+MAX_LINE = 64 * 1024  # bytes of what a child prints that wait for the end of their line
 LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
 
@@ -186,6 +187,8 @@ async def _relay(stream: asyncio.StreamReader, name: str) -> None:
     level, rest = logging.WARNING, b""
     while chunk := await stream.read(65536):
         *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE:  # a progress bar of users' code never ends its line
+            lines, rest = [*lines, rest], b""
         for line in lines:
             level = _relay_line(line, name, level)
     if rest:
