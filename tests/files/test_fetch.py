@@ -2,13 +2,25 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from impasto.files.fetch import FetchError, FetchFailed, FetchPolicy, FetchRefused, FetchTooLarge, Stream, fetch, send
+from impasto.files.fetch import (
+    PIECE,
+    FetchError,
+    FetchFailed,
+    FetchPolicy,
+    FetchRefused,
+    FetchTooLarge,
+    Stream,
+    fetch,
+    send,
+)
 from impasto.settings import FetchSettings, Settings
 
 PUBLIC = "93.184.215.14"
@@ -213,6 +225,31 @@ async def test_a_slow_answer_is_given_up(net: Net) -> None:
     net.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n" + b"x<wait>" * 12]
     with pytest.raises(FetchFailed, match="within"):
         await net.get("http://outer.example/", seconds=0.3)
+
+
+async def test_what_is_not_kept_is_passed_on_whole_and_never_in_the_loops_own_thread(net: Net) -> None:
+    net.names["a.example"] = [[PUBLIC]]
+    body = os.urandom(2 * PIECE + 100)
+    pieces: list[bytes] = []
+    threads: set[threading.Thread] = set()
+
+    def take(piece: bytes) -> None:
+        pieces.append(piece)
+        threads.add(threading.current_thread())
+
+    for head in (f"Content-Length: {len(body)}\r\n\r\n", "\r\n"):  # the end is said, or is the connection's
+        pieces.clear()
+        net.answers.append(f"HTTP/1.1 200 OK\r\n{head}".encode() + body)
+        url = "http://a.example/"
+        got = await fetch(url, policy=net.policy(), max_bytes=len(body), seconds=30.0, into=take)
+        assert (got.data, b"".join(pieces) == body) == (b"", True)
+        assert 2 <= len(pieces) <= 3
+    assert threading.main_thread() not in threads
+    net.answers.append(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno!")
+    pieces.clear()
+    with pytest.raises(FetchFailed):
+        await fetch("http://a.example/", policy=net.policy(), max_bytes=9, seconds=30.0, into=take)
+    assert pieces == []
 
 
 async def test_send_posts_and_follows_no_redirect(net: Net) -> None:

@@ -31,6 +31,7 @@ from impasto.settings import Settings
 MAX_URL = 8192  # characters
 MAX_HEAD = 64 * 1024  # bytes of status line and headers
 CHUNK = 64 * 1024
+PIECE = 1024 * 1024  # bytes that `into` takes at a time
 REPLY = 64 * 1024  # bytes of a receiver's answer that are read
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -188,7 +189,7 @@ async def fetch(
     url: str, *, policy: FetchPolicy, max_bytes: int, seconds: float, into: Callable[[bytes], object] | None = None
 ) -> Fetched:
     """What lies at `url`; both limits are over all redirects and count while the bytes come in. `into` takes them piece
-    by piece, and none are kept.
+    by piece, in a thread, and none are kept.
 
     Raises `FetchRefused` (not allowed), `FetchTooLarge`, `FetchFailed` (no answer, an error, too slow).
     """
@@ -347,10 +348,8 @@ class _Answer:
         self.size += len(body)
         if self.size > self.max_bytes:
             self.too_large = True
-        if self.into is None:
+        if self.into is None or (self.status == 200 and not self.too_large):
             self.body += body
-        elif self.status == 200 and not self.too_large:
-            self.into(body)
 
     def on_message_complete(self) -> None:
         if self.status >= 200:
@@ -399,11 +398,20 @@ async def _exchange(
             if not answer.complete and beside > MAX_HEAD:
                 where = "beside its body" if answer.headed else "before its body"
                 raise FetchFailed(f"Its answer says too much {where}.")
+            await _pass_on(answer, at_least=PIECE)
+        await _pass_on(answer)
     except OSError as error:
         raise FetchFailed(f"The connection broke ({_reason(error)}).") from None
     finally:
         writer.transport.abort()
     return answer
+
+
+async def _pass_on(answer: _Answer, *, at_least: int = 1) -> None:
+    """In a thread: a disk that is slow to take it holds up this answer only."""
+    if answer.into is not None and len(answer.body) >= at_least:
+        piece, answer.body = answer.body, bytearray()
+        await asyncio.to_thread(answer.into, bytes(piece))
 
 
 def _ended(answer: _Answer) -> None:
