@@ -6,9 +6,10 @@ import socket
 
 import pytest
 
+from impasto.engine.job import JobResult, Picture
 from impasto.fleet import messages as m
 from impasto.fleet.local import MAX_LINE, _relay
-from impasto.fleet.runner import Runner
+from impasto.fleet.runner import Runner, _encoded
 
 CONFIG = m.RunnerConfig(
     socket="", token="", runner_id="r", parent_pid=0, slots=1, model={}, safety={}, drain_seconds=1.0
@@ -50,3 +51,13 @@ async def test_a_line_that_never_ends_is_not_kept_for_ever(caplog: pytest.LogCap
     printed.feed_eof()
     await relaying
     assert caplog.records[0].getMessage() == "runner-1: a line"
+
+
+def test_more_than_a_frame_holds_ends_its_request_and_not_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(m, "MAX_FRAME", 1000)
+    picture = Picture(data=b"x" * 1000, media_type="image/png", width=8, height=8, nsfw=False, nsfw_score=0.0)
+    result = JobResult(request_id="r", pictures=(picture,), seed=7, timings={})
+    frame = _encoded(m.Done(request_id="r", lease="l", result=result))
+    said = m.decode_up(frame[4:])
+    assert isinstance(said, m.Failed)
+    assert (said.request_id, said.lease, said.status) == ("r", "l", 500)

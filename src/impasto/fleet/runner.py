@@ -304,11 +304,14 @@ def _failed(request_id: str, lease: str, failure: Failure) -> m.Failed:
 
 def _encoded(message: m.Up) -> bytes:
     """The frame to send. What users' code has put into it may be nothing that can be sent (numpy's numbers, half a
-    character): an outcome then becomes a failure, and anything else is left out, so that one request ends and not the
-    runner.
+    character, more than a frame holds): an outcome then becomes a failure, and anything else is left out, so that one
+    request ends and not the runner.
     """
     try:
-        return m.encode(message)
+        frame = m.encode(message)
+        if len(frame) > m.MAX_FRAME:  # the gateway would hang up
+            raise ValueError(f"it has {len(frame)} bytes, and at most {m.MAX_FRAME} can be sent")
+        return frame
     except Exception as error:
         log.exception("%s cannot be sent", type(message).__name__)
         if not isinstance(message, _OUTCOMES):
