@@ -97,6 +97,14 @@ async def test_our_own_file_needs_no_network(room: Room) -> None:
     assert (await room.refused(f"{BASE}/files/b/00000000/nothing.png"))["type"] == "file_download_error"
 
 
+async def test_our_own_file_that_goes_while_it_is_asked_for_is_told_at_its_field(room: Room) -> None:
+    token = room.blobs.put(RED, media_type="image/png")
+    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED)))
+    room.blobs.delete(token)
+    item = await room.refused(f"{BASE}/files/{token}")
+    assert (item["type"], item["msg"]) == ("file_download_error", "This file of the server is not there.")
+
+
 @pytest.mark.parametrize("home", ["http://localhost:8000", "http://[::1]:8000", "http://127.0.0.1:8000"])
 async def test_our_own_file_is_known_by_every_name_of_this_machine(room: Room, home: str) -> None:
     token = room.blobs.put(RED, media_type="image/png")

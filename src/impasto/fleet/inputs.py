@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from impasto.endpoints.base import Wanted
 from impasto.engine.job import ImageInput, ImageRole, Notice
-from impasto.errors import ModelError
+from impasto.errors import ModelError, NotFound
 from impasto.files import links
 from impasto.files.blobs import BlobStore
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
@@ -107,7 +107,11 @@ class Inputs:
         token = self._own(wanted.url, base_url)
         if token is not None:
             self._check_reader(token, wanted.url, wanted.field, reader)
-            return await asyncio.to_thread(self._read_blob, token)
+            try:
+                return await asyncio.to_thread(self._read_blob, token)
+            except NotFound:  # deleted just now
+                message = "This file of the server is not there."
+                raise ModelError.at(wanted.field, message, "file_download_error") from None
         policy = replace(self._policy, resolve=self._names.of(reader))
         try:
             got = await fetch(
