@@ -93,6 +93,30 @@ async def test_uploads_want_a_token_or_a_key(keyed) -> None:
         assert answer.status_code == 401
 
 
+async def test_a_revoked_key_uploads_no_more(keyed) -> None:
+    server, alice, _ = keyed
+    async with server.client(key=alice) as hers, server.client() as nobody:
+        bearer = {"Authorization": f"Bearer {(await token(hers))['token']}"}
+        begun = (await nobody.post("/files/upload/multipart", headers=bearer)).json()
+        parts = f"{begun['access_url']}/multipart/{begun['uploadId']}"
+        tag = (await nobody.put(f"{parts}/1", content=b"x")).headers["etag"]
+        put = (await initiate(hers))["upload_url"]
+        listed = {"parts": [{"partNumber": 1, "etag": tag}]}
+
+        assert await server.store.revoke_key(alice.partition(":")[0])
+        for path in ("/files/upload", "/files/upload/multipart"):
+            assert (await nobody.post(path, content=b"x", headers=bearer)).status_code == 401
+        path, _, query = put.partition("?")
+        for answer in (
+            await nobody.put(put, content=b"x"),
+            await nobody.put(f"{path}/1?{query}", content=b"x"),
+            await nobody.post(f"{path}/complete?{query}", json={"parts": []}),
+            await nobody.put(f"{parts}/2", content=b"x"),
+            await nobody.post(f"{parts}/complete", json=listed),
+        ):
+            assert (answer.status_code, "no longer valid" in answer.json()["detail"]) == (403, True), answer.request.url
+
+
 async def test_python_uploads_large_files_in_parts(keyed) -> None:
     server, alice, _ = keyed
     async with server.client(key=alice) as hers, server.client() as nobody:

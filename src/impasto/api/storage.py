@@ -20,7 +20,7 @@ import msgspec
 from starlette.responses import Response
 
 from impasto.api import lifecycle
-from impasto.api.auth import Access, identify
+from impasto.api.auth import Access, identify, key_is_live
 from impasto.api.bodies import MIB, Json, read_body, read_object, too_large
 from impasto.api.download import etag
 from impasto.api.gateway import Call, Gateway
@@ -131,6 +131,8 @@ def _uploader(call: Call) -> str:
     if scheme.lower() == "bearer":
         claims = verify(token.strip(), kind=TOKEN, secret=call.gateway.secret)
         if claims is not None:
+            if not _live(call, claims):
+                raise Unauthorized("The key that this token was made with is no longer valid.")
             return claims.key_id
     caller = identify(
         call.request.headers, store=call.gateway.store, settings=call.gateway.settings, access=Access.REST
@@ -138,6 +140,14 @@ def _uploader(call: Call) -> str:
     if caller is None:
         raise Unauthorized
     return caller.key_id
+
+
+def _live(call: Call, claims: Claims) -> bool:
+    """Whether the key behind signed claims still calls: they are worth what it is worth now, and none is worth nothing
+    where keys are required.
+    """
+    known = bool(claims.key_id) or not call.gateway.settings.keys_required
+    return known and key_is_live(call.gateway.store, claims.key_id)
 
 
 def _declared(call: Call) -> tuple[str | None, str | None]:
@@ -189,6 +199,8 @@ def _claims(call: Call, kind: str, token: str, file: str | None = None) -> Claim
     claims = verify(token, kind=kind, secret=call.gateway.secret)
     if claims is None or claims.file != (call.request.path_params["token"] if file is None else file):
         raise Forbidden("The upload URL is not genuine or has expired; ask for a new one.")
+    if not _live(call, claims):
+        raise Forbidden("The key that asked for this upload URL is no longer valid.")
     return claims
 
 
