@@ -106,6 +106,33 @@ async def test_not_started_in_time_is_504_of_the_user(client, server) -> None:
     assert server.store.queued() == 0
 
 
+@pytest.mark.parametrize("path", [APP, APP + "/stream", "/openai/v1/images/generations"])
+async def test_a_second_caller_has_a_start_limit_of_its_own(client, server, monkeypatch, path: str) -> None:
+    """The first call set none for the request that both wait for."""
+    sweeps = 0
+    sweep = server.store.sweep
+
+    async def counted() -> int:
+        nonlocal sweeps
+        sweeps += 1
+        return await sweep()
+
+    monkeypatch.setattr(server.store, "sweep", counted)
+    body = {"prompt": "a"} | ({"model": "fal-ai/flux-pro", "stream": True} if "openai" in path else {})
+    key = {"Idempotency-Key": "k"}
+    first = asyncio.create_task(client.post(path, json=body, headers=key))
+    await until(lambda: server.store.queued() == 1)
+    async with asyncio.timeout(30):
+        second = await client.post(path, json=body, headers=key | {"X-Fal-Request-Timeout": "0.2"})
+    assert "did not start within the time" in second.text
+    if path == APP:
+        assert (second.status_code, second.json()["error_type"]) == (504, "request_timeout")
+    assert sweeps == 1
+    assert server.store.queued() == 1, "the first caller waits on"
+    await server.worker.draw(await server.worker.take())
+    assert (await first).status_code == 200
+
+
 async def test_the_start_limit_does_not_end_work_that_has_begun(client, server) -> None:
     waiting = asyncio.create_task(client.post(APP, json={"prompt": "a"}, headers={"X-Fal-Request-Timeout": "0.3"}))
     await until(lambda: server.store.queued() == 1)

@@ -15,7 +15,8 @@ from impasto.api.admission import admit, comes_back, resolve, start_timeout
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call, Gateway
 from impasto.endpoints.validation import validate
-from impasto.errors import ClientDisconnected, UnknownRequest
+from impasto.errors import ClientDisconnected, RequestTimeout, UnknownRequest
+from impasto.store.base import Store
 from impasto.store.records import Request, Status
 
 RECHECK = 30.0  # seconds; the change counter wakes us, this only bounds a lost wake-up
@@ -37,9 +38,9 @@ async def run(call: Call) -> Response:
 
 async def completed_or_gone(call: Call, request: Request) -> Request:
     """Wait for `request`. When the client hangs up, `ClientDisconnected`; the request is cancelled then, unless it has
-    an Idempotency-Key, with which the client may come back for it.
+    an Idempotency-Key, with which the client may come back for it. `RequestTimeout` past the caller's start deadline.
     """
-    waiting = asyncio.create_task(_completed(call.gateway, request.request_id, _deadline(call, request)))
+    waiting = asyncio.create_task(_completed(call.gateway, request.request_id, start_deadline(call)))
     listening = asyncio.create_task(_disconnected(call.request))
     try:
         await asyncio.wait({waiting, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,14 +68,27 @@ async def _completed(gateway: Gateway, request_id: str, deadline: float | None) 
         if deadline is not None and request.status is Status.IN_QUEUE:
             timeout = min(RECHECK, deadline + OVERDUE - time.time())
             if timeout <= 0:
-                await store.sweep()  # moves what missed its start; the regular sweep is only every few seconds
+                await end_overdue(store, request_id)
                 timeout = OVERDUE
         await store.changed(request_id, since=since, timeout=timeout)
 
 
-def _deadline(call: Call, request: Request) -> float | None:
+def start_deadline(call: Call) -> float | None:
+    """Until when the caller waits for the start. The stored request may have another deadline, or none: the first call
+    of its Idempotency-Key set that one.
+    """
     seconds = start_timeout(call.request.headers)
-    return None if seconds is None else request.created_at + seconds
+    return None if seconds is None else time.time() + seconds
+
+
+async def end_overdue(store: Store, request_id: str) -> None:
+    """The caller's deadline is over: sweep at once what missed its start, which is otherwise done every second. Raises
+    `RequestTimeout` for a request that waits on, because its own deadline is another one.
+    """
+    await store.sweep()
+    request = store.get(request_id)
+    if request is not None and request.status is Status.IN_QUEUE:
+        raise RequestTimeout
 
 
 async def _disconnected(request: HttpRequest) -> None:

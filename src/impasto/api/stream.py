@@ -12,13 +12,14 @@ from typing import Any
 import anyio
 from starlette.responses import Response
 
-from impasto.api.admission import admit, comes_back, resolve, start_timeout
+from impasto.api.admission import admit, comes_back, resolve
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call
 from impasto.api.queue import progress_of
-from impasto.api.run import OVERDUE
+from impasto.api.run import OVERDUE, end_overdue, start_deadline
 from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.validation import validate
+from impasto.errors import RequestTimeout
 from impasto.store.records import Request, Status
 
 
@@ -33,27 +34,30 @@ async def stream(call: Call) -> Response:
 
 async def _events(call: Call, request: Request) -> AsyncIterator[bytes]:
     told: dict[str, Any] | None = None
-    async with aclosing(follow(call, request)) as changes:
-        async for now in changes:
-            if now is None:
-                yield PING
-            elif now.status is Status.COMPLETED:
-                stored = call.gateway.store.result(now.request_id)
-                if stored is not None:
-                    yield event(stored.payload)
-            elif (progress := _progress(call, now)) != told:
-                told = progress
-                yield event(progress)
+    try:
+        async with aclosing(follow(call, request)) as changes:
+            async for now in changes:
+                if now is None:
+                    yield PING
+                elif now.status is Status.COMPLETED:
+                    stored = call.gateway.store.result(now.request_id)
+                    if stored is not None:
+                        yield event(stored.payload)
+                elif (progress := _progress(call, now)) != told:
+                    told = progress
+                    yield event(progress)
+    except RequestTimeout as error:
+        yield event(error.body())
 
 
 async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]:
     """`request` now and at every change, last when it is completed; None where nothing happened for `PING_SECONDS`.
 
-    Left before its end, because the client hung up, it cancels the request.
+    Left before its end, because the client hung up, it cancels the request. Raises `RequestTimeout` past the caller's
+    own start deadline.
     """
     store, request_id = call.gateway.store, request.request_id
-    seconds = start_timeout(call.request.headers)
-    deadline = None if seconds is None else request.created_at + seconds
+    deadline = start_deadline(call)
     ended = False
     try:
         while True:
@@ -68,7 +72,7 @@ async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]
             if deadline is not None and now.status is Status.IN_QUEUE:
                 timeout = min(timeout, deadline + OVERDUE - time.time())
                 if timeout <= 0:
-                    await store.sweep()
+                    await end_overdue(store, request_id)
                     timeout = OVERDUE
             if await store.changed(request_id, since=since, timeout=timeout) == since and timeout == PING_SECONDS:
                 yield None

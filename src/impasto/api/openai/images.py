@@ -25,7 +25,7 @@ from impasto.api.run import completed_or_gone
 from impasto.api.sse import PING, EventStream, named_event
 from impasto.api.stream import follow
 from impasto.engine.job import Notice
-from impasto.errors import ModelError, UnknownRequest
+from impasto.errors import ModelError, RequestTimeout, UnknownRequest
 from impasto.files.images import data_uri, sniff
 from impasto.fleet.messages import Preview
 from impasto.fleet.work import WARNINGS, warnings
@@ -98,25 +98,28 @@ def _headers(wish: Wish, stored: Mapping[str, str]) -> dict[str, str]:
 async def _events(call: Call, request: Request, wish: Wish, kind: str) -> AsyncIterator[bytes]:
     """Previews as they come, then one event for each finished picture; what goes wrong is an event `error`."""
     told: dict[int, tuple[int, int]] = {}  # picture → previews told, step of the last one
-    async with aclosing(follow(call, request)) as changes:
-        async for now in changes:
-            if now is None:
-                yield PING
-            elif now.status is not Status.COMPLETED:
-                for preview in call.gateway.dispatcher.previews(now.request_id):
-                    count, step = told.get(preview.image, (0, 0))
-                    if preview.step > step and _due(preview, count, wish.partial_images):
-                        told[preview.image] = (count + 1, preview.step)
-                        yield named_event(f"{kind}.partial_image", _partial(preview, count, kind, now))
-            elif (stored := call.gateway.store.result(now.request_id)) is not None:
-                if stored.http_status >= 400:
-                    headers = queue.headers_of(now, stored)
-                    yield named_event("error", error(stored.http_status, stored.payload, headers))
-                    return
-                for image in stored.payload["images"]:
-                    data = await base64_of(image["url"], call.gateway.blobs)
-                    picture = _picture(data, wish.output_format, size_of(image), now)
-                    yield named_event(f"{kind}.completed", {"type": f"{kind}.completed", **picture, "usage": None})
+    try:
+        async with aclosing(follow(call, request)) as changes:
+            async for now in changes:
+                if now is None:
+                    yield PING
+                elif now.status is not Status.COMPLETED:
+                    for preview in call.gateway.dispatcher.previews(now.request_id):
+                        count, step = told.get(preview.image, (0, 0))
+                        if preview.step > step and _due(preview, count, wish.partial_images):
+                            told[preview.image] = (count + 1, preview.step)
+                            yield named_event(f"{kind}.partial_image", _partial(preview, count, kind, now))
+                elif (stored := call.gateway.store.result(now.request_id)) is not None:
+                    if stored.http_status >= 400:
+                        headers = queue.headers_of(now, stored)
+                        yield named_event("error", error(stored.http_status, stored.payload, headers))
+                        return
+                    for image in stored.payload["images"]:
+                        data = await base64_of(image["url"], call.gateway.blobs)
+                        picture = _picture(data, wish.output_format, size_of(image), now)
+                        yield named_event(f"{kind}.completed", {"type": f"{kind}.completed", **picture, "usage": None})
+    except RequestTimeout as late:
+        yield named_event("error", error(late.status, late.body(), late.headers()))
 
 
 def _due(preview: Preview, told: int, wanted: int) -> bool:
