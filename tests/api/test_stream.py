@@ -74,6 +74,13 @@ async def test_an_unknown_request_is_404_not_a_stream(client) -> None:
     assert (answer.status_code, answer.json()) == (404, {"status": "NOT_FOUND"})
 
 
+async def test_the_queue_streams_no_runs(client, server) -> None:
+    for base in ("/queue", "https://queue.fal.run", "https://rest.fal.ai"):
+        answer = await client.post(f"{base}{APP}/stream", json={"prompt": "a cat"})
+        assert (answer.status_code, answer.json()) == (404, {"detail": "Path /stream not found"}), base
+    assert server.store.queued() == 0
+
+
 async def test_a_streamed_run_ends_with_the_output(client, server) -> None:
     asked = asyncio.create_task(client.post(APP + "/stream", json={"prompt": "a cat", "num_images": 2}))
     await until(lambda: server.worker.watched)

@@ -197,13 +197,18 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         platform("/account/billing", GET=account.billing),
         platform("/meta", Access.PUBLIC, GET=account.meta),
         platform("/{rest:path}", Access.PUBLIC, **dict.fromkeys(_ALL_METHODS, unknown)),
-        row("/{endpoint:path}/stream", Access.MODEL, POST=stream),
+        row("/{endpoint:path}/stream", Access.MODEL, POST=streamed),
         # ------------------------------------------------------------ models: every other path
         Route("/{endpoint:path}", Door(gateway, Access.MODEL, dict.fromkeys(_ALL_METHODS, model))),
     ]
 
 
 _ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+async def streamed(call: Call) -> Response:
+    """`/{endpoint}/stream` is a way to run; for any other role it is a path like all others."""
+    return await stream(call) if call.address.role is Role.RUN else await model(call)
 
 
 async def model(call: Call) -> Response:
