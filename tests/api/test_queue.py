@@ -213,6 +213,20 @@ async def test_values_without_sense_are_named(client, query: str, headers: dict[
     assert answer.headers["x-fal-error-type"] == "bad_request"
 
 
+@pytest.mark.parametrize(("query", "priority"), [("low", 1), ("LOW", 1), ("normal", 0), ("urgent", 0), ("", 0)])
+async def test_a_priority_of_the_query_counts_when_it_is_known(client, server, query: str, priority: int) -> None:
+    body = await submit(client, f"/queue{APP}?priority={query}")
+    assert server.store.get(body["request_id"]).priority == priority
+    body = await submit(client, f"/queue{APP}?priority=low", headers={"X-Fal-Queue-Priority": "normal"})
+    assert server.store.get(body["request_id"]).priority == 0, "the header counts before the query"
+
+
+async def test_a_sync_run_has_no_priority(client, server, working) -> None:
+    answer = await client.post(APP + "?priority=low", json={"prompt": "a"}, headers={"X-Fal-Queue-Priority": "urgent"})
+    assert answer.status_code == 200
+    assert server.store.get(answer.headers["x-fal-request-id"]).priority == 0
+
+
 async def test_a_full_queue_is_429_to_come_back_soon(client) -> None:
     for _ in range(2):
         await submit(client, f"/queue{APP}?fal_max_queue_length=1")

@@ -73,7 +73,7 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         seed=_seed(input_),
         base_url=call.address.file_base,
         key_id=(call.caller or EVERYBODY).key_id,
-        priority=_priority(headers, query),
+        priority=_priority(headers, query) if call.address.role is Role.QUEUE else 0,
         webhook_url=_webhook(query) if call.address.role is Role.QUEUE else None,
         no_retry=headers.get("x-fal-no-retry", "").lower() in {"1", "true", "yes"},
         store_io=headers.get("x-fal-store-io", "1").lower() not in {"0", "false", "no"},
@@ -116,7 +116,10 @@ def start_timeout(headers: Mapping[str, str]) -> float | None:
 
 
 def _priority(headers: Mapping[str, str], query: Mapping[str, str]) -> int:
-    word = headers.get("x-fal-queue-priority") or query.get("priority") or "normal"
+    """Of the header, which has to be a known word; else of the query, where what is unknown is ignored."""
+    word = headers.get("x-fal-queue-priority")
+    if not word:
+        return PRIORITIES.get(query.get("priority", "").lower(), 0)
     if word.lower() not in PRIORITIES:
         raise BadRequest(f"X-Fal-Queue-Priority is one of {', '.join(PRIORITIES)}, not {word!r}.")
     return PRIORITIES[word.lower()]
