@@ -12,6 +12,7 @@ from impasto.endpoints.table import Endpoints
 from impasto.engine.failure import explain
 from impasto.engine.safety.policy import CONTENT_POLICY_MESSAGE
 from impasto.errors import DOCS_URL, RequestError
+from impasto.fleet.work import refused
 
 ENDPOINTS = Endpoints()
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,13 @@ def test_a_fault_of_the_model_is_a_model_error_of_its_own() -> None:
     assert (failure.status, item["type"], item["loc"]) == (500, "internal_server_error", ["body"])
     assert item["url"] == DOCS_URL + "internal_server_error"
     assert "secret" not in item["msg"]
+
+
+def test_a_status_names_the_items_type_whoever_refused_it() -> None:
+    error = errors.ModelError.at("prompt", CONTENT_POLICY_MESSAGE, "content_policy_violation")
+    assert refused(error).error_type == explain(error).error_type == "content_policy_violation"
+    late = errors.RequestTimeout()
+    assert refused(late).error_type == explain(late).error_type == "request_timeout"
 
 
 def test_a_refused_prompt_has_fals_words() -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from impasto.endpoints.base import Endpoint, Wanted, WantedLora
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Notice
-from impasto.errors import NotFound, WireError
+from impasto.errors import ModelError, NotFound, WireError
 from impasto.fleet.messages import Failed, check
 from impasto.store.records import Outcome, Request, Result
 
@@ -105,12 +105,12 @@ def warnings(notices: Sequence[Notice]) -> dict[str, str]:
 
 
 def refused(error: WireError) -> Ending:
-    """The request never reached a runner."""
+    """The request never reached a runner. A ModelError's own type stands in its items, as a runner tells it."""
     return Ending(
         outcome=Outcome.CANCELLED if error.status == 499 else Outcome.ERROR,
         result=Result(error.status, error.body(), error.headers()),
         error=error.message,
-        error_type=error.error_type,
+        error_type=error.items[0]["type"] if isinstance(error, ModelError) else error.error_type,
     )
 
 
