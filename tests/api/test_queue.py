@@ -253,6 +253,15 @@ async def test_an_idempotency_key_makes_one_request(client, server) -> None:
     assert again.headers["x-fal-request-id"] == bodies[0]["request_id"]
 
 
+@pytest.mark.parametrize("seed", ["42", " 42 ", 42.0])
+async def test_a_seed_is_stored_as_it_is_drawn(client, server, seed: Any) -> None:
+    assert (await client.post("/queue" + APP, json={"prompt": "a", "seed": seed})).status_code == 200
+    request = await server.worker.take()
+    assert request.seed == 42
+    await server.worker.draw(request)
+    assert server.store.result(request.request_id).payload["seed"] == 42
+
+
 async def test_without_a_seed_one_is_drawn_that_every_client_can_echo(client, server) -> None:
     seeds = {server.store.get((await submit(client))["request_id"]).seed for _ in range(5)}
     assert len(seeds) == 5

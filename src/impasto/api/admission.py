@@ -11,13 +11,15 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from pydantic import TypeAdapter, ValidationError
+
 from impasto.api import lifecycle
 from impasto.api.auth import EVERYBODY
 from impasto.api.bodies import whole_number
 from impasto.api.gateway import Call
 from impasto.api.roles import Role, app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
-from impasto.endpoints.fields import MAX_SEED
+from impasto.endpoints.fields import Seed
 from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest, NotFound, PathNotFound, QueueFull
 from impasto.files.fetch import FetchRefused, target
@@ -28,6 +30,7 @@ PRIORITIES = {"normal": 0, "low": 1}
 START_TIMEOUTS = ("X-Fal-Request-Start-Timeout", "X-Fal-Request-Timeout")  # the newer name counts where both come
 MIN_START_TIMEOUT = 0.1  # seconds; the platform's floor
 MAX_IDEMPOTENCY_KEY = 255  # characters
+_SEED: TypeAdapter[int | None] = TypeAdapter(Seed)
 
 
 def resolve(path: str, endpoints: Endpoints) -> Endpoint:
@@ -93,11 +96,14 @@ def _limited(new: NewRequest, limits: QueueSettings, *, waits: bool) -> NewReque
 
 
 def _seed(input_: dict[str, Any]) -> int:
-    """The caller's seed, else one below 2**32, which every client can echo (JavaScript is exact up to 2**53)."""
-    given = input_.get("seed")
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= MAX_SEED:
-        return given
-    return secrets.randbelow(2**32)
+    """The caller's seed as its field reads it ("42" and 42.0 are 42), else one below 2**32, which every client can echo
+    (JavaScript is exact up to 2**53).
+    """
+    try:
+        given = _SEED.validate_python(input_.get("seed"))
+    except ValidationError:
+        given = None
+    return secrets.randbelow(2**32) if given is None else given
 
 
 def start_timeout(headers: Mapping[str, str]) -> float | None:
