@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, get_args
 
 
 class ImpastoError(Exception):
@@ -266,6 +267,24 @@ class ServiceUnavailable(RequestError):
 
 
 DOCS_URL = "https://docs.fal.ai/errors#"
+FAL_TYPES = frozenset(  # of pydantic's words those that fal documents itself
+    ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of")
+)
+
+
+def docs_url(type_: str) -> str:
+    """The page about an item's `type`: pydantic's for its own types, fal's for all others."""
+    return (None if type_ in FAL_TYPES else _pydantic_pages().get(type_)) or DOCS_URL + type_
+
+
+@cache
+def _pydantic_pages() -> dict[str, str]:
+    """type → the page that pydantic itself links to. Read late: decoders import this module and need no pydantic."""
+    from pydantic.version import version_short
+    from pydantic_core.core_schema import ErrorType
+
+    base = f"https://errors.pydantic.dev/{version_short()}/v/"
+    return {type_: base + type_ for type_ in get_args(ErrorType)}
 
 
 class ModelError(WireError):
@@ -288,7 +307,7 @@ class ModelError(WireError):
             "loc": ["body", *field.split(".")],
             "msg": message,
             "type": type_,
-            "url": DOCS_URL + type_,
+            "url": docs_url(type_),
         }
         if ctx:
             item["ctx"] = ctx

@@ -4,9 +4,10 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from impasto.api.bodies import MAX_DEPTH, MAX_VALUES, parse_object, takes_gzip
-from impasto.errors import ModelError
+from impasto.errors import DOCS_URL, ModelError, docs_url
 
 APP = "/fal-ai/flux-pro"
 PATHS = (APP, "/queue" + APP)
@@ -142,3 +143,20 @@ async def test_a_large_body_is_413_and_names_the_setting(build, path: str) -> No
 )
 def test_gzip_is_sent_to_whoever_takes_it(accepted: str, taken: bool) -> None:
     assert takes_gzip(accepted) is taken
+
+
+def test_a_types_url_is_the_page_of_whoever_named_it() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(dict[str, str]).validate_python([])
+    assert docs_url("dict_type") == caught.value.errors()[0]["url"], "as pydantic itself links it"
+    for type_ in ("json_invalid", "missing", "int_type", "list_type", "string_type", "value_error"):
+        assert docs_url(type_) == docs_url("dict_type").replace("dict_type", type_)
+    for type_ in ("one_of", "less_than_equal", "image_too_small", "content_policy_violation", "feature_not_supported"):
+        assert docs_url(type_) == "https://docs.fal.ai/errors#" + type_
+    for body in (b"[]", b"{"):
+        with pytest.raises(ModelError) as refused:
+            parse_object(body)
+        (item,) = refused.value.items
+        assert item["url"] == docs_url(item["type"]) != DOCS_URL + item["type"]
+    (item,) = ModelError.at("seed", "A whole number", "int_type").items
+    assert item["url"] == docs_url("int_type")

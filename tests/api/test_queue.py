@@ -15,6 +15,7 @@ from impasto.errors import (
     RequestTimeout,
     RunnerDisconnected,
     ServiceUnavailable,
+    docs_url,
 )
 
 APP = "/fal-ai/flux-pro"
@@ -246,7 +247,8 @@ async def test_an_idempotency_key_makes_one_request(client, server) -> None:
     assert server.store.queued() == 1
     answer = await client.post("/queue" + APP, json={"prompt": "a dog"}, headers=headers)
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["header", "Idempotency-Key"]
+    (item,) = answer.json()["detail"]
+    assert (item["loc"], item["url"]) == (["header", "Idempotency-Key"], docs_url("value_error"))
     await server.worker.draw(await server.worker.take())
     again = await client.post("/queue" + APP, json={"prompt": "a cat"}, headers=headers)
     assert again.json()["request_id"] == bodies[0]["request_id"]

@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from impasto.errors import DOCS_URL, ModelError, PayloadTooLarge
+from impasto.errors import ModelError, PayloadTooLarge, docs_url
 
 MIB = 1024 * 1024
 MAX_DEPTH = 32  # arrays and objects within each other; no input of any endpoint needs five
@@ -129,7 +129,7 @@ def _deeper(value: object, depth: int) -> bool:
 
 def _item(loc: str, message: str, type_: str) -> dict[str, Any]:
     parts = ["body"] if loc == "body" else ["body", loc]
-    return {"loc": parts, "msg": message, "type": type_, "url": DOCS_URL + type_}
+    return {"loc": parts, "msg": message, "type": type_, "url": docs_url(type_)}
 
 
 def _invalid(reason: str) -> ModelError:

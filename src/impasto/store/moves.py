@@ -23,6 +23,7 @@ from impasto.errors import (
     RequestTimeout,
     RunnerDisconnected,
     StoreError,
+    docs_url,
 )
 from impasto.store import outbox
 from impasto.store.fairness import Turns, fair_order
@@ -471,6 +472,7 @@ def _same_request(known: sqlite3.Row, idempotency_hash: bytes | None) -> Request
                     "loc": ["header", "Idempotency-Key"],
                     "msg": "This idempotency key was used for another input within the last 24 hours. Use a new key.",
                     "type": "value_error",
+                    "url": docs_url("value_error"),
                 }
             ]
         )
