@@ -34,11 +34,14 @@ async def lines(
 ) -> list[str]:
     """One line a request, newest first."""
     async with _store(settings) as store:
+        last = None if before is None else store.get(before)
+        if before is not None and last is None:
+            return []
         found = store.requests(
-            endpoint=endpoint,
+            endpoints=() if endpoint is None else (endpoint,),
             key_id=key_id,
             status=None if status is None else Status(status),
-            before=before,
+            before=None if last is None else last.seq,
             limit=limit,
         )
     return [_line(request) for request in found]

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from impasto.api.platform import requests
+from impasto.api.platform import history, requests
 from impasto.endpoints.table import Endpoints
 from impasto.errors import InternalError
 from impasto.store.records import FileRecord, Outcome, Result
@@ -310,6 +310,21 @@ class TestRequests:
             assert datetime.fromisoformat(item[name]).tzinfo == UTC
         assert item["duration"] >= 0
 
+    @pytest.mark.parametrize("words", ["", "&q=heron"])
+    async def test_pages_of_several_endpoints_skip_nothing(self, client, monkeypatch, words: str):
+        monkeypatch.setattr(history, "BATCH", 4)
+        ids: list[str] = []
+        for id_ in ("fal-ai/flux/dev", "fal-ai/flux/schnell", "fal-ai/flux/schnell", APP) * 3:
+            body = (await client.post(f"/queue/{id_}", json={"prompt": "a heron"})).json()
+            ids += [] if "schnell" in id_ else [body["request_id"]]
+        seen, cursor = [], ""
+        while cursor is not None:
+            more = words + (cursor and f"&cursor={cursor}")
+            page = (await client.get(f"/v1/requests?endpoint_id=fal-ai/flux/dev,{APP}&limit=2{more}")).json()
+            seen += [item["request_id"] for item in page["items"]]
+            cursor = page["next_cursor"]
+        assert seen == ids[::-1]
+
     @pytest.mark.parametrize("path", ["/v1/requests?limit=3", PATH + "&limit=3"])
     async def test_a_page_ends_where_it_would_be_too_large(self, client, draw, path: str, monkeypatch):
         ids = [await draw() for _ in range(5)][::-1]
@@ -405,6 +420,17 @@ class TestScopes:
             answer = await client.request(method, path)
             assert answer.status_code == 401
             assert error_of(answer)["type"] == "authorization_error"
+
+    async def test_a_page_follows_keys_that_are_gone(self, client, server):
+        for number in range(6):
+            await server.store.create_key(alias=str(number), scopes=["API"])
+        first = (await client.get("/v1/keys?limit=3")).json()
+        for key in first["keys"]:
+            assert (await client.delete(f"/v1/keys/{key['key_id']}")).status_code == 204
+        second = (await client.get(f"/v1/keys?limit=3&cursor={first['next_cursor']}")).json()
+        assert {key["alias"] for key in [*first["keys"], *second["keys"]]} == set("012345")
+        assert (second["next_cursor"], second["has_more"]) == (None, False)
+        assert (await client.get("/v1/keys?cursor=eA")).status_code == 400
 
     async def test_an_admin_makes_lists_and_deletes_keys(self, keyed):
         server, _, _ = keyed

@@ -21,10 +21,10 @@ class TestLists:
     async def test_newest_first_page_by_page_and_nothing_twice(self, store: Store, new):
         ids = [(await store.submit(new())).request_id for _ in range(7)]
         pages: list[list[str]] = []
-        before: str | None = None
+        before: int | None = None
         while page := store.requests(before=before, limit=3):
             pages.append([request.request_id for request in page])
-            before = pages[-1][-1]
+            before = page[-1].seq
             await store.submit(new())  # what comes meanwhile is on no later page
         assert [id_ for page in pages for id_ in page] == ids[::-1]
         assert [len(page) for page in pages] == [3, 3, 1]
@@ -41,8 +41,11 @@ class TestLists:
         first, second, third = mine.request_id, other.request_id, waits.request_id
         assert ids() == [third, second, first]
         assert ids(key_id="k1") == [third, first]
-        assert ids(endpoint="a/b") == [second, first]
-        assert ids(key_id="k1", endpoint="a/b") == [first]
+        assert ids(endpoints=["a/b"]) == [second, first]
+        assert ids(key_id="k1", endpoints=["a/b"]) == [first]
+        assert ids(endpoints=["a/b", "c/d"]) == [third, second, first]
+        assert ids(endpoints=["c/d", "e/f"], limit=1) == [third]
+        assert ids(key_id="k1", endpoints=["a/b", "e/f"], limit=1) == [first], "filtered before it is cut off"
         assert ids(status=Status.IN_QUEUE) == [third, second]
         assert ids(http_status=(200, 399)) == [first]
         assert ids(http_status=(400, 499)) == []
@@ -50,6 +53,29 @@ class TestLists:
         assert ids(until=clock.now) == [first]
         assert ids(key_id="k3") == []
         assert store.requests()[0].input is None, "a list carries no inputs"
+
+
+class TestPagesOfRowsThatGo:
+    async def test_a_page_follows_a_row_that_is_gone(self, store: Store, new, clock):
+        ids = [(await store.submit(new(store_io=number != 2))).request_id for number in range(5)]
+        last = store.requests(limit=3)[-1]
+        assert last.request_id == ids[2]
+        await store.cancel(ids[2])  # it is kept for ten minutes
+        clock.advance(601)
+        assert await store.sweep() == 1
+        assert store.get(ids[2]) is None
+        assert [request.request_id for request in store.requests(before=last.seq)] == [ids[1], ids[0]]
+
+    async def test_so_does_a_page_of_deliveries(self, store: Store, new, clock):
+        hook = "http://a.example/"
+        ids = [(await store.submit(new(webhook_url=hook, store_io=number != 1))).request_id for number in range(3)]
+        for id_ in ids:
+            await store.cancel(id_)
+        last = store.deliveries(limit=2)[-1]
+        assert last.delivery.request_id == ids[1]
+        clock.advance(601)
+        await store.sweep()
+        assert [row.delivery.request_id for row in store.deliveries(before=last.seq)] == [ids[0]]
 
 
 async def end(store: Store, running: Make, *, status: int, clock: Any, wait: float, run: float, **new: Any) -> Request:
@@ -162,7 +188,7 @@ async def busy(open_store, database: Path, clock) -> Store:
 class TestAHundredThousand:
     async def test_lists_and_counts_find_their_rows_by_an_index_and_are_right(self, busy: Store, database, clock):
         assert [request.request_id for request in busy.requests(limit=3)] == ["r99999", "r99998", "r99997"]
-        page = busy.requests(endpoint="e/7", key_id="k7", before="r50007", limit=2)
+        page = busy.requests(endpoints=["e/7"], key_id="k7", before=busy.get("r50007").seq, limit=2)
         assert [request.request_id for request in page] == ["r49907", "r49807"]
         counts, durations = await busy.usage(buckets=[clock.now - ROWS, clock.now - 50_000], until=clock.now + 10)
         assert sum(row.requests for row in counts) == sum(row.pictures for row in counts) == ROWS
@@ -170,13 +196,12 @@ class TestAHundredThousand:
         assert {row.ran for row in durations} == {(2.0, 2.0, 2.0)}
         connection = sqlite3.connect(database)
         connection.create_function("bucket", 1, lambda at: at)
-        values = dict.fromkeys(
-            ("key_id", "endpoint", "status", "lowest", "highest", "since", "until", "before", "limit", "whole"), None
-        )
+        names = ("key_id", "endpoint", "endpoints", "status", "lowest", "highest", "since", "until", "before", "limit")
+        values = dict.fromkeys((*names, "whole"), None)
         plans = {
             name: " | ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + QUERIES[name].sql, values))
             for name in (
-                *(history.newest(key_id=key, endpoint=id_) for key in (None, "k") for id_ in (None, "e")),
+                *(history.newest(key_id=key, endpoints=ids) for key in (None, "k") for ids in ((), ("e",))),
                 "usage_counts",
                 "usage_durations",
             )

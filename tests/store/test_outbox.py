@@ -264,7 +264,7 @@ class TestList:
         first = store.deliveries(limit=2)
         assert [row.delivery.request_id for row in first] == [ids[2], ids[1]]
         assert [row.last for row in first] == [None, None], "nobody has told how it went"
-        (rest,) = store.deliveries(limit=2, before=first[-1].delivery.delivery_id)
+        (rest,) = store.deliveries(limit=2, before=first[-1].seq)
         assert (rest.delivery.request_id, rest.delivery.state, rest.last) == (ids[0], DeliveryState.DEAD, refused)
         assert rest.endpoint == "fal-ai/flux-pro"
 

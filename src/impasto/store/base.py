@@ -171,10 +171,12 @@ class Store(Protocol):
         *,
         key_id: str | None = None,
         state: DeliveryState | None = None,
-        before: str | None = None,
+        before: int | None = None,
         limit: int = 50,
     ) -> list[DeliveryRow]:
-        """Newest first. `key_id` None: of all keys' requests. `before`: the delivery id that ended the last page."""
+        """Newest first. `key_id` None: of all keys' requests. `before`: the `seq` that ended the last page, whose row
+        may be gone meanwhile. May take a while: call it in a thread.
+        """
         ...
 
     async def redeliver(self, request_id: str) -> bool:
@@ -203,16 +205,17 @@ class Store(Protocol):
         self,
         *,
         key_id: str | None = None,
-        endpoint: str | None = None,
+        endpoints: Sequence[str] = (),
         status: Status | None = None,
         http_status: tuple[int, int] | None = None,
         since: float | None = None,
         until: float | None = None,
-        before: str | None = None,
+        before: int | None = None,
         limit: int = 50,
     ) -> list[Request]:
-        """Newest first, without inputs. `key_id` None: of all keys. `http_status`: lowest and highest, both included.
-        `since`, `until`: of the submit. `before`: the request id that ended the last page.
+        """Newest first, without inputs. `key_id` None: of all keys; no `endpoints`: of all. `http_status`: lowest and
+        highest, both included. `since`, `until`: of the submit. `before`: the `seq` that ended the last page, whose row
+        may be gone meanwhile. What a filter leaves out is read all the same: call it in a thread.
         """
         ...
 

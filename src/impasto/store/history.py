@@ -14,11 +14,11 @@ from impasto.store.queries import Query
 from impasto.store.records import DurationRow, UsageRow
 
 
-def newest(*, key_id: str | None, endpoint: str | None) -> str:
+def newest(*, key_id: str | None, endpoints: Sequence[str]) -> str:
     """Name of the query whose index fits the filters that are given."""
     if key_id is None:
-        return "requests_newest" if endpoint is None else "requests_newest_of_endpoint"
-    return "requests_newest_of_key" if endpoint is None else "requests_newest_of_both"
+        return "requests_newest_of_endpoint" if len(endpoints) == 1 else "requests_newest"
+    return "requests_newest_of_both" if len(endpoints) == 1 else "requests_newest_of_key"
 
 
 def usage(

@@ -217,7 +217,7 @@ SELECT * FROM requests WHERE status = 'IN_PROGRESS' ORDER BY lease_until;
 -- name: request_get
 -- One request, without its input: polls ask for it ten times a second, and an input may hold megabytes of data URIs.
 SELECT
-  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
   no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
   finished_at, inference_time, NULL AS input
 FROM requests WHERE request_id = :request_id;
@@ -309,13 +309,13 @@ SELECT * FROM webhook_deliveries WHERE request_id = :request_id;
 
 -- name: deliveries_newest
 -- Deliveries, those of the latest ends first, each with the last line of its log.
-SELECT delivery.*, request.endpoint, last.number AS last_number, last.at AS last_at, last.http_status AS last_http_status,
+SELECT delivery.rowid AS seq, delivery.*, request.endpoint, last.number AS last_number, last.at AS last_at, last.http_status AS last_http_status,
   last.error AS last_error, last.seconds AS last_seconds
 FROM webhook_deliveries AS delivery JOIN requests AS request USING (request_id)
 LEFT JOIN webhook_attempts AS last ON last.delivery_id = delivery.delivery_id AND last.number = (
   SELECT max(number) FROM webhook_attempts AS line WHERE line.delivery_id = delivery.delivery_id
 )
-WHERE delivery.rowid > 0 AND (:before IS NULL OR delivery.rowid < (SELECT rowid FROM webhook_deliveries WHERE delivery_id = :before))
+WHERE delivery.rowid > 0 AND (:before IS NULL OR delivery.rowid < :before)
   AND (:state IS NULL OR delivery.state = :state) AND (:key_id IS NULL OR request.key_id = :key_id)
 ORDER BY delivery.rowid DESC LIMIT :limit;
 
@@ -358,25 +358,27 @@ DELETE FROM signing_keys WHERE retire_at <= :now;
 -- ------------------------------------------------------------------------------------------------ looking back
 
 -- name: requests_newest
--- The newest requests of all keys and endpoints.
+-- The newest requests of all keys, of all endpoints or of several.
 SELECT
-  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
   no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
   finished_at, inference_time, NULL AS input
 FROM requests
-WHERE seq > 0 AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+WHERE seq > 0 AND (:before IS NULL OR seq < :before)
+  AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
   AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
   AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 ORDER BY seq DESC LIMIT :limit;
 
 -- name: requests_newest_of_key
--- The newest requests of one key.
+-- The newest requests of one key, of all endpoints or of several.
 SELECT
-  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
   no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
   finished_at, inference_time, NULL AS input
 FROM requests
-WHERE key_id = :key_id AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+WHERE key_id = :key_id AND (:before IS NULL OR seq < :before)
+  AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
   AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
   AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 ORDER BY seq DESC LIMIT :limit;
@@ -384,11 +386,11 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_of_endpoint
 -- The newest requests of one endpoint, of all keys.
 SELECT
-  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
   no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
   finished_at, inference_time, NULL AS input
 FROM requests
-WHERE endpoint = :endpoint AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+WHERE endpoint = :endpoint AND (:before IS NULL OR seq < :before)
   AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
   AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 ORDER BY seq DESC LIMIT :limit;
@@ -396,11 +398,11 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_of_both
 -- The newest requests of one endpoint and key.
 SELECT
-  request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
   no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
   finished_at, inference_time, NULL AS input
 FROM requests
-WHERE endpoint = :endpoint AND key_id = :key_id AND (:before IS NULL OR seq < (SELECT seq FROM requests WHERE request_id = :before))
+WHERE endpoint = :endpoint AND key_id = :key_id AND (:before IS NULL OR seq < :before)
   AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
   AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 ORDER BY seq DESC LIMIT :limit;

@@ -118,6 +118,7 @@ class Request:
     started_at: float | None
     finished_at: float | None
     inference_time: float | None  # seconds, of the attempt that completed
+    seq: int = 0  # its place in the order of arrival, for lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,7 @@ class DeliveryRow:
     delivery: Delivery
     endpoint: str
     last: DeliveryAttempt | None  # the last that is written down; None: nobody tried yet
+    seq: int  # its place in the list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

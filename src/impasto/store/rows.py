@@ -64,6 +64,7 @@ def request_of(row: sqlite3.Row) -> Request:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         inference_time=row["inference_time"],
+        seq=row["seq"],
     )
 
 
@@ -159,4 +160,4 @@ def delivery_row_of(row: sqlite3.Row) -> DeliveryRow:
             error=row["last_error"],
             seconds=row["last_seconds"],
         )
-    return DeliveryRow(delivery=delivery_of(row), endpoint=row["endpoint"], last=last)
+    return DeliveryRow(delivery=delivery_of(row), endpoint=row["endpoint"], last=last, seq=row["seq"])

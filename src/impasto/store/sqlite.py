@@ -71,6 +71,7 @@ class SqliteStore:
         self,
         *,
         reader: sqlite3.Connection,
+        lister: sqlite3.Connection,
         writer: Writer,
         watch: Watch,
         moves: Moves,
@@ -79,8 +80,8 @@ class SqliteStore:
         path: Path,
     ) -> None:
         self._path = path
-        self._reader = reader
-        self._reading = threading.Lock()
+        self._reader = _Reader(reader)
+        self._lister = _Reader(lister)  # long lists are read in threads and hold up no poll
         self._writer = writer
         self._watch = watch
         self._moves = moves
@@ -110,7 +111,7 @@ class SqliteStore:
         """
         queries = load("queries.sql")
         path = Path(path)
-        connection, reader, pepper = await asyncio.to_thread(_connect, path, queries)
+        connection, reader, lister, pepper = await asyncio.to_thread(_connect, path, queries)
         watch = Watch()
         moves = Moves(
             boot=uuid.uuid4().hex,
@@ -123,13 +124,22 @@ class SqliteStore:
             retention_seconds=retention_seconds,
         )
         writer = Writer(connection, queries, watch)
-        return cls(reader=reader, writer=writer, watch=watch, moves=moves, queries=queries, pepper=pepper, path=path)
+        return cls(
+            reader=reader,
+            lister=lister,
+            writer=writer,
+            watch=watch,
+            moves=moves,
+            queries=queries,
+            pepper=pepper,
+            path=path,
+        )
 
     async def close(self) -> None:
         """Finish the moves that wait, then let go of the file. Later moves raise `StoreError`. Safe to repeat."""
         await self._writer.close()
-        with self._reading:
-            self._reader.close()
+        self._reader.close()
+        self._lister.close()
 
     @property
     def healthy(self) -> bool:
@@ -299,12 +309,12 @@ class SqliteStore:
         *,
         key_id: str | None = None,
         state: DeliveryState | None = None,
-        before: str | None = None,
+        before: int | None = None,
         limit: int = 50,
     ) -> list[DeliveryRow]:
         wanted = None if state is None else state.value
-        rows = self._rows("deliveries_newest", key_id=key_id, state=wanted, before=before, limit=limit)
-        return [delivery_row_of(row) for row in rows]
+        values = {"key_id": key_id, "state": wanted, "before": before, "limit": limit}
+        return [delivery_row_of(row) for row in self._lister.rows(self._queries["deliveries_newest"], values)]
 
     async def redeliver(self, request_id: str) -> bool:
         now = self._moves.clock()
@@ -328,28 +338,29 @@ class SqliteStore:
         self,
         *,
         key_id: str | None = None,
-        endpoint: str | None = None,
+        endpoints: Sequence[str] = (),
         status: Status | None = None,
         http_status: tuple[int, int] | None = None,
         since: float | None = None,
         until: float | None = None,
-        before: str | None = None,
+        before: int | None = None,
         limit: int = 50,
     ) -> list[Request]:
         lowest, highest = http_status or (None, None)
-        rows = self._rows(
-            history.newest(key_id=key_id, endpoint=endpoint),
-            key_id=key_id,
-            endpoint=endpoint,
-            status=None if status is None else status.value,
-            lowest=lowest,
-            highest=highest,
-            since=since,
-            until=until,
-            before=before,
-            limit=limit,
-        )
-        return [request_of(row) for row in rows]
+        query = self._queries[history.newest(key_id=key_id, endpoints=endpoints)]
+        values = {
+            "key_id": key_id,
+            "endpoint": endpoints[0] if len(endpoints) == 1 else None,
+            "endpoints": json.dumps(list(endpoints)) if len(endpoints) > 1 else None,
+            "status": None if status is None else status.value,
+            "lowest": lowest,
+            "highest": highest,
+            "since": since,
+            "until": until,
+            "before": before,
+            "limit": limit,
+        }
+        return [request_of(row) for row in self._lister.rows(query, values)]
 
     async def usage(
         self, *, buckets: Sequence[float], until: float, key_id: str | None = None, whole: bool = False
@@ -453,11 +464,7 @@ class SqliteStore:
         return [tuple(row) for row in self._rows("queue_whole")]
 
     def _rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
-        try:
-            with self._reading:
-                return self._reader.execute(self._queries[query].sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f"the database cannot be read: {error}") from error
+        return self._reader.rows(self._queries[query], values)
 
     def _row(self, query: str, **values: Any) -> sqlite3.Row | None:
         rows = self._rows(query, **values)
@@ -467,8 +474,29 @@ class SqliteStore:
         return self._rows(query, **values)[0][0]
 
 
-def _connect(path: Path, queries: dict[str, Query]) -> tuple[sqlite3.Connection, sqlite3.Connection, bytes]:
-    """(writer, reader, pepper) of a file, migrated."""
+class _Reader:
+    """A connection that only reads, for one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def rows(self, query: Query, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+        try:
+            with self._lock:
+                return self._connection.execute(query.sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the database cannot be read: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+def _connect(
+    path: Path, queries: dict[str, Query]
+) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection, bytes]:
+    """(writer, reader, reader of lists, pepper) of a file, migrated."""
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise StoreError(
             f"this Python comes with SQLite {sqlite3.sqlite_version}; impasto needs 3.37 or newer. "
@@ -479,7 +507,7 @@ def _connect(path: Path, queries: dict[str, Query]) -> tuple[sqlite3.Connection,
         path.parent.mkdir(parents=True, exist_ok=True)
         # Prompts lie in this file: for its owner only. SQLite gives the log beside it the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        for settings in ("writer_settings", "reader_settings"):
+        for settings in ("writer_settings", "reader_settings", "reader_settings"):
             connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             connections.append(connection)
             connection.row_factory = sqlite3.Row
@@ -487,9 +515,9 @@ def _connect(path: Path, queries: dict[str, Query]) -> tuple[sqlite3.Connection,
                 connection.execute(statement).fetchall()
             if settings == "writer_settings":
                 migrate(connection, queries)
-        writer, reader = connections
+        writer, reader, lister = connections
         has_keys = any(writer.execute(queries[name].sql).fetchone()[0] for name in ("key_count", "signing_key_count"))
-        return writer, reader, load_pepper(path, needed=has_keys)
+        return writer, reader, lister, load_pepper(path, needed=has_keys)
     except BaseException as error:
         for connection in connections:
             connection.close()

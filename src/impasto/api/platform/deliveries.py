@@ -4,6 +4,7 @@ A key sees those of its own requests, an ADMIN key all. The log of one delivery:
 `expand=webhook` of `/v1/requests`.
 """
 
+import asyncio
 from typing import Any
 
 from starlette.responses import Response
@@ -25,13 +26,14 @@ async def listed(call: Call) -> Response:
     query = call.request.query_params
     state = q.choice(query, "state", STATES)
     size = q.limit(query)
-    found = call.gateway.store.deliveries(
+    found = await asyncio.to_thread(
+        call.gateway.store.deliveries,
         key_id=whose(call),
         state=None if state is None else DeliveryState(state),
-        before=q.cursor(query),
+        before=q.place(query),
         limit=size + 1,
     )
-    next_ = found[size - 1].delivery.delivery_id if len(found) > size else None
+    next_ = str(found[size - 1].seq) if len(found) > size else None
     return Json(q.page("deliveries", [_row(row) for row in found[:size]], next_=next_))
 
 

@@ -45,7 +45,7 @@ async def cancel(call: Call) -> Response:
     return await end_early(call, named(call))
 
 
-Listing = Callable[[str | None, int], list[Request]]
+Listing = Callable[[int | None, int], list[Request]]
 
 
 def _listing(call: Call) -> Listing:
@@ -57,12 +57,8 @@ def _listing(call: Call) -> Listing:
     state = None if status is None else WAITING.get(status, Status.COMPLETED)
     http = None if status is None else HTTP.get(status)
 
-    def listed(before: str | None, limit: int) -> list[Request]:
-        endpoint = ids[0] if len(ids) == 1 else None
-        found = store.requests(
-            key_id=key_id, endpoint=endpoint, status=state, http_status=http, before=before, limit=limit
-        )
-        return [request for request in found if not ids or request.endpoint in ids]
+    def listed(before: int | None, limit: int) -> list[Request]:
+        return store.requests(key_id=key_id, endpoints=ids, status=state, http_status=http, before=before, limit=limit)
 
     return listed
 
@@ -71,7 +67,7 @@ def _search(call: Call, listed: Listing, size: int) -> list[Request]:
     """`size` requests whose prompt has all words of `q`, among the newest `SEARCHED`."""
     query = call.request.query_params
     words = query.get("q", "")[:MAX_WORDS].lower().split()
-    before = q.cursor(query)
+    before = q.place(query)
     if not words:
         return listed(before, size)
     found: list[Request] = []
@@ -80,7 +76,7 @@ def _search(call: Call, listed: Listing, size: int) -> list[Request]:
         found += [request for request in batch if all(word in _prompt(call, request) for word in words)]
         if len(found) >= size or len(batch) < BATCH:
             break
-        before = batch[-1].request_id
+        before = batch[-1].seq
     return found[:size]
 
 

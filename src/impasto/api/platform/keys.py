@@ -1,5 +1,7 @@
 """`/v1/keys`: list, create, delete API keys. ADMIN only; the secret is shown once, in the answer that makes it."""
 
+import math
+
 from starlette.responses import Response
 
 from impasto.api.auth import SCOPES
@@ -18,9 +20,11 @@ async def list_keys(call: Call) -> Response:
     admin(call)
     query = call.request.query_params
     q.expands(query, ("creator_info",))
+    size, after = q.limit(query), _place(q.cursor(query))
     live = [key for key in call.gateway.store.keys() if key.revoked_at is None]  # noqa: SIM118 - no mapping
-    rows, next_ = q.slice_page(query, live)
-    return Json(q.page("keys", [_key(key) for key in rows], next_=next_))
+    rows = [key for key in live if (key.created_at, key.key_id) > after]  # the last page's keys may be gone
+    next_ = f"{rows[size - 1].created_at!r} {rows[size - 1].key_id}" if len(rows) > size else None
+    return Json(q.page("keys", [_key(key) for key in rows[:size]], next_=next_))
 
 
 async def create_key(call: Call) -> Response:
@@ -43,6 +47,17 @@ async def delete_key(call: Call) -> Response:
     if not await call.gateway.store.revoke_key(call.request.path_params["key_id"]):
         raise NotFound("There is no live key of that id.")
     return Response(status_code=204)
+
+
+def _place(cursor: str | None) -> tuple[float, str]:
+    """Creation and id of the key that ended the last page."""
+    if cursor is None:
+        return -math.inf, ""
+    created_at, _, key_id = cursor.partition(" ")
+    try:
+        return float(created_at), key_id
+    except ValueError:
+        raise q.foreign_cursor() from None
 
 
 def _key(key: Key) -> dict[str, str]:

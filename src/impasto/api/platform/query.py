@@ -70,7 +70,20 @@ def cursor(query: QueryParams) -> str | None:
     try:
         return urlsafe_b64decode(text.encode("ascii") + b"==").decode("utf-8")
     except (ValueError, binascii.Error):
-        raise BadRequest("cursor is not one that this server gave; take next_cursor of the page before.") from None
+        raise foreign_cursor() from None
+
+
+def foreign_cursor() -> BadRequest:
+    return BadRequest("cursor is not one that this server gave; take next_cursor of the page before.")
+
+
+def place(query: QueryParams) -> int | None:
+    """`cursor`, where it is a number: a place that stays what it is when rows before it go."""
+    text = cursor(query)
+    number = None if text is None else whole_number(text)
+    if text is not None and number is None:
+        raise foreign_cursor()
+    return number
 
 
 def page(name: str, items: Sequence[Any], *, next_: str | None) -> dict[str, Any]:
@@ -80,12 +93,9 @@ def page(name: str, items: Sequence[Any], *, next_: str | None) -> dict[str, Any
 
 
 def slice_page(query: QueryParams, items: Sequence[T], *, most: int = 100) -> tuple[Sequence[T], str | None]:
-    """A page of a list that lies in memory, and what its cursor stands for."""
-    size, place = limit(query, most=most), cursor(query)
-    start = 0 if place is None else whole_number(place)
-    if start is None:
-        raise BadRequest("cursor is not one that this server gave; take next_cursor of the page before.")
-    end = start + size
+    """A page of a list that lies in memory and loses nothing between pages, and what its cursor stands for."""
+    start = place(query) or 0
+    end = start + limit(query, most=most)
     return items[start:end], str(end) if end < len(items) else None
 
 

@@ -38,14 +38,15 @@ async def by_endpoint(call: Call) -> Response:
         found = [] if request is None or request.endpoint != ids[0] else [request]
     else:
         start, end = q.moment(query, "start", UTC), q.moment(query, "end", UTC)
-        found = call.gateway.store.requests(
+        found = await asyncio.to_thread(
+            call.gateway.store.requests,
             key_id=whose(call),
-            endpoint=ids[0],
+            endpoints=ids,
             status=Status.COMPLETED if status is None else WAITING.get(status),
             http_status=None if status is None else HTTP.get(status),
             since=None if start is None else start.timestamp(),
             until=None if end is None else end.timestamp(),
-            before=q.cursor(query),
+            before=q.place(query),
             limit=size + 1,
         )
     return await page_of(found, size, lambda request: item(call, request, expand))
@@ -65,7 +66,7 @@ async def page_of(found: Sequence[Request], size: int, row: Callable[[Request], 
             if rows and spent > PAGE_BYTES:
                 break
             rows.append(msgspec.Raw(text))
-        next_ = found[len(rows) - 1].request_id if len(found) > len(rows) else None
+        next_ = str(found[len(rows) - 1].seq) if len(found) > len(rows) else None
         return Json(q.page("items", rows, next_=next_))
 
     return await asyncio.to_thread(made)

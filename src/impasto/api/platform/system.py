@@ -1,5 +1,6 @@
 """`/v1/system`, ours and not fal's: what the server is doing now. ADMIN only, since it shows everybody's work."""
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ async def system(call: Call) -> Response:
     admin(call)
     gateway = call.gateway
     store, fleet = gateway.store, gateway.dispatcher
-    running = store.requests(status=Status.IN_PROGRESS, limit=SHOWN)
+    running = await asyncio.to_thread(store.requests, status=Status.IN_PROGRESS, limit=SHOWN)
     waiting = {endpoint: count for endpoint in gateway.endpoints if (count := store.queued(endpoint))}
     return Json(
         {
