@@ -240,6 +240,15 @@ async def test_a_full_queue_is_429_to_come_back_soon(client) -> None:
     await submit(client, f"/queue{APP}?fal_max_queue_length=2")
 
 
+async def test_the_bound_of_the_queue_is_for_new_requests_and_holds_for_many_at_once(client) -> None:
+    path, key = f"/queue{APP}?fal_max_queue_length=0", {"Idempotency-Key": "k1"}
+    first = await submit(client, path, headers=key)
+    assert (await submit(client, path, headers=key))["request_id"] == first["request_id"], "it was accepted"
+    path = "/queue/fal-ai/flux/dev?fal_max_queue_length=3"
+    answers = await asyncio.gather(*(client.post(path, json={"prompt": "a"}) for _ in range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 4 + [429] * 16
+
+
 async def test_an_idempotency_key_makes_one_request(client, server) -> None:
     headers = {"Idempotency-Key": "k1"}
     bodies = await asyncio.gather(*(submit(client, headers=headers) for _ in range(10)))

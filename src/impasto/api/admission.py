@@ -21,7 +21,7 @@ from impasto.api.roles import Role, app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import Seed
 from impasto.endpoints.table import Endpoints
-from impasto.errors import BadRequest, NotFound, PathNotFound, QueueFull
+from impasto.errors import BadRequest, NotFound, PathNotFound
 from impasto.files.fetch import FetchRefused, target
 from impasto.settings import QueueSettings
 from impasto.store.records import NewRequest, Request
@@ -51,15 +51,12 @@ async def admit(
 ) -> Request:
     """Store the request; a repeated Idempotency-Key gets the first one back. `waits`: in the queue, for its key's turn.
 
-    Raises `BadRequest` for a header or query value that makes no sense, `QueueFull` (429) past the caller's own
-    `fal_max_queue_length` or its key's limits, `ModelError` (422, from the store) when an Idempotency-Key comes with
+    Raises `BadRequest` for a header or query value that makes no sense; from the store `QueueFull` (429) past the
+    caller's own `fal_max_queue_length` or its key's limits, `ModelError` (422) when an Idempotency-Key comes with
     another input.
     """
     store = call.gateway.store
     new = _limited(_new_request(call, endpoint, input_), call.gateway.settings.queue, waits=waits)
-    longest = _max_queue_length(call.request.query_params)
-    if longest is not None and store.queued(endpoint.id) > longest:
-        raise QueueFull(f"More than {longest} requests are waiting (fal_max_queue_length={longest}).")
     if previews:
         call.gateway.dispatcher.want_previews(new.request_id)
     request = await store.submit(new)
@@ -84,6 +81,7 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         idempotency_key=_idempotency_key(headers),
         max_attempts=call.gateway.settings.queue.max_attempts,
         lifecycle=lifecycle.of_request(headers),
+        max_queue_length=_max_queue_length(query),
     )
 
 

@@ -36,7 +36,7 @@ class Store(Protocol):
         """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request.
 
         Raises `ModelError` (422) when that key came with another endpoint or input (it is known for 24 hours),
-        `QueueFull` (429) past the request's own `max_queued` or `max_open`.
+        `QueueFull` (429) past the request's own `max_queued`, `max_open` or `max_queue_length`.
         """
         ...
 

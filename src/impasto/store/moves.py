@@ -455,7 +455,12 @@ class Moves:
 
 
 def _check_room(tx: Transaction, new: NewRequest) -> None:
-    """Raises `QueueFull` (429): the key has as much waiting, or open, as it may."""
+    """Raises `QueueFull` (429): the queue is longer than the caller takes, or the key has as much waiting, or open, as
+    it may.
+    """
+    longest = new.max_queue_length
+    if longest is not None and tx.row("queued_past", endpoint=new.endpoint, length=longest) is not None:
+        raise QueueFull(f"More than {longest} requests are waiting (fal_max_queue_length={longest}).")
     for query, most, words in (
         ("queued_of_key", new.max_queued, "may wait (setting queue.max_queued)"),
         ("open_of_key", new.max_open, "may run at a time (setting queue.max_running)"),

@@ -119,6 +119,10 @@ SELECT count(*) AS count FROM (
   SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND status = 'IN_QUEUE' AND key_id = :key_id LIMIT :limit
 );
 
+-- name: queued_past
+-- Whether more than so many requests of an endpoint wait; no more of them are looked at.
+SELECT 1 FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint LIMIT 1 OFFSET :length;
+
 -- name: open_of_key
 -- How many requests of a key wait or run, counted up to a limit.
 SELECT count(*) AS count FROM (SELECT 1 FROM requests WHERE status <> 'COMPLETED' AND key_id = :key_id LIMIT :limit);

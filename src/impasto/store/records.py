@@ -87,6 +87,7 @@ class NewRequest:
     lifecycle: Lifecycle | None = None  # of the files that it will make
     max_queued: int | None = None  # refused when so many of its key wait
     max_open: int | None = None  # refused when so many of its key wait or run
+    max_queue_length: int | None = None  # refused when more than so many wait at its endpoint, of all keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
