@@ -1,7 +1,10 @@
 """T7, T8, T9, T11: cancel in every state, the start deadline, and what retention deletes."""
 
+import asyncio
+
 import pytest
 
+from impasto.store.moves import SWEEP_STEP
 from impasto.store.records import CancelResult, FileRecord, LogLine, Outcome, Result, Status
 
 ENDPOINT = "fal-ai/flux-pro"
@@ -160,6 +163,25 @@ class TestRetention:
             await store.cancel((await store.submit(new())).request_id)
         clock.advance(8 * DAY)
         assert [await store.sweep() for _ in range(4)] == [4, 4, 2, 0]
+
+    async def test_others_write_between_the_steps_of_a_sweep(self, store, new, clock):
+        late = [(await store.submit(new(start_timeout=1))).request_id for _ in range(3 * SWEEP_STEP + 1)]
+        clock.advance(2)
+        sweep = asyncio.create_task(store.sweep())
+        await asyncio.sleep(0)  # its first step is on its way
+        await store.submit(new())
+        assert store.get(late[-1]).status is Status.IN_QUEUE, "a submit did not wait for all of them"
+        moved = await sweep
+        while step := await store.sweep():  # what a slow machine did not do within a sweep's second
+            moved += step
+        assert moved == len(late)
+
+    async def test_a_sweep_reads_no_inputs(self, store, new, running, clock, monkeypatch):
+        await running()
+        await store.submit(new(start_timeout=1))
+        monkeypatch.setattr("impasto.store.rows.json.loads", lambda text: pytest.fail(f"{text} was read"))
+        clock.advance(3600)
+        assert await store.sweep() == 2
 
 
 class TestStoreNothing:

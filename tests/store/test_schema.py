@@ -167,7 +167,7 @@ class TestPlans:
             ("request_by_idempotency", "requests_idempotency (key_id=? AND idempotency_key=?)"),
             ("sweep_leases", "requests_lease (lease_until<?)"),
             ("sweep_deadlines", "requests_deadline (start_deadline>? AND start_deadline<?)"),
-            ("sweep_requests", "requests_expiry (expires_at<?)"),
+            ("sweep_request", "requests_expiry (expires_at<?)"),
             ("requests_newest_of_key", "requests_of_key (key_id=?"),
             ("requests_newest_of_endpoint", "requests_of_endpoint (endpoint=?"),
             ("requests_newest_of_both", "requests_of_both (endpoint=? AND key_id=?"),

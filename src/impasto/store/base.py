@@ -107,6 +107,7 @@ class Store(Protocol):
     async def sweep(self, *, late: float = 0.0) -> int:
         """T5, T6, T9, T11: leases that ran out, start deadlines missed, rows past their retention. → how many moved.
 
+        Not one transaction but several short ones, for a second at most: others write in between, the next call goes on.
         `late`: seconds for which this process stood still before it. When that is much of a lease, leases get it on
         top: their holders' beats wait to be read.
         """

@@ -8,8 +8,9 @@ is the only one inside a transaction, so a row read here is still true when it i
 
 import random
 import sqlite3
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,7 +42,9 @@ UNSTORED_RESULT_SECONDS = 600.0
 MAX_LOG_LINES = 1_000
 MAX_LOG_BYTES = 256 * 1024
 LOG_FULL = "The log limit of a request (1,000 lines, 256 KB) is reached; later lines are dropped."
-SWEEP_LIMIT = 500  # rows of a kind in one sweep: a long write would hold up submits
+SWEEP_LIMIT = 500  # rows in one sweep
+SWEEP_STEP = 20  # rows in one of its transactions, during which submits wait
+SWEEP_STEP_SECONDS = 0.1  # that such a transaction goes on moving: one input may take tens of megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,23 +237,34 @@ class Moves:
             tx.rings.append(0)
         return CancelResult.CANCELLATION_REQUESTED
 
-    def sweep(self, tx: Transaction, *, late: float) -> int:
-        now, monotonic = self.clock(), self.monotonic()
-        tx.run("sweep_adopt_leases", boot=self.boot, lease_until=monotonic + self.lease_seconds)
+    def sweep(self, tx: Transaction, limit: int, *, late: float) -> tuple[int, bool]:
+        """One step: at most `limit` rows, or as many as its time allows. → how many moved, whether more may be due."""
+        until = time.monotonic() + SWEEP_STEP_SECONDS
+        tx.run("sweep_adopt_leases", boot=self.boot, lease_until=self.monotonic() + self.lease_seconds)
         tx.run("sweep_adopt_backoff", boot=self.boot)
         if late > self.lease_seconds / 2:
             tx.run("sweep_extend_leases", boot=self.boot, seconds=late)
-        silent = tx.rows("sweep_leases", monotonic=monotonic, limit=SWEEP_LIMIT)
-        for row in silent:
+        moved = tx.run("sweep_files", now=self.clock(), limit=limit)
+        for _ in self._sweep_each(tx, limit):
+            moved += 1
+            if moved >= limit or time.monotonic() >= until:
+                return moved, True
+        return moved, moved >= limit
+
+    def _sweep_each(self, tx: Transaction, limit: int) -> Iterator[None]:
+        """Moves one due request between two yields."""
+        now = self.clock()
+        for row in tx.rows("sweep_leases", monotonic=self.monotonic(), limit=limit):
             # Nobody knows whether a silent runner is dead; counting it as a crash keeps poison from going round.
             self._release(tx, row, crashed=True, drain=False, reason="the runner fell silent")
-        overdue = tx.rows("sweep_deadlines", now=now, limit=SWEEP_LIMIT)
-        for row in overdue:
+            yield
+        for row in tx.rows("sweep_deadlines", now=now, limit=limit):
             self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
-        gone = tx.rows("sweep_requests", now=now, limit=SWEEP_LIMIT)
-        tx.changed += [row["request_id"] for row in gone]
-        tx.erased |= bool(gone)
-        return len(silent) + len(overdue) + len(gone) + tx.run("sweep_files", now=now, limit=SWEEP_LIMIT)
+            yield
+        while gone := tx.row("sweep_request", now=now):
+            tx.changed.append(gone["request_id"])
+            tx.erased = True
+            yield
 
     def recover(self, tx: Transaction) -> int:
         tx.run("sweep_adopt_backoff", boot=self.boot)

@@ -144,12 +144,17 @@ SELECT * FROM requests WHERE request_id = :request_id AND lease = :lease;
 
 -- name: request_complete
 -- T4, T6, T7, T9: the one way into COMPLETED; the input is replaced, kept, or erased when its caller asked for that.
+-- It is not read back: it may hold megabytes.
 UPDATE requests SET status = 'COMPLETED', outcome = :outcome, http_status = :http_status, error = :error,
   error_type = :error_type, inference_time = :inference_time, pictures = :pictures, finished_at = :now,
   expires_at = :expires_at,
   crash_count = :crash_count, lease = NULL, lease_until = NULL, not_before = 0,
   input = CASE WHEN store_io THEN coalesce(:input, input) ELSE '{}' END
-WHERE request_id = :request_id AND status <> 'COMPLETED' RETURNING *;
+WHERE request_id = :request_id AND status <> 'COMPLETED'
+RETURNING
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input;
 
 -- name: result_insert
 -- The one stored answer, with the lease of the attempt that won.
@@ -161,10 +166,14 @@ VALUES (:request_id, :lease, :http_status, :headers, :payload);
 SELECT 1 FROM results WHERE request_id = :request_id AND lease = :lease;
 
 -- name: request_requeue
--- T5, T10: back to the queue, at its old place, not before its back-off is over.
+-- T5, T10: back to the queue, at its old place, not before its back-off is over. The input is not read back.
 UPDATE requests SET status = 'IN_QUEUE', lease = NULL, lease_until = NULL, runner_id = NULL, boot = :boot,
   not_before = :not_before, attempt = :attempt, crash_count = :crash_count
-WHERE request_id = :request_id AND status = 'IN_PROGRESS' RETURNING *;
+WHERE request_id = :request_id AND status = 'IN_PROGRESS'
+RETURNING
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input;
 
 -- name: request_ask_cancel
 -- T8: tell the runner, at its next beat, that nobody wants this any more.
@@ -194,17 +203,25 @@ UPDATE requests SET lease_until = lease_until + :seconds WHERE status = 'IN_PROG
 UPDATE requests SET boot = :boot, not_before = 0 WHERE status = 'IN_QUEUE' AND not_before > 0 AND boot <> :boot;
 
 -- name: sweep_leases
--- Work whose runner has been silent for too long.
-SELECT * FROM requests WHERE status = 'IN_PROGRESS' AND lease_until <= :monotonic ORDER BY lease_until LIMIT :limit;
+-- Work whose runner has been silent for too long, without its inputs.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, log_lines, log_bytes, log_full
+FROM requests WHERE status = 'IN_PROGRESS' AND lease_until <= :monotonic ORDER BY lease_until LIMIT :limit;
 
 -- name: sweep_deadlines
--- Queued requests whose caller no longer waits for the start.
-SELECT * FROM requests
+-- Queued requests whose caller no longer waits for the start, without their inputs.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, log_lines, log_bytes, log_full
+FROM requests
 WHERE status = 'IN_QUEUE' AND start_deadline IS NOT NULL AND start_deadline <= :now ORDER BY start_deadline LIMIT :limit;
 
--- name: sweep_requests
--- T11: forget requests past their retention; result, logs and outbox go with them.
-DELETE FROM requests WHERE seq IN (SELECT seq FROM requests WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)
+-- name: sweep_request
+-- T11: forget a request past its retention; result, logs and outbox go with it.
+DELETE FROM requests WHERE seq = (SELECT seq FROM requests WHERE expires_at <= :now ORDER BY expires_at LIMIT 1)
 RETURNING request_id;
 
 -- name: sweep_files

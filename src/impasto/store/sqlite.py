@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from impasto.errors import StoreError
-from impasto.store import history, keyring, outbox
+from impasto.store import history, keyring, moves, outbox
 from impasto.store.migrate import migrate
 from impasto.store.moves import LastWord, Moves
 from impasto.store.positions import Positions, Waiting
@@ -61,6 +61,7 @@ from impasto.store.writer import Transaction, Writer
 
 MINIMUM_SQLITE = (3, 37)  # strict tables
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
+SWEEP_SECONDS = 1.0  # that one sweep goes on; the next one does the rest
 TOUCH_SECONDS = 60.0  # a key's last_used_at is written at most so often: polls must not become writes
 
 
@@ -240,7 +241,15 @@ class SqliteStore:
         return await self._writer.run(lambda tx: self._moves.cancel(tx, request_id))
 
     async def sweep(self, *, late: float = 0.0) -> int:
-        return await self._writer.run(lambda tx: self._moves.sweep(tx, late=late))
+        until = time.monotonic() + SWEEP_SECONDS
+        moved, more = 0, True
+        while more and moved < moves.SWEEP_LIMIT and time.monotonic() < until:
+            step, more = await self._sweep_step(min(moves.SWEEP_STEP, moves.SWEEP_LIMIT - moved), late)
+            moved, late = moved + step, 0.0
+        return moved
+
+    async def _sweep_step(self, limit: int, late: float) -> tuple[int, bool]:
+        return await self._writer.run(lambda tx: self._moves.sweep(tx, limit, late=late))
 
     async def recover(self) -> int:
         return await self._writer.run(self._moves.recover)
