@@ -105,7 +105,7 @@ class TestWebhooks:
         (row,) = (await client.get("/v1/webhooks")).json()["deliveries"]
         assert (row["request_id"], row["endpoint_id"], row["url"]) == (request_id, APP, HOOK)
         assert (row["state"], row["attempts"], row["last"]) == ("DUE", 0, None)
-        (delivery,) = await server.store.claim_deliveries({"example.org:443": 1}, seconds=60)
+        (delivery,) = await server.store.claim_deliveries({("", "example.org:443"): 1}, seconds=60)
         refused = DeliveryAttempt(number=1, at=1.0, http_status=410, error="It answers 410.", seconds=0.1)
         assert await server.store.record_delivery(delivery, refused, state=DeliveryState.DEAD)
         (row,) = (await client.get("/v1/webhooks?state=DEAD")).json()["deliveries"]

@@ -21,7 +21,7 @@ def path(body: dict) -> str:
 
 
 async def fail_once(store, next_at: float) -> None:
-    (delivery,) = await store.claim_deliveries({"example.com:443": 1}, seconds=30)
+    (delivery,) = await store.claim_deliveries({("", "example.com:443"): 1}, seconds=30)
     attempt = DeliveryAttempt(number=1, at=1_800_000_000.25, http_status=500, error="No.", seconds=0.1234)
     assert await store.record_delivery(delivery, attempt, state=DeliveryState.DUE, next_at=next_at)
 
@@ -90,7 +90,7 @@ class TestLog:
     async def test_while_a_try_is_under_way_no_next_one_is_named(self, client, server):
         body = await submit(client)
         await server.worker.draw(await server.worker.take())
-        await server.store.claim_deliveries({"example.com:443": 1}, seconds=30)
+        await server.store.claim_deliveries({("", "example.com:443"): 1}, seconds=30)
         assert (await client.get(path(body))).json()["next_try"] is None
 
     async def test_a_request_without_webhook_has_no_log(self, client):
@@ -125,11 +125,11 @@ class TestRedeliver:
         body = await submit(client)
         await server.worker.draw(await server.worker.take())
         await fail_once(server.store, next_at=time.time() + 3600)
-        assert server.store.deliveries_due()["example.com:443"] > time.time()
+        assert server.store.deliveries_due()["", "example.com:443"] > time.time()
         answer = await client.post(path(body) + "/redeliver")
         assert (answer.status_code, answer.json()["state"]) == (202, "DUE")
         assert len(answer.json()["attempts"]) == 1
-        assert server.store.deliveries_due()["example.com:443"] <= time.time()
+        assert server.store.deliveries_due()["", "example.com:443"] <= time.time()
 
     async def test_before_the_end_there_is_nothing_to_send(self, client):
         answer = await client.post(path(await submit(client)) + "/redeliver")

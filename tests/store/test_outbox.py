@@ -22,7 +22,7 @@ from impasto.store.sqlite import SqliteStore
 
 async def main():
     store = await SqliteStore.open(sys.argv[1])
-    (claimed,) = await store.claim_deliveries({"example.org:443": 1}, seconds=3600)
+    (claimed,) = await store.claim_deliveries({("", "example.org:443"): 1}, seconds=3600)
     print(claimed.claim, flush=True)
     await asyncio.sleep(3600)
 
@@ -37,11 +37,11 @@ def attempt(number: int, **changes) -> DeliveryAttempt:
 
 def due(store, clock) -> list[str]:
     """The hosts that something is due for now."""
-    return [host for host, at in store.deliveries_due().items() if at <= clock.now]
+    return [host for (_, host), at in store.deliveries_due().items() if at <= clock.now]
 
 
-async def claim(store, limit: int = 10, host: str = HOST, seconds: float = 30):
-    return await store.claim_deliveries({host: limit}, seconds=seconds)
+async def claim(store, limit: int = 10, host: str = HOST, seconds: float = 30, key_id: str = ""):
+    return await store.claim_deliveries({(key_id, host): limit}, seconds=seconds)
 
 
 @pytest.fixture
@@ -77,10 +77,24 @@ class TestClaim:
         for url in (HOOK, HOOK, "http://other.example/x", "http://third.example/x"):
             await posted(url)
         assert due(store, clock) == [HOST, "other.example:80", "third.example:80"]
-        claimed = await store.claim_deliveries({HOST: 2, "other.example:80": 9, "nobody:1": 9}, seconds=30)
+        claimed = await store.claim_deliveries(
+            {("", HOST): 2, ("", "other.example:80"): 9, ("", "nobody:1"): 9}, seconds=30
+        )
         assert [delivery.host for delivery in claimed] == [HOST, HOST, "other.example:80"]
         assert claimed[0].request_id == first
         assert due(store, clock) == [HOST, "third.example:80"]
+
+    async def test_each_key_has_its_own_lane_to_a_host(self, store, posted, clock):
+        theirs = [await posted(key_id="k1") for _ in range(3)]
+        clock.advance(1)
+        mine = await posted(key_id="k2")
+        await posted("http://other.example/x", key_id="k2")
+        other = "other.example:80"
+        at = clock.now
+        assert store.deliveries_due() == {("k1", HOST): at - 1, ("k2", HOST): at, ("k2", other): at}
+        (delivery,) = await claim(store, key_id="k2")
+        assert (delivery.request_id, delivery.key_id) == (mine, "k2")
+        assert [delivery.request_id for delivery in await claim(store, key_id="k1")] == theirs
 
     async def test_a_claim_that_lapsed_is_due_again_and_the_log_says_so(self, store, posted, clock):
         request_id = await posted()
@@ -230,7 +244,7 @@ class TestDurability:
         )
         connection.close()
         store = await open_store()
-        assert store.deliveries_due() == {"": 1}
+        assert store.deliveries_due() == {("", ""): 1}
         (delivery,) = await claim(store, host="")
         assert (delivery.request_id, delivery.url, delivery.attempt) == ("r", HOOK, 1)
 
@@ -270,7 +284,7 @@ class TestList:
 
     async def test_they_are_those_of_a_state_and_of_a_key(self, store, posted, clock):
         mine, theirs = await posted(key_id="mine"), await posted(key_id="theirs")
-        (delivery,) = [each for each in await claim(store) if each.request_id == mine]
+        (delivery,) = await claim(store, key_id="mine")
         assert await store.record_delivery(delivery, attempt(1), state=DeliveryState.DELIVERED)
         assert [row.delivery.request_id for row in store.deliveries(state=DeliveryState.DELIVERED)] == [mine]
         assert [row.delivery.request_id for row in store.deliveries(key_id="theirs")] == [theirs]

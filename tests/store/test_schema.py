@@ -175,9 +175,10 @@ class TestPlans:
             ("usage_durations", "COVERING INDEX requests_ended (finished_at>? AND finished_at<?)"),
             ("payloads_retire_files", "files_request (request_id=?)"),
             ("logs_after", "PRIMARY KEY (request_id=? AND n>?)"),
-            ("delivery_hosts", "webhook_due (host=?)"),
-            ("delivery_hosts", "webhook_due (host>?)"),
-            ("delivery_due", "webhook_due (host=? AND next_at<?)"),
+            ("delivery_lanes", "webhook_due (key_id=? AND host=?)"),
+            ("delivery_lanes", "webhook_due (key_id=? AND host>?)"),
+            ("delivery_lanes", "webhook_due (key_id>?)"),
+            ("delivery_due", "webhook_due (key_id=? AND host=? AND next_at<?)"),
             ("delivery_release", "webhook_claimed (claimed_until>?)"),
         ],
     )

@@ -254,6 +254,37 @@ class TestNeighbours:
             await healthy.count(40)
             assert len(hanging.got) == 4
 
+    async def test_a_key_whose_hosts_hang_leaves_slots_to_others(self, receive, deliverer, finish):
+        hanging, healthy = [await receive("hang", "hang") for _ in range(20)], await receive()
+        busy, got = asyncio.Event(), []
+
+        def came(webhook: object) -> None:
+            got.append(webhook)
+            if len(got) == 14:
+                busy.set()
+
+        for receiver in hanging:
+            receiver.on_arrival = came
+        async with deliverer(concurrency=16):
+            for receiver in hanging * 2:
+                await finish(receiver.url, key_id="mallory")
+            await asyncio.wait_for(busy.wait(), 60)
+            for _ in range(8):
+                await finish(healthy.url, key_id="victim")
+            await healthy.count(8)
+            assert len(got) == 14, "alone it has all slots but an eighth"
+
+    async def test_while_others_wait_a_key_has_a_quarter_of_the_slots(self, receive, deliverer, finish):
+        receivers = {key: await receive(*["hang"] * 30) for key in ("a", "b")}
+        for _ in range(30):
+            for key, receiver in receivers.items():
+                await finish(receiver.url, key_id=key)
+        async with deliverer(concurrency=16):
+            for receiver in receivers.values():
+                await receiver.count(4)
+            await asyncio.sleep(0.2)
+            assert [receiver.open for receiver in receivers.values()] == [4, 4]
+
     async def test_one_host_gets_no_more_than_its_slots_at_a_time(self, receive, deliverer, finish):
         receiver = await receive()
         for _ in range(30):

@@ -19,6 +19,7 @@ from impasto.store.records import (
     DurationRow,
     FileRecord,
     Key,
+    Lane,
     LogLine,
     NewRequest,
     Outcome,
@@ -107,9 +108,9 @@ class Store(Protocol):
     async def sweep(self, *, late: float = 0.0) -> int:
         """T5, T6, T9, T11: leases that ran out, start deadlines missed, rows past their retention. → how many moved.
 
-        Not one transaction but several short ones, for a second at most: others write in between, the next call goes on.
-        `late`: seconds for which this process stood still before it. When that is much of a lease, leases get it on
-        top: their holders' beats wait to be read.
+        Not one transaction but several short ones: others write in between. After a second the rest is left to the
+        next call. `late`: seconds for which this process stood still before it. When that is much of a lease, leases
+        get it on top: their holders' beats wait to be read.
         """
         ...
 
@@ -140,12 +141,12 @@ class Store(Protocol):
     def queued(self, endpoint: str | None = None) -> int: ...
 
     # ------------------------------------------------------------ webhook deliveries (made when their request ends)
-    def deliveries_due(self) -> dict[str, float]:
-        """Each host (host:port) that something is to be delivered to → when the first of it is due."""
+    def deliveries_due(self) -> dict[Lane, float]:
+        """Each key and host (host:port) that something is to be delivered for → when the first of it is due."""
         ...
 
-    async def claim_deliveries(self, wanted: Mapping[str, int], *, seconds: float) -> list[Delivery]:
-        """Due deliveries, at most so many a host: attempt+1, theirs for `seconds`; a claim that lapses is due again."""
+    async def claim_deliveries(self, wanted: Mapping[Lane, int], *, seconds: float) -> list[Delivery]:
+        """Due deliveries, at most so many a lane: attempt+1, theirs for `seconds`; a claim that lapses is due again."""
         ...
 
     async def record_delivery(

@@ -430,7 +430,7 @@ class Moves:
             payload=payload,
         )
         if row["webhook_url"] is not None:
-            outbox.post(tx, request_id, row["webhook_url"], now)
+            outbox.post(tx, request_id, row["key_id"], row["webhook_url"], now)
         tx.changed.append(request_id)
         tx.erased |= not row["store_io"]
         return request_of(_there(done))

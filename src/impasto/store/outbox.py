@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from impasto.store.records import Delivery, DeliveryAttempt, DeliveryState
+from impasto.store.records import Delivery, DeliveryAttempt, DeliveryState, Lane
 from impasto.store.rows import clean, delivery_of
 from impasto.store.writer import Transaction
 
@@ -18,17 +18,25 @@ MAX_ATTEMPTS = 100  # lines of the log that are kept: a delivery can be asked fo
 LAPSED = "Nobody wrote down how it ended: the server was stopped meanwhile."
 
 
-def post(tx: Transaction, request_id: str, url: str, now: float) -> None:
+def post(tx: Transaction, request_id: str, key_id: str, url: str, now: float) -> None:
     """The outbox row of a request that ends in this transaction; due at once."""
     delivery_id = str(uuid.uuid4())
-    tx.run("delivery_insert", delivery_id=delivery_id, request_id=request_id, url=url, host=host_of(url), now=now)
+    tx.run(
+        "delivery_insert",
+        delivery_id=delivery_id,
+        request_id=request_id,
+        key_id=key_id,
+        url=url,
+        host=host_of(url),
+        now=now,
+    )
     tx.posted = True
 
 
-def claim(tx: Transaction, wanted: Mapping[str, int], *, seconds: float, now: float) -> list[Delivery]:
+def claim(tx: Transaction, wanted: Mapping[Lane, int], *, seconds: float, now: float) -> list[Delivery]:
     claimed: list[Delivery] = []
-    for host, limit in wanted.items():
-        for row in tx.rows("delivery_due", host=host, now=now, limit=max(limit, 0)):
+    for (key_id, host), limit in wanted.items():
+        for row in tx.rows("delivery_due", key_id=key_id, host=host, now=now, limit=max(limit, 0)):
             if row["claim"] is not None:
                 lapsed = DeliveryAttempt(number=row["attempt"], at=now, http_status=None, error=LAPSED, seconds=0.0)
                 _append(tx, row["delivery_id"], lapsed)

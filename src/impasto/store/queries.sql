@@ -283,26 +283,37 @@ SELECT * FROM requests WHERE request_id = :request_id;
 
 -- name: delivery_insert
 -- The outbox row of a webhook; due at once.
-INSERT INTO webhook_deliveries (delivery_id, request_id, url, host, next_at, created_at)
-VALUES (:delivery_id, :request_id, :url, :host, :now, :now);
+INSERT INTO webhook_deliveries (delivery_id, request_id, key_id, url, host, next_at, created_at)
+VALUES (:delivery_id, :request_id, :key_id, :url, :host, :now, :now);
 
--- name: delivery_hosts
--- When each host's next delivery is due: two looks into the index a host, however many deliveries wait for it.
-WITH RECURSIVE hosts (host) AS (
-  SELECT min(host) FROM webhook_deliveries WHERE state = 'DUE'
+-- name: delivery_lanes
+-- When the next delivery of each key to each host is due: two looks into the index a lane, however many wait in it.
+WITH RECURSIVE waiting (key_id) AS (
+  SELECT min(key_id) FROM webhook_deliveries WHERE state = 'DUE'
   UNION ALL
-  SELECT (SELECT min(host) FROM webhook_deliveries WHERE state = 'DUE' AND host > hosts.host)
-  FROM hosts WHERE hosts.host IS NOT NULL
+  SELECT (SELECT min(key_id) FROM webhook_deliveries WHERE state = 'DUE' AND key_id > waiting.key_id)
+  FROM waiting WHERE waiting.key_id IS NOT NULL
+),
+lanes (key_id, host) AS (
+  SELECT key_id, (
+    SELECT min(host) FROM webhook_deliveries AS due WHERE due.state = 'DUE' AND due.key_id = waiting.key_id
+  ) FROM waiting WHERE key_id IS NOT NULL
+  UNION ALL
+  SELECT key_id, (
+    SELECT min(host) FROM webhook_deliveries AS due
+    WHERE due.state = 'DUE' AND due.key_id = lanes.key_id AND due.host > lanes.host
+  ) FROM lanes WHERE lanes.host IS NOT NULL
 )
-SELECT hosts.host, (
-  SELECT min(due.next_at) FROM webhook_deliveries AS due WHERE due.state = 'DUE' AND due.host = hosts.host
+SELECT lanes.key_id, lanes.host, (
+  SELECT min(due.next_at) FROM webhook_deliveries AS due
+  WHERE due.state = 'DUE' AND due.key_id = lanes.key_id AND due.host = lanes.host
 ) AS next_at
-FROM hosts WHERE hosts.host IS NOT NULL;
+FROM lanes WHERE lanes.host IS NOT NULL;
 
 -- name: delivery_due
--- What is due for one host, the longest waiting first.
+-- What one key has due for one host, the longest waiting first.
 SELECT delivery_id, claim, attempt FROM webhook_deliveries
-WHERE state = 'DUE' AND host = :host AND next_at <= :now ORDER BY next_at LIMIT :limit;
+WHERE state = 'DUE' AND key_id = :key_id AND host = :host AND next_at <= :now ORDER BY next_at LIMIT :limit;
 
 -- name: delivery_claim
 -- A due delivery goes to a deliverer; when the claim lapses it is due again.

@@ -185,6 +185,7 @@ class Delivery:
 
     delivery_id: str
     request_id: str
+    key_id: str  # of the request
     url: str
     host: str  # host:port
     state: DeliveryState
@@ -194,6 +195,10 @@ class Delivery:
     created_at: float
     claim: str | None
     claimed_until: float | None  # None: nobody is at it
+
+
+Lane = tuple[str, str]
+"""(key id, host:port): deliveries that wait for each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,7 @@ def delivery_of(row: sqlite3.Row) -> Delivery:
     return Delivery(
         delivery_id=row["delivery_id"],
         request_id=row["request_id"],
+        key_id=row["key_id"],
         url=row["url"],
         host=row["host"],
         state=DeliveryState(row["state"]),

@@ -33,6 +33,7 @@ from impasto.store.records import (
     DurationRow,
     FileRecord,
     Key,
+    Lane,
     LogLine,
     NewRequest,
     Outcome,
@@ -280,10 +281,10 @@ class SqliteStore:
 
     # ------------------------------------------------------------ webhook deliveries
 
-    def deliveries_due(self) -> dict[str, float]:
-        return {row["host"]: row["next_at"] for row in self._rows("delivery_hosts")}
+    def deliveries_due(self) -> dict[Lane, float]:
+        return {(row["key_id"], row["host"]): row["next_at"] for row in self._rows("delivery_lanes")}
 
-    async def claim_deliveries(self, wanted: Mapping[str, int], *, seconds: float) -> list[Delivery]:
+    async def claim_deliveries(self, wanted: Mapping[Lane, int], *, seconds: float) -> list[Delivery]:
         wanted, now = dict(wanted), self._moves.clock()
         return await self._writer.run(lambda tx: outbox.claim(tx, wanted, seconds=seconds, now=now))
 

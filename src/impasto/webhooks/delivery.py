@@ -1,6 +1,6 @@
 """The deliverer: claims what is due, sends it, records what came of it. At least once; never before the result.
 
-    outbox ─▶ hosts with something due ─▶ free slots? ─▶ claim ─▶ sign ─▶ POST ─┬▶ DELIVERED: 2xx
+    outbox ─▶ keys and hosts with something due ─▶ turns, free slots? ─▶ claim ─▶ sign ─▶ POST ─┬▶ DELIVERED: 2xx
       ▲  rings when a request ends                                              ├▶ DEAD: refused, 3xx, tries used up
       └─────────────────────────────────────────────────────────────────────────┴─ DUE again, later each time
 
@@ -15,7 +15,8 @@ import ipaddress
 import logging
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections import Counter, deque
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from impasto.files.fetch import FetchError, FetchPolicy, FetchRefused, send
 from impasto.files.names import Names
 from impasto.settings import Settings
 from impasto.store.base import Store
-from impasto.store.records import Delivery, DeliveryAttempt, DeliveryState, Request, SigningKey
+from impasto.store.records import Delivery, DeliveryAttempt, DeliveryState, Lane, Request, SigningKey
 from impasto.webhooks.hosts import Hosts
 from impasto.webhooks.payload import MIB, body_of
 from impasto.webhooks.signature import signed_headers
@@ -34,6 +35,9 @@ log = logging.getLogger("impasto.webhooks")
 
 POLL_SECONDS = 1.0  # another process may have asked for a delivery; a host's rate may allow more
 LISTEN_SECONDS = 3600.0
+RESTS = 20  # a look for what is due is followed by a rest so many times as long: it has the event loop for itself
+SHARES = 4  # one key has at most a quarter of the slots while others wait
+RESERVE = 8  # and alone all but an eighth
 GRACE_SECONDS = 15.0  # from the end of a try's patience to the lapse of its claim
 DRAIN_SECONDS = 5.0  # that a stop waits for tries under way
 SPREAD = 0.1  # of a delay: webhooks that failed together do not come back together
@@ -77,6 +81,8 @@ class Deliverer:
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._tries: set[asyncio.Task[None]] = set()
+        self._busy: Counter[str] = Counter()  # tries under way, by key
+        self._rest = 0.0  # seconds before the next look
 
     # ------------------------------------------------------------ start and stop
 
@@ -101,6 +107,7 @@ class Deliverer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
+            await asyncio.sleep(self._rest)
             self._wake.clear()
             pause = POLL_SECONDS
             try:
@@ -116,31 +123,62 @@ class Deliverer:
     async def _claim(self) -> float:
         """Begin what may begin now; → seconds until it is worth looking again, if nothing rings before."""
         self._hosts.forget()
-        hosts, now = self._store.deliveries_due(), time.time()
-        pause = min((at - now for at in hosts.values() if at > now), default=POLL_SECONDS)
-        await self._begin([host for host, at in hosts.items() if at <= now])
+        start = time.monotonic()
+        lanes, now = self._store.deliveries_due(), time.time()
+        pause = min((at - now for at in lanes.values() if at > now), default=POLL_SECONDS)
+        due = [lane for lane, at in lanes.items() if at <= now]
+        random.shuffle(due)  # when there is not enough for all, nobody is always the last
+        # With ten thousand hosts a look takes long, and every try that ends asks for one.
+        self._rest = min((time.monotonic() - start) * RESTS, POLL_SECONDS)
+        while wanted := self._share(due):
+            begun = await self._begin(wanted)
+            due = [lane for lane in due if begun[lane] == wanted.get(lane, 0)]  # the others have no more
         return min(pause, POLL_SECONDS)
 
-    async def _begin(self, due: list[str]) -> None:
-        random.shuffle(due)  # when there is not enough for all, nobody is always the last
-        free = self._settings.concurrency - len(self._tries)
-        wanted: dict[str, int] = {}
-        for host in due:
-            wanted[host] = min(self._hosts.free(host), free)
-            free -= wanted[host]
-        wanted = {host: count for host, count in wanted.items() if count > 0}
-        if not wanted:
-            return
+    def _share(self, due: Sequence[Lane]) -> dict[Lane, int]:
+        """How many tries may begin in each lane: the key with the fewest under way comes next, its hosts in turn."""
+        total, busy = self._settings.concurrency, self._busy.copy()
+        free, room = total - len(self._tries), {host: self._hosts.free(host) for _, host in due}
+        waiting: dict[str, deque[str]] = {}
+        for key_id, host in due:
+            if room[host] > 0:
+                waiting.setdefault(key_id, deque()).append(host)
+        # One key alone leaves a few slots free: whoever comes then need not wait for tries of two minutes.
+        most = max(total // SHARES, 1) if len(waiting) > 1 else total - total // RESERVE
+        wanted: Counter[Lane] = Counter()
+        while free > 0 and waiting:
+            key_id = min(waiting, key=lambda key_id: busy[key_id])
+            host = waiting[key_id].popleft()
+            if room[host] > 0 and busy[key_id] < most:
+                wanted[key_id, host] += 1
+                busy[key_id] += 1
+                room[host] -= 1
+                free -= 1
+                waiting[key_id].append(host)
+            if not waiting[key_id] or busy[key_id] >= most:
+                del waiting[key_id]
+        return wanted
+
+    async def _begin(self, wanted: Mapping[Lane, int]) -> Counter[Lane]:
+        """Claim and start; → how many in each lane."""
+        begun: Counter[Lane] = Counter()
         patience = max(self._settings.seconds, self._settings.retry_seconds)
         for delivery in await self._store.claim_deliveries(wanted, seconds=patience + GRACE_SECONDS):
+            begun[delivery.key_id, delivery.host] += 1
             self._hosts.began(delivery.host)
-            self._spawn(self._deliver(delivery))
+            self._busy[delivery.key_id] += 1
+            self._spawn(self._deliver(delivery), delivery.key_id)
+        return begun
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], key_id: str) -> None:
         task = asyncio.create_task(work)
         self._tries.add(task)
-        task.add_done_callback(self._tries.discard)
-        task.add_done_callback(lambda _: self._wake.set())  # a slot is free
+        task.add_done_callback(lambda task: self._ended(task, key_id))
+
+    def _ended(self, task: asyncio.Task[None], key_id: str) -> None:
+        self._tries.discard(task)
+        self._busy -= Counter({key_id: 1})  # which drops a key that has none left
+        self._wake.set()  # a slot is free
 
     # ------------------------------------------------------------ one attempt
 
