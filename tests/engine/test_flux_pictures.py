@@ -21,6 +21,7 @@ from impasto.errors import ModelError
 from impasto.flux import canny, weights
 from impasto.flux import pipeline as flux
 from impasto.flux.autoencoder import Autoencoder
+from impasto.flux.images import resize
 from impasto.flux.models import (
     FLUX1_CANNY,
     FLUX1_DEPTH,
@@ -200,8 +201,44 @@ def test_edges_are_found_once() -> None:
     assert 0 < len(rows) < 200
     assert abs(rows.min() - 10) <= 1
     assert abs(columns.max() - 49) <= 1
-    assert np.array_equal(pictures._edges(image("canny", edges)), edges)
-    assert np.array_equal(pictures._edges(image("canny", photo)), edges)
+    assert np.array_equal(pictures._edges(image("canny", edges), height=48, width=64), edges)
+    assert np.array_equal(pictures._edges(image("canny", photo), height=48, width=64), edges)
+
+
+def test_edges_are_found_at_the_size_that_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BFL resizes first: the map that the model reads is black and white, whatever the size of the upload."""
+    it = pipeline(FLUX1_CANNY)
+    seen: list[Pixels] = []
+    tensor = it._pipeline._tensor
+    monkeypatch.setattr(it._pipeline, "_tensor", lambda read: seen.append(read) or tensor(read))
+    soft = np.random.default_rng(3).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    photo = np.array(Image.fromarray(soft).resize((128, 96), Image.Resampling.BICUBIC))
+    pictures.read(job(images=(image("canny", photo),)), it._pipeline)
+    (read,) = seen
+    assert set(np.unique(read)) == {0, 255}
+    assert np.array_equal(read, canny.edges(resize(photo, height=48, width=64)))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_map_that_was_made_smaller_is_a_map(format: str) -> None:
+    """Maps above the decoder's bound come in grey; to trace them again would double every line."""
+    rough = Image.fromarray(np.random.default_rng(2).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    lines = canny.edges(np.array(rough.resize((640, 480), Image.Resampling.BICUBIC)))
+    file = io.BytesIO()
+    smaller = Image.fromarray(lines).resize((400, 300), Image.Resampling.LANCZOS)
+    smaller.save(file, format)
+    ready = np.array(Image.open(file).convert("RGB"))
+    assert ((ready > 31) & (ready < 224)).mean() > 0.02, "it is not black and white"
+    assert canny.is_map(ready)
+    assert np.array_equal(
+        pictures._edges(image("canny", ready), height=304, width=400), pictures.pixels(image("canny", ready))
+    )
+
+
+def test_a_dark_photograph_in_grey_is_no_map() -> None:
+    night = np.zeros((300, 400, 3), np.uint8)
+    night[200:280, 50:250] = np.linspace(40, 200, 200, dtype=np.uint8)[:, None]
+    assert not canny.is_map(night)
 
 
 def test_redux_beside_the_model_lets_it_take_after_pictures(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def _beside(job: Job, model: flux.Pipeline) -> Tensor | None:
         (mask,) = _of(job, "mask")
         return model.encode_fill(pixels(image), pixels(mask), **size)
     for image in _of(job, "canny"):
-        return model.encode_control(_edges(image), **size)
+        return model.encode_control(_edges(image, **size), **size)
     for image in _of(job, "depth"):
         return model.encode_control(_depth(image), **size)
     return None
@@ -174,7 +174,10 @@ def _context(job: Job, model: flux.Pipeline) -> Context | None:
     return model.encode_context(images) if images else None
 
 
-def _edges(image: ImageInput) -> Pixels:
+def _edges(image: ImageInput, *, height: int, width: int) -> Pixels:
+    """A map that is given, as it is; else the edges of the picture at the size in which it is drawn, as BFL finds them:
+    edges that are found first and resized afterwards are grey and blurred, and the model knows black and white.
+    """
     given = pixels(image)
     if canny.is_map(given):
         return given
@@ -184,7 +187,7 @@ def _edges(image: ImageInput) -> Pixels:
             "This server cannot find edges: OpenCV is not installed.",
             "On the server: `pip install impasto[control]`; or send a map of edges, white on black.",
         )
-    return canny.edges(given)
+    return canny.edges(fit(given, native=(height, width), box=Box(0, 0, height, width)))
 
 
 def _depth(image: ImageInput) -> Pixels:

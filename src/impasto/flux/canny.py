@@ -6,8 +6,11 @@ import importlib.util
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 LOW, HIGH = 50, 200  # of the gradient; BFL's own
+DARK = 32  # a level below it counts as black
+LINE = 5  # pixels across: nothing of a line is left where the darkest pixel of so many a side is taken
 
 
 def available() -> bool:
@@ -23,7 +26,14 @@ def edges(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def is_map(pixels: NDArray[np.uint8]) -> bool:
-    """Whether a picture is a map of edges already: almost all of it black or white, without colour."""
+    """Whether a picture is a map of edges already: without colour, and black and white, or thin lines on black whose
+    sides are grey because the map was made smaller. A photograph in grey has broad bright parts.
+    """
     grey = pixels.max(axis=2)
-    flat = (grey - pixels.min(axis=2)) < 16
-    return bool(((grey < 32) | (grey > 223)).mean() > 0.98 and flat.mean() > 0.98 and (grey > 223).mean() < 0.5)
+    if ((grey - pixels.min(axis=2)) < DARK // 2).mean() <= 0.98:
+        return False
+    bright = grey > 255 - DARK
+    if ((grey < DARK) | bright).mean() > 0.98:
+        return bool(bright.mean() < 0.5)
+    broad = np.asarray(Image.fromarray(grey).filter(ImageFilter.MinFilter(LINE))) >= DARK
+    return bool((grey < DARK).mean() > 0.4 and broad.mean() < 0.01)
