@@ -6,6 +6,7 @@ through `huggingface_hub`, an optional package, which draws the progress bars an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,8 @@ def add(settings: Settings, path: Path, *, name: str | None = None, model: str |
     from impasto.flux.checks import dry_load
     from impasto.flux.stored import files_of
 
-    found = locate(path.resolve(), models=settings.models_folder)
+    path = Path(os.path.abspath(path))  # links stay: the hub's cache consists of them
+    found = locate(path, models=settings.models_folder)
     if model is not None:
         if model not in MODELS or MODELS[model].embedded:
             raise ConfigError(f"--as {model}: not a model of `impasto models list`.")
@@ -61,11 +63,11 @@ def add(settings: Settings, path: Path, *, name: str | None = None, model: str |
             f"impasto models remove {name}."
         )
     parts = dry_load(found)
-    item = library.Kept(name=name, model=kind, path=path.resolve())
+    item = library.Kept(name=name, model=kind, path=path)
     files = [file for part in parts for file in files_of(part.path)]
     library.keep(settings.models_folder, _summed(item, files if sums else ()))
     size = sum(part.size for part in parts) / 1e9
-    return f"{name}: {kind}, {size:.1f} GB in {path.resolve()}. Serve it with `impasto serve --model {name}`."
+    return f"{name}: {kind}, {size:.1f} GB in {path}. Serve it with `impasto serve --model {name}`."
 
 
 def pull(settings: Settings, name: str) -> str:

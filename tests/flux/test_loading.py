@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from impasto import models
 from impasto.errors import ModelUnavailable, WeightsError
 from impasto.flux import weights
 from impasto.flux.checkpoint import locate
@@ -17,6 +19,7 @@ from impasto.flux.checks import dry_load
 from impasto.flux.models import FLUX1_CANNY, FLUX1_DEV, FLUX1_FILL, FLUX1_KONTEXT, FLUX1_SCHNELL, ModelSpec
 from impasto.flux.pipeline import Pipeline
 from impasto.flux.stored import StoredFile, open_stored
+from impasto.settings import Settings
 
 from ..checkpoints import Made, made, write_diffusers, write_single
 
@@ -145,3 +148,49 @@ print((held("VmHWM") - before) / (512 * 2**20))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert 0.9 < float(done.stdout) < 1.5
+
+
+def cached(source: Path, hub: Path, repository: str) -> Path:
+    """A repository's snapshot as huggingface_hub caches it: relative links to files that have a hash for a name."""
+    snapshot, blobs = (hub / f"models--{repository.replace('/', '--')}" / part for part in ("snapshots/0a1b", "blobs"))
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(sorted(each for each in source.rglob("*") if each.is_file())):
+        blob, link = blobs / f"{number:064x}", snapshot / file.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(blob)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def test_a_snapshot_in_the_hubs_cache_is_a_folder_like_any_other(parts: Made, tmp_path: Path) -> None:
+    source = write_single(tmp_path / "source", parts, name="flux1-dev.safetensors").parent
+    snapshot = cached(source, tmp_path / "hub", "black-forest-labs/FLUX.1-dev")
+    whole = ["transformer", "autoencoder", "clip", "t5"]
+    for path in (snapshot, snapshot / "flux1-dev.safetensors"):
+        found = locate(path)
+        assert found.spec == parts.small
+        assert [part.role for part in dry_load(found)] == whole
+    settings = Settings(data=tmp_path / "data")
+    models.add(settings, snapshot / "flux1-dev.safetensors", name="mine", sums=False)
+    kept = locate("mine", models=settings.models_folder)
+    assert kept.file == snapshot / "flux1-dev.safetensors"
+    assert [part.role for part in dry_load(kept)] == whole
+
+
+def test_a_link_to_a_single_file_finds_the_parts_beside_the_file(parts: Made, tmp_path: Path) -> None:
+    file = write_single(tmp_path / "weights", parts, name="portraits.safetensors")
+    link = tmp_path / "portraits.safetensors"
+    link.symlink_to(file)
+    for folder in (None, tmp_path / "models"):
+        assert [part.path.parent for part in dry_load(locate(link, models=folder))][1:] == [file.parent] * 3
+
+
+@pytest.mark.parametrize("layout", ["single", "diffusers"])
+def test_a_snapshots_repository_says_what_its_shapes_do_not(layout: str, tmp_path: Path) -> None:
+    it = made(FLUX1_CANNY)
+    if layout == "single":
+        source = write_single(tmp_path / "source", it, name="model.safetensors").parent
+    else:
+        source = write_diffusers(tmp_path / "source", it)
+    found = locate(cached(source, tmp_path / "hub", "somebody/FLUX.1-Canny-dev"))
+    assert found.spec.name == FLUX1_CANNY.name

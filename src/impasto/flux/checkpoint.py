@@ -8,7 +8,7 @@ files, diffusers' folders, ComfyUI's single files for the encoders, and its all-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,10 +115,10 @@ def locate(model: str | Path, *, models: Path | None = None) -> Checkpoint:
         return _configured(EMBEDDED / spec.name)
     if models is not None and (kept := library.find(models, str(model))) is not None:
         found = _at(kept.path)
-        elsewhere = tuple(item.folder for item in library.kept(models) if item.name != kept.name)
         named = MODELS.get(kept.model)
         spec = found.spec if named is None else like(named, found.spec)
-        return replace(found, spec=spec, sums=dict(found.sums) | dict(kept.sums), elsewhere=elsewhere)
+        found = replace(found, spec=spec, sums=dict(found.sums) | dict(kept.sums))
+        return _searched(found, (item for item in library.kept(models) if item.name != kept.name))
     if spec is not None:
         files = ", ".join(file.name for file in spec.files)
         raise ModelUnavailable(
@@ -126,7 +126,12 @@ def locate(model: str | Path, *, models: Path | None = None) -> Checkpoint:
             f"{files}."
         )
     found = _at(Path(model))
-    return found if models is None else replace(found, elsewhere=tuple(item.folder for item in library.kept(models)))
+    return found if models is None else _searched(found, library.kept(models))
+
+
+def _searched(found: Checkpoint, others: Iterable[library.Kept]) -> Checkpoint:
+    """With the folders of other models to search, after those that it knows of itself."""
+    return replace(found, elsewhere=(*found.elsewhere, *(item.folder for item in others)))
 
 
 def like(spec: ModelSpec, found: ModelSpec) -> ModelSpec:
@@ -168,11 +173,15 @@ def _single(file: Path) -> Checkpoint:
     stored = open_stored(file).below(PREFIXES["transformer"], "")
     params = shapes.transformer(stored, name=str(file))
     by_name = next((spec for spec in MODELS.values() if not spec.embedded and spec.files[0].name == file.name), None)
-    spec = by_name or identify(params.in_channels, guidance_embed=params.guidance_embed, hint=file.name)
+    # Not resolved: every file of the hub's cache is a link to a place where nothing has its name.
+    folder, linked = file.absolute().parent, file.resolve().parent
+    hint = f"{_repository(folder)} {file.name}"
+    spec = by_name or identify(params.in_channels, guidance_embed=params.guidance_embed, hint=hint)
     spec = replace(spec, transformer=params)
-    folder = file.resolve().parent
     sums = {part.name: part.sha256 for part in spec.files if part.sha256}
-    checkpoint = Checkpoint(spec, folder, sums, file=file)
+    # Who links a single file has the other parts beside the file itself.
+    elsewhere = () if linked == folder.resolve() else (linked,)
+    checkpoint = Checkpoint(spec, folder, sums, file=file, elsewhere=elsewhere)
     return replace(checkpoint, spec=_with_autoencoder(checkpoint))
 
 
@@ -186,10 +195,15 @@ def _diffusers(folder: Path) -> Checkpoint:
     params = shapes.transformer_of_config(config, name=str(folder / "transformer" / "config.json"))
     index = folder / "model_index.json"
     pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
-    hint = f"{pipeline} {config.get('_name_or_path', '')} {folder.resolve().name}"
+    hint = f"{pipeline} {config.get('_name_or_path', '')} {_repository(folder.absolute())} {folder.resolve().name}"
     spec = identify(params.in_channels, guidance_embed=params.guidance_embed, hint=hint)
     checkpoint = Checkpoint(replace(spec, transformer=params), folder, {})
     return replace(checkpoint, spec=_with_autoencoder(checkpoint))
+
+
+def _repository(folder: Path) -> str:
+    """What the hub's cache calls the repository that a folder of it belongs to, whose own name is a hash; else ""."""
+    return next((part for part in folder.parts if part.startswith("models--")), "")
 
 
 def identify(in_channels: int, *, guidance_embed: bool, hint: str) -> ModelSpec:

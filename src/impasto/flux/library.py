@@ -6,6 +6,7 @@ What was pulled lies beside it, in `NAME/`; what was added stays where it is. No
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ def keep(models: Path, item: Kept) -> None:
     document = {
         "name": item.name,
         "model": item.model,
-        "path": str(item.path.resolve()),
+        "path": os.path.abspath(item.path),  # links stay: the hub's cache consists of them
         "source": item.source,
         "revision": item.revision,
         "sha256": dict(sorted(item.sums.items())),
