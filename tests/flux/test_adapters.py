@@ -20,6 +20,7 @@ from twins import relative
 from impasto.errors import WeightsError
 from impasto.flux import adapters, keys, weights
 from impasto.flux.linear import attached, merged
+from impasto.flux.models import FLUX1_CANNY, FLUX1_FILL, ModelSpec
 from impasto.flux.transformer import Flux
 
 from ..checkpoints import diffusers_transformer, transformer_params
@@ -108,15 +109,20 @@ def drawn(sides: adapters.Sides | None = None) -> Tensor:
         return INPUTS.ours(ours())
 
 
-def judged(path: Path, *, scale: float = 1.0) -> Tensor:
-    """The same through diffusers: its pipeline reads the file, its transformer is called."""
-    model = theirs()
+def loaded(path: Path, model: FluxTransformer2DModel, *, scale: float = 1.0) -> Any:
+    """`model` with the file as its adapter "one", which diffusers' pipeline has read."""
     pipeline = FluxPipeline(
         scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
         transformer=model,
     )  # fmt: skip
     pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="one")
     pipeline.set_adapters(["one"], [scale])
+    return model
+
+
+def judged(path: Path, *, scale: float = 1.0) -> Tensor:
+    """The same through diffusers: its pipeline reads the file, its transformer is called."""
+    model = loaded(path, theirs(), scale=scale)
     with torch.inference_mode():
         return INPUTS.theirs(model)
 
@@ -141,6 +147,19 @@ def test_alpha_of_the_header_counts_as_in_diffusers(tmp_path: Path) -> None:
               "transformer.target_modules": sorted(shapes(theirs()))}  # fmt: skip
     path = stored(tmp_path, peft(), metadata={"format": "pt", "lora_adapter_metadata": json.dumps(config)})
     assert relative(drawn(adapters.combine([(read(path), 1.0)])), judged(path)) < TOLERANCE
+
+
+@pytest.mark.parametrize("spec", [FLUX1_FILL, FLUX1_CANNY], ids=lambda spec: spec.name)
+def test_a_lora_of_dev_fits_the_wider_input_of_its_siblings(tmp_path: Path, spec: ModelSpec) -> None:
+    """Hyper-FLUX and others change the first layer, whose channels behind the noise they know nothing of."""
+    params = transformer_params(spec)
+    path = stored(tmp_path, {key: tensor for key, tensor in peft().items() if "x_embedder" in key})
+    with torch.device("meta"):
+        wide = shapes(Flux(params))
+    sides = adapters.combine([(adapters.read(path, wide, params), 1.0)])
+    referee = loaded(path, diffusers_transformer(params)).x_embedder.get_delta_weight("one")
+    assert referee.shape[1] > PARAMS.in_channels
+    assert relative(merged(torch.zeros(wide["img_in"]), sides["img_in"]), referee) < TOLERANCE
 
 
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", "base_model.model."])

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from impasto.errors import WeightsError
 from impasto.flux import keys
@@ -128,7 +129,7 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, int]], params: Transformer
     branches: list[Branch] = []
     for each in found.values():
         if {"down", "up"} <= each.parts.keys():
-            branches.append(_branch(file, each, header))
+            branches.append(_branch(file, each, header, noise=params.out_channels))
         else:
             unmatched += each.parts.values()
     if not branches:
@@ -208,9 +209,13 @@ def _parse(key: str) -> tuple[str, str] | None:
     return None
 
 
-def _branch(file: StoredFile, found: _Found, alphas: Mapping[str, float]) -> Branch:
+def _branch(file: StoredFile, found: _Found, alphas: Mapping[str, float], *, noise: int) -> Branch:
+    """`noise`: channels of the image tokens that are drawn."""
     down, up = (file.entries[found.parts[part]].view() for part in ("down", "up"))
     out, width = found.place.shape
+    if found.place.layer == "img_in" and down.shape[1:] == (noise,) and noise < width:
+        # A LoRA of [dev] on Fill, Canny or Depth: it has learned nothing of the channels that come after the noise.
+        down = functional.pad(down, (0, width - noise))
     matrices = down.ndim == up.ndim == 2 and 0 < down.shape[0] == up.shape[1]
     if not matrices or down.shape[1] != width or up.shape[0] != out:
         raise WeightsError(
