@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from twins import relative
@@ -147,6 +150,29 @@ def test_alpha_of_the_header_counts_as_in_diffusers(tmp_path: Path) -> None:
               "transformer.target_modules": sorted(shapes(theirs()))}  # fmt: skip
     path = stored(tmp_path, peft(), metadata={"format": "pt", "lora_adapter_metadata": json.dumps(config)})
     assert relative(drawn(adapters.combine([(read(path), 1.0)])), judged(path)) < TOLERANCE
+
+
+@pytest.mark.parametrize("rooted", [False, True], ids=["plain", "rslora"])
+@pytest.mark.parametrize("saved", ["pipeline", "transformer"])
+def test_files_that_diffusers_writes_count_as_what_it_trained(tmp_path: Path, rooted: bool, saved: str) -> None:
+    """With the words of PEFT's configuration below `transformer.` and without; rsLoRA divides by the rank's root."""
+    model = theirs()
+    proj = "single_transformer_blocks.1.proj_out"
+    config = LoraConfig(r=RANK, lora_alpha=6, alpha_pattern={proj: 2}, target_modules=["to_q", proj],
+                        use_rslora=rooted, init_lora_weights=False)  # fmt: skip
+    model.add_adapter(config)
+    if saved == "pipeline":
+        metadata = _collate_lora_metadata({"transformer": model})
+        FluxPipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(model), **metadata)
+    else:
+        model.save_lora_adapter(tmp_path)
+    sides = adapters.combine([(read(next(tmp_path.glob("*.safetensors"))), 1.0)])
+    rows = PARAMS.hidden_size
+    query = merged(torch.zeros(3 * rows, rows), sides["double_blocks.0.img_attn.qkv"])[:rows]
+    last = merged(torch.zeros(rows, rows + PARAMS.mlp_hidden_size), sides["single_blocks.1.linear2"])
+    modules: Any = model
+    assert relative(query, modules.transformer_blocks[0].attn.to_q.get_delta_weight("default")) < TOLERANCE
+    assert relative(last, modules.get_submodule(proj).get_delta_weight("default")) < TOLERANCE
 
 
 @pytest.mark.parametrize("spec", [FLUX1_FILL, FLUX1_CANNY], ids=lambda spec: spec.name)

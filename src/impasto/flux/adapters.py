@@ -3,7 +3,7 @@
     file ─ StoredFile ─▶ keys ─ `_parse` ─▶ (layer by some dialect's name, part) ─ `places` ─▶ our layer and its rows
 
 Three dialects name the same thing. Each layer has a first half (`down`, [r, in]), a second half (`up`, [out, r]), and
-maybe an `alpha`: the change is alpha / r times up @ down.
+maybe an `alpha`: the change is alpha / r times up @ down (of rsLoRA, alpha / sqrt(r)).
 
     diffusers, PEFT   transformer.transformer_blocks.0.attn.to_q.lora_A.weight   (.lora_B; alpha in the header)
     kohya             lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight    (.lora_up, .alpha)
@@ -93,6 +93,27 @@ class _Found:
     parts: dict[str, str] = field(default_factory=dict[str, str])  # down, up, alpha → key in the file
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a file's header says of its layers' alphas: `alpha` of those that are not `named`; `root`: it is divided by
+    the root of the rank (rsLoRA) and not by the rank.
+    """
+
+    alpha: float | None
+    named: Mapping[str, float]
+    root: bool
+
+    def scale(self, key: str, rank: int) -> float:
+        """Of the layer with that key; without a word about it the change counts as it is."""
+        layer = key.rpartition(".lora_")[0].removeprefix("transformer.")
+        alpha = next(
+            (alpha for name, alpha in self.named.items() if name and f".{layer}".endswith(f".{name}")), self.alpha
+        )
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.root else rank)
+
+
 def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams) -> Adapter:
     """A LoRA file for a model of these `params`, whose linear layers have these `shapes` ([out, in] by name).
 
@@ -125,7 +146,7 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, int]], params: Transformer
             unmatched.append(key)
             continue
         found.setdefault((place.layer, place.rows.start, place.rows.stop), _Found(place)).parts[parsed[1]] = key
-    header = _alphas(path)
+    header = _header(path)
     branches: list[Branch] = []
     for each in found.values():
         if {"down", "up"} <= each.parts.keys():
@@ -209,7 +230,7 @@ def _parse(key: str) -> tuple[str, str] | None:
     return None
 
 
-def _branch(file: StoredFile, found: _Found, alphas: Mapping[str, float], *, noise: int) -> Branch:
+def _branch(file: StoredFile, found: _Found, header: _Header, *, noise: int) -> Branch:
     """`noise`: channels of the image tokens that are drawn."""
     down, up = (file.entries[found.parts[part]].view() for part in ("down", "up"))
     out, width = found.place.shape
@@ -224,34 +245,33 @@ def _branch(file: StoredFile, found: _Found, alphas: Mapping[str, float], *, noi
         )
     rank = down.shape[0]
     if "alpha" in found.parts:
-        alpha = float(file.entries[found.parts["alpha"]].view().float().reshape(-1)[0])
+        scale = float(file.entries[found.parts["alpha"]].view().float().reshape(-1)[0]) / rank
     else:
-        alpha = _declared(alphas, found.parts["down"], rank)
-    if not math.isfinite(alpha):
+        scale = header.scale(found.parts["down"], rank)
+    if not math.isfinite(scale):
         raise WeightsError(f"{file.path.name}: the alpha of {shown(found.parts['down'])} is no number.")
-    up = up.float() * (alpha / rank)
+    up = up.float() * scale
     if found.place.swap:
         up = torch.cat(up.chunk(2)[::-1])
     # Copies: the file may be deleted while its LoRA is in use.
     return Branch(found.place, down.float().clone(), up.clone())
 
 
-def _declared(alphas: Mapping[str, float], key: str, rank: int) -> float:
-    """What the header says of a layer's alpha; without a word it is the rank, so that the change counts as it is."""
-    layer = key.rpartition(".lora_")[0].removeprefix("transformer.")
-    return next((alpha for name, alpha in alphas.items() if name and layer.endswith(name)), alphas.get("", rank))
-
-
-def _alphas(path: Path) -> dict[str, float]:
-    """PEFT's `lora_alpha` and `alpha_pattern` out of a file's header; "" is every layer that is not named."""
+def _header(path: Path) -> _Header:
+    """PEFT's configuration out of a file's header: diffusers' pipelines write it with `transformer.` before each word,
+    its transformer by itself without.
+    """
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     text = header.get("__metadata__", {}).get("lora_adapter_metadata")
     try:
         config: dict[str, Any] = json.loads(text) if text else {}
-        found = {"": config["transformer.lora_alpha"]} if "transformer.lora_alpha" in config else {}
-        patterns = config.get("transformer.alpha_pattern") or {}
-        return {str(name): float(alpha) for name, alpha in (patterns | found).items()}
+        alpha, patterns, root = (
+            config.get(f"transformer.{word}", config.get(word))
+            for word in ("lora_alpha", "alpha_pattern", "use_rslora")
+        )
+        named = {str(name): float(value) for name, value in (patterns or {}).items()}
+        return _Header(None if alpha is None else float(alpha), named, root=bool(root))
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path.name}: its header's lora_adapter_metadata is damaged ({error}).") from None
 
