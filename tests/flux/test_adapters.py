@@ -175,6 +175,30 @@ def test_files_that_diffusers_writes_count_as_what_it_trained(tmp_path: Path, ro
     assert relative(last, modules.get_submodule(proj).get_delta_weight("default")) < TOLERANCE
 
 
+@pytest.mark.parametrize("own", ["transformer.", "lora_transformer_"])
+def test_a_file_that_says_the_same_in_two_dialects_counts_once(tmp_path: Path, own: str) -> None:
+    """Query, key and value by diffusers' names, and once more as the one layer that they are for kohya."""
+    rows, flat = PARAMS.hidden_size, own == "lora_transformer_"
+    down, up = (".lora_down.weight", ".lora_up.weight") if flat else (".lora_A.weight", ".lora_B.weight")
+    layers = {f"transformer_blocks.0.attn.to_{letter}": (rows, rows) for letter in "qkv"}
+    layers = {own + (name.replace(".", "_") if flat else name): shape for name, shape in layers.items()}
+    once = pairs(layers, down, up)
+    fused = "lora_unet_double_blocks_0_img_attn_qkv"
+    again = {
+        fused + ".lora_down.weight": torch.cat([once[name + down] for name in layers]),
+        fused + ".lora_up.weight": torch.block_diag(*(once[name + up] for name in layers)),
+        fused + ".alpha": torch.tensor(3.0 * RANK),
+    }
+    one, both = read(stored(tmp_path, once, name="one")), read(stored(tmp_path, once | again, name="both"))
+    assert both.unmatched == tuple(sorted(again))
+    changes = [
+        merged(torch.zeros(3 * rows, rows), adapters.combine([(each, 1.0)])["double_blocks.0.img_attn.qkv"])
+        for each in (one, both)
+    ]
+    assert torch.equal(*changes)
+    assert changes[0].norm() > 0
+
+
 @pytest.mark.parametrize("spec", [FLUX1_FILL, FLUX1_CANNY], ids=lambda spec: spec.name)
 def test_a_lora_of_dev_fits_the_wider_input_of_its_siblings(tmp_path: Path, spec: ModelSpec) -> None:
     """Hyper-FLUX and others change the first layer, whose channels behind the noise they know nothing of."""

@@ -138,8 +138,9 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, int]], params: Transformer
     _refuse_kind(file.entries)
     table = places(params, shapes)
     found: dict[tuple[str, int, int], _Found] = {}
-    unmatched: list[str] = []
-    for key in file.entries:
+    doubled = _doubled(file.entries)
+    unmatched = sorted(doubled)
+    for key in (each for each in file.entries if each not in doubled):
         parsed = _parse(key)
         place = None if parsed is None else table.get(parsed[0])
         if parsed is None or place is None:
@@ -217,6 +218,16 @@ def _xlabs(layer: str) -> Iterator[str]:
     }  # fmt: skip
     if rest in names:
         yield f"{block}.{number}.processor.{names[rest]}"
+
+
+def _doubled(names: Iterable[str]) -> set[str]:
+    """What a file that speaks two dialects says a second time. Some hold the same change in both, and diffusers reads
+    one: its own before all others, and kohya's names for diffusers' layers before those for BFL's.
+    """
+    for first, rest in (("transformer.", ""), ("lora_transformer_", "lora_unet_")):
+        if any(name.startswith(first) for name in names):
+            return {name for name in names if name.startswith(rest) and not name.startswith(first)}
+    return set()
 
 
 def _parse(key: str) -> tuple[str, str] | None:
