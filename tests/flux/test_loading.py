@@ -21,7 +21,7 @@ from impasto.flux.pipeline import Pipeline
 from impasto.flux.stored import StoredFile, open_stored
 from impasto.settings import Settings
 
-from ..checkpoints import Made, made, write_diffusers, write_single
+from ..checkpoints import Made, made, save, write_diffusers, write_single
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,18 @@ def test_a_checkpoint_tells_what_it_is(spec: ModelSpec, layout: str, tmp_path: P
     else:
         found = locate(write_diffusers(tmp_path / f"my-{word}", it))
     assert found.spec == it.small
+
+
+def test_a_single_file_may_have_diffusers_keys(parts: Made, tmp_path: Path) -> None:
+    """As SRPO is published."""
+    write_single(tmp_path, parts, name="x.safetensors").unlink()
+    save(tmp_path / "diffusion_pytorch_model.safetensors", parts.transformer.state_dict(), torch.float32)
+    for path in (tmp_path, tmp_path / "diffusion_pytorch_model.safetensors"):
+        found = locate(path)
+        assert found.spec == parts.small
+        assert len(dry_load(found)) == 4
+        loaded = weights.load_transformer(found, weights.CPU).state_dict()
+        assert all(torch.equal(loaded[key], tensor) for key, tensor in parts.bfl().items())
 
 
 def test_a_truncated_file_names_the_first_bad_key(parts: Made, tmp_path: Path) -> None:

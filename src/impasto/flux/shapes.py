@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from impasto.errors import ModelUnavailable, WeightsError
+from impasto.flux import keys
 from impasto.flux.models import (
     FLUX1_DEV,
     AutoencoderParams,
@@ -23,14 +24,26 @@ from impasto.flux.stored import Tensors
 
 
 def is_transformer(tensors: Tensors) -> bool:
+    """Whether they are a FLUX transformer's, in either dialect."""
+    return _is_theirs(tensors) or _is_bfls(tensors)
+
+
+def _is_bfls(tensors: Tensors) -> bool:
     return "img_in.weight" in tensors and "double_blocks.0.img_mod.lin.weight" in tensors
 
 
+def _is_theirs(tensors: Tensors) -> bool:
+    # The last layer tells it from a ControlNet of the same blocks.
+    return {"x_embedder.weight", "transformer_blocks.0.attn.to_q.weight", "proj_out.weight"} <= tensors.keys()
+
+
 def transformer(tensors: Tensors, *, name: str) -> TransformerParams:
-    """Of a single file in BFL's dialect. Raises ModelUnavailable when it holds no FLUX transformer."""
+    """Of a single file in either dialect. Raises ModelUnavailable when it holds no FLUX transformer."""
     if not is_transformer(tensors):
         some = ", ".join(list(tensors)[:3]) or "nothing"
         raise ModelUnavailable(f"{name}: holds no FLUX transformer (no img_in, double_blocks.0; it has {some}).")
+    if _is_theirs(tensors):
+        tensors = keys.Converted(tensors, keys.transformer_rows(FLUX1_DEV.transformer))
     try:
         hidden, in_channels = tensors.shape("img_in.weight")
         guidance = any(key.startswith("guidance_in.") for key in tensors)
