@@ -61,6 +61,33 @@ def test_an_eight_bit_weight_is_scaled_by_the_scale_beside_it(
         assert error < 0.04, f"{key}: e4m3 keeps four bits"
 
 
+def test_a_marker_of_the_format_is_read_and_no_weight(parts: Made, tmp_path: Path) -> None:
+    """What ComfyUI writes today beside an eight-bit weight and its scale."""
+    path = write_single(tmp_path, parts, name="x.safetensors")
+    wide = parts.bfl()
+    tensors: dict[str, torch.Tensor] = {}
+    for key, tensor in wide.items():
+        layer = key.removesuffix(".weight")
+        if layer != key and tensor.ndim == 2:
+            scale = tensor.abs().max() / 448
+            tensors[key], tensors[f"{layer}.weight_scale"] = (tensor / scale).to(torch.float8_e4m3fn), scale
+            tensors[f"{layer}.comfy_quant"] = said(b'{"format": "float8_e4m3fn"}')
+        else:
+            tensors[key] = tensor
+    for prefix in ("", "model.diffusion_model."):
+        save_file({prefix + key: tensor for key, tensor in tensors.items()}, path)
+        loaded = weights.load_transformer(locate(path), weights.CPU).state_dict()
+        assert all((loaded[key] - tensor).norm() < 0.04 * tensor.norm() for key, tensor in wide.items())
+    for text, complaint in ((b'{"format": "nvfp4"}', "says 'nvfp4'; .*float8_e4m3fn"), (b"[]", "not say a format")):
+        save_file(tensors | {"img_in.comfy_quant": said(text)}, path)
+        with pytest.raises(WeightsError, match=f"img_in.comfy_quant .*{complaint}"):
+            locate(path)
+
+
+def said(text: bytes) -> torch.Tensor:
+    return torch.tensor(list(text), dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     "spec", [FLUX1_DEV, FLUX1_SCHNELL, FLUX1_FILL, FLUX1_CANNY, FLUX1_KONTEXT], ids=lambda spec: spec.name
 )

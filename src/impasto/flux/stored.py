@@ -41,6 +41,8 @@ FP8 = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
 MAX_HEADER = 100 * 2**20  # bytes, the format's own bound
 
 SCALES = (".scale_weight", ".weight_scale")  # of X.weight; two programs write fp8 files, each with its own word
+FORMAT = ".comfy_quant"  # of X.weight: JSON that names how it is stored
+SCALED = ("float8_e4m3fn", "float8_e5m2")  # formats of it that are a weight with a scale beside it, and nothing else
 UNUSED = (".scale_input", ".input_scale", "scaled_fp8")  # activations stay as they are here
 
 
@@ -196,6 +198,8 @@ class Stored(Tensors):
             suffix = next((suffix for suffix in SCALES if key.endswith(suffix)), None)
             if suffix is not None and f"{key.removesuffix(suffix)}.weight" in entries:
                 self._scales[f"{key.removesuffix(suffix)}.weight"] = entry
+            elif key.endswith(FORMAT):
+                _check_format(key, entry)
             elif not key.endswith(UNUSED):
                 self._entries[key] = entry
 
@@ -245,6 +249,16 @@ class Stored(Tensors):
             if found:
                 return Stored(found)
         return Stored({})
+
+
+def _check_format(key: str, entry: Entry) -> None:
+    """Raises WeightsError for a format that is not understood: its numbers would mean something else."""
+    try:
+        found = json.loads(entry.view().numpy().tobytes())["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{entry.file.path}: {key} does not say a format ({error!r}).") from None
+    if found not in SCALED:
+        raise WeightsError(f"{entry.file.path}: {key} says {found!r}; of such formats {' and '.join(SCALED)} are read.")
 
 
 def open_stored(path: Path) -> Stored:
