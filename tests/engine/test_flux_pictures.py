@@ -22,6 +22,7 @@ from impasto.flux import canny, weights
 from impasto.flux import pipeline as flux
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.images import resize
+from impasto.flux.latents import image_ids
 from impasto.flux.models import (
     FLUX1_CANNY,
     FLUX1_DEPTH,
@@ -152,6 +153,16 @@ def test_a_schedule_may_be_shifted_otherwise() -> None:
     usual = draw(it, job())
     assert np.array_equal(draw(it, job(shift=(0.5, 1.15))), usual), "FLUX.1's own"
     assert not np.array_equal(draw(it, job(shift=(2.0, 3.0))), usual)
+
+
+def test_kontext_sees_a_small_picture_on_the_grid_that_is_drawn() -> None:
+    """At 768x768, as `match_input` draws such an upload, a picture of 1024x1024 would be cut to its top left part."""
+    it = pipeline(FLUX1_KONTEXT)._pipeline
+    upload = image("context", np.zeros((768, 768, 3), np.uint8))
+    context = pictures.read(job(images=(upload,), width=768, height=768), it).context
+    assert context is not None
+    assert torch.equal(context.ids[:, 1:], image_ids(768, 768)[:, 1:])
+    assert context.tokens.shape[1] == len(context.ids)
 
 
 def test_kontext_takes_several_pictures_in_order() -> None:

@@ -20,7 +20,7 @@ from impasto.flux import latents, schedule
 from impasto.flux.conditioning import Init, Seen
 from impasto.flux.models import FLUX1_DEV, FLUX1_SCHNELL, ModelSpec, Shift
 from impasto.flux.run import Run
-from impasto.flux.sizes import KONTEXT_SIZES, kontext_size
+from impasto.flux.sizes import KONTEXT_SIZES, context_size, kontext_size
 from impasto.flux.transformer import Flux
 
 TOLERANCE = 1e-5
@@ -77,6 +77,23 @@ def test_kontext_sees_a_picture_at_the_nearest_size_of_its_training() -> None:
     for width in range(200, 5000, 7):
         _, w, h = min((abs(width / 1000 - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
         assert kontext_size(1000, width) == (h, w)
+
+
+@pytest.mark.parametrize(
+    ("picture", "drawn", "seen"),
+    [
+        ((768, 768), (768, 768), (768, 768)),
+        ((600, 800), (592, 800), (592, 800)),
+        ((1448, 1448), (1440, 1440), (1440, 1440)),
+        ((600, 800), (880, 1168), (880, 1184)),  # about the trained size: that is nearer to training
+        ((1024, 1024), (1024, 1024), (1024, 1024)),
+        ((768, 768), (400, 800), (1024, 1024)),  # another ratio: no grid of the result would fit it
+    ],
+)
+def test_kontext_sees_a_picture_on_the_grid_of_a_result_far_from_its_training(
+    picture: tuple[int, int], drawn: tuple[int, int], seen: tuple[int, int]
+) -> None:
+    assert context_size(picture, drawn) == seen
 
 
 def test_the_pass_without_the_prompt_sees_no_picture() -> None:

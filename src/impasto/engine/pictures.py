@@ -171,7 +171,7 @@ def _beside(job: Job, model: flux.Pipeline) -> Tensor | None:
 
 def _context(job: Job, model: flux.Pipeline) -> Context | None:
     images = [pixels(image) for image in _of(job, "context")]
-    return model.encode_context(images) if images else None
+    return model.encode_context(images, height=job.height, width=job.width) if images else None
 
 
 def _edges(image: ImageInput, *, height: int, width: int) -> Pixels:

@@ -41,7 +41,7 @@ from impasto.flux.placing import load_transformer
 from impasto.flux.redux import Redux
 from impasto.flux.residency import EVERYTHING_NEAR, Residency
 from impasto.flux.run import Run
-from impasto.flux.sizes import kontext_size
+from impasto.flux.sizes import context_size, kontext_size
 from impasto.flux.step_cache import Threshold
 from impasto.flux.t5clip import T5ClipTextEncoder
 from impasto.flux.text import MiniLMTextEncoder, TextStates
@@ -224,12 +224,16 @@ class Pipeline:
         return lat.pack(self.encode_image(pixels, height=height, width=width))
 
     @torch.inference_mode()
-    def encode_context(self, pictures: Sequence[Pixels]) -> Context:
-        """What Kontext changes: each picture at the size of its training that is nearest in ratio."""
+    def encode_context(self, pictures: Sequence[Pixels], *, height: int, width: int) -> Context:
+        """What Kontext changes: each picture at the size of its training that is nearest in ratio; a single one on the
+        grid of a result whose size is far from that (`context_size`).
+        """
+        native = self.spec.native_size.native(height, width)
         encoded: list[Tensor] = []
         for pixels in pictures:
-            height, width = kontext_size(*pixels.shape[:2])
-            x = self._tensor(images.resize(pixels, height=height, width=width))
+            own = pixels.shape[:2]
+            rows, columns = context_size(own, native) if len(pictures) == 1 else kontext_size(*own)
+            x = self._tensor(images.resize(pixels, height=rows, width=columns))
             encoded.append(self._autoencoder.encode(x).float())
         return Context.of(encoded)
 
