@@ -175,6 +175,27 @@ def test_files_that_diffusers_writes_count_as_what_it_trained(tmp_path: Path, ro
     assert relative(last, modules.get_submodule(proj).get_delta_weight("default")) < TOLERANCE
 
 
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "unet.", "lycoris_"])
+@pytest.mark.parametrize("name", ["", ".default", ".default_0"])
+@pytest.mark.parametrize("ends", [(), (1, 1)], ids=["linear", "convolution"])
+def test_what_programs_write_around_the_same_names(
+    tmp_path: Path, prefix: str, name: str, ends: tuple[int, ...]
+) -> None:
+    layer = "double_blocks.0.img_mod.lin"
+    plain = pairs({layer: shapes(ours())[layer]}, ".lora_A.weight", ".lora_B.weight")
+    written = {
+        prefix + (layer.replace(".", "_") if prefix.endswith("_") else layer) + f".lora_{half}{name}.weight":
+        tensor.reshape(*tensor.shape, *ends)
+        for half, tensor in zip("AB", plain.values(), strict=True)
+    }  # fmt: skip
+    one, other = (read(stored(tmp_path, t, name=n)) for n, t in (("plain", plain), ("written", written)))
+    (expected,), (found,) = one.branches, other.branches
+    assert other.unmatched == ()
+    assert found.place == expected.place
+    assert torch.equal(found.down, expected.down)
+    assert torch.equal(found.up, expected.up)
+
+
 @pytest.mark.parametrize("own", ["transformer.", "lora_transformer_"])
 def test_a_file_that_says_the_same_in_two_dialects_counts_once(tmp_path: Path, own: str) -> None:
     """Query, key and value by diffusers' names, and once more as the one layer that they are for kohya."""

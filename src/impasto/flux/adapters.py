@@ -35,10 +35,14 @@ from impasto.flux.pickles import begins_pickle
 from impasto.flux.stored import StoredFile
 
 MAX_NAME = 120  # characters of a key that are shown
-_DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight", ".lora.down.weight", ".down.weight")
-_UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight", ".lora.up.weight", ".up.weight")
+_PEFT_NAMES = ("", ".default", ".default_0")  # of an adapter, which some programs leave in the key
+_DOWN = (*(f".lora_A{name}.weight" for name in _PEFT_NAMES), ".lora_down.weight", ".lora.down.weight", ".down.weight")
+_UP = (*(f".lora_B{name}.weight" for name in _PEFT_NAMES), ".lora_up.weight", ".lora.up.weight", ".up.weight")
 _SUFFIXES = {**dict.fromkeys(_DOWN, "down"), **dict.fromkeys(_UP, "up"), ".alpha": "alpha"}
-_PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.", "model.", "lora_unet_", "lora_transformer_")
+_PREFIXES = (
+    "base_model.model.", "model.diffusion_model.", "transformer.", "diffusion_model.", "model.", "unet.",
+    "lora_unet_", "lora_transformer_", "lycoris_",
+)  # fmt: skip
 _OTHER_KINDS = {
     ".lokr_w1": "LoKr",
     ".lokr_w1_a": "LoKr",
@@ -241,9 +245,14 @@ def _parse(key: str) -> tuple[str, str] | None:
     return None
 
 
+def _matrix(half: Tensor) -> Tensor:
+    """Some programs write a linear layer's halves as convolutions of one pixel."""
+    return half[..., 0, 0] if half.ndim == 4 and half.shape[2:] == (1, 1) else half
+
+
 def _branch(file: StoredFile, found: _Found, header: _Header, *, noise: int) -> Branch:
     """`noise`: channels of the image tokens that are drawn."""
-    down, up = (file.entries[found.parts[part]].view() for part in ("down", "up"))
+    down, up = (_matrix(file.entries[found.parts[part]].view()) for part in ("down", "up"))
     out, width = found.place.shape
     if found.place.layer == "img_in" and down.shape[1:] == (noise,) and noise < width:
         # A LoRA of [dev] on Fill, Canny or Depth: it has learned nothing of the channels that come after the noise.
