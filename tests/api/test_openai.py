@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from impasto.api.forms import parse
+from impasto.api.openai.inputs import understand
 from impasto.api.openai.names import choose
+from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest, ModelError
 from impasto.fleet.messages import Preview
@@ -121,6 +123,27 @@ async def test_a_size_in_pixels_becomes_an_aspect_ratio_where_only_that_is_known
     answer = await client.post(GENERATIONS, json=body)
     assert (await stored_input(server, answer))["aspect_ratio"] == "3:4"
     assert warned(answer) == {("size_rounded", "size")}
+
+
+@pytest.mark.parametrize("endpoint", Endpoints().values(), ids=Endpoints())
+def test_every_endpoint_takes_a_size(endpoint: Endpoint) -> None:
+    body = endpoint.example | PROMPT | {"model": endpoint.id, "size": "1024x1536"}
+    wish = understand(body, Endpoints(), settings=OpenAISettings())
+    told = {notice.code for notice in wish.notices if notice.field == "size"}
+    if "image_size" in wish.input:
+        assert (wish.input["image_size"], told) == ({"width": 1024, "height": 1536}, set())
+    elif "aspect_ratio" in endpoint.Input.model_fields:
+        across, down = wish.input["aspect_ratio"].split(":")
+        assert (int(across) < int(down), told) == (True, {"size_rounded"})
+    else:
+        assert told == {"field_ignored"}
+
+
+async def test_an_edit_with_kontext_takes_a_size(client, server, working) -> None:
+    fields = PROMPT | {"model": "flux-pro/kontext", "size": "1536x1024", "response_format": "url"}
+    answer = await client.post(EDITS, data=fields, files={"image": png()})
+    assert answer.status_code == 200, answer.text
+    assert (await stored_input(server, answer))["aspect_ratio"] == "3:2"
 
 
 @pytest.mark.parametrize(

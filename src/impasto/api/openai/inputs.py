@@ -35,6 +35,7 @@ IGNORED: dict[str, tuple[Any, ...]] = {
     "safety_identifier": (),
 }
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+_RATIO = re.compile(r"[1-9]\d*:[1-9]\d*")
 
 
 def _size(text: str) -> str:
@@ -112,12 +113,22 @@ def _sized(size: str, endpoint: Endpoint) -> tuple[dict[str, Any], tuple[Notice,
     fields = endpoint.Input.model_fields
     if "image_size" in fields:
         return {"image_size": {"width": width, "height": height}}, ()
-    if ratio := fields.get("aspect_ratio"):
-        nearest = min(get_args(ratio.annotation), key=lambda word: _distance(word, width / height))
+    ratios = list(_ratios(fields["aspect_ratio"].annotation)) if "aspect_ratio" in fields else []
+    if ratios:
+        nearest = min(ratios, key=lambda word: _distance(word, width / height))
         message = f"{endpoint.id} draws in aspect ratios of its own size: {size} became {nearest}."
         return {"aspect_ratio": nearest}, (Notice(code="size_rounded", message=message, field="size"),)
     message = f"{endpoint.id} draws in the size of its picture; size has no effect."
     return {}, (Notice(code="field_ignored", message=message, field="size"),)
+
+
+def _ratios(annotation: Any) -> Iterator[str]:
+    """The ratios among the words of a `Literal`, however deep it lies in unions and `Annotated`."""
+    for part in get_args(annotation):
+        if not isinstance(part, str):
+            yield from _ratios(part)
+        elif _RATIO.fullmatch(part):
+            yield part
 
 
 def _distance(word: str, ratio: float) -> float:
