@@ -155,6 +155,9 @@ LARGE: dict[str, Callable[[], bytes]] = {  # odd, but pictures: the first frame 
     "WebP of 300 frames": lambda: animated("WEBP", 300),
     "PNG of 62 MP": lambda: png(7_900, 7_900, zlib.compress(bytes(7_900 * (3 * 7_900 + 1)), 1)),
     "PNG of 62 MP, RGBA": lambda: png(7_900, 7_900, zlib.compress(bytes(7_900 * (4 * 7_900 + 1)), 1), colour=6),
+    "PNG of 62 MP, grey of 16 bits": lambda: png(
+        7_900, 7_900, zlib.compress(bytes(7_900 * (2 * 7_900 + 1)), 1), colour=0, depth=16
+    ),
     "JPEG of 62 MP": lambda: encoded(Image.new("RGB", (7_900, 7_900), "red"), "JPEG"),
     "long words": big_words,
     "long EXIF": big_exif,

@@ -23,7 +23,7 @@ from impasto.files.fetch import Fetched
 from impasto.files.images import data_uri
 from impasto.files.links import identity
 from impasto.fleet import inputs
-from impasto.fleet.decoder import KEPT_PIXELS
+from impasto.fleet.decoder import KEPT_PIXELS, _plain
 from impasto.fleet.inputs import Inputs
 from impasto.settings import FetchSettings, Settings
 from impasto.store.records import Acl, Decision, FileRecord
@@ -183,6 +183,23 @@ async def test_turned_pictures_are_set_upright_and_only_the_first_frame_counts(r
 async def test_what_is_transparent_becomes_white(room: Room) -> None:
     image, _ = await room.read(encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 0))))
     assert shown(image).getpixel((1, 1)) == (255, 255, 255)
+
+
+async def test_grey_of_sixteen_bits_keeps_its_upper_eight(room: Room) -> None:
+    """Depth maps are often such."""
+    values = [(x * 1637 + y * 7) % 65536 for y in range(30) for x in range(40)]
+    deep = Image.frombytes("I;16", (40, 30), struct.pack("<1200H", *values))
+    assert Image.open(io.BytesIO(encoded(deep))).mode == "I;16"
+    image, notices = await room.read(encoded(deep))
+    assert list(shown(image).get_flattened_data()) == [(value >> 8,) * 3 for value in values]
+    assert notices == []
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "I;16L"])
+def test_every_order_of_sixteen_bits_is_read(mode: str) -> None:
+    order = "<I" if mode == "I" else ">H" if mode.endswith("B") else "<H"
+    deep = Image.frombytes(mode, (16, 16), struct.pack(order, 0x8034) * 256)
+    assert _plain(deep, None).getpixel((3, 3)) == (0x80, 0x80, 0x80)
 
 
 async def test_a_large_one_is_made_smaller_and_says_so(room: Room) -> None:

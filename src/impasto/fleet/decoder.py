@@ -69,8 +69,8 @@ def decode(data: bytes) -> tuple[dict[str, Any], bytes]:
 def _plain(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     """RGB on white; made smaller first, so that few copies of a large picture lie side by side."""
     image.load()
-    if image.mode.startswith("I;16"):
-        picture = image.point([value >> 8 for value in range(65536)], "L").convert("RGB")
+    if image.mode.startswith("I"):  # grey of 16 bits: `point` has no table for I;16, and I to RGB would be clipped
+        picture = image.convert("I").point([value >> 8 for value in range(65536)], "L").convert("RGB")
     elif image.has_transparency_data:
         picture = image.convert("RGBA")
     else:
