@@ -185,6 +185,16 @@ async def test_what_is_transparent_becomes_white(room: Room) -> None:
     assert shown(image).getpixel((1, 1)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("role", ["mask", "region"])
+@pytest.mark.parametrize("around", [(0, 0, 0, 0), (255, 255, 255, 0)])
+async def test_a_mask_drawn_on_a_transparent_canvas_is_its_strokes(room: Room, role: Any, around: Any) -> None:
+    canvas = Image.new("RGBA", (40, 30), around)
+    canvas.paste((255, 255, 255, 255), (0, 0, 20, 30))
+    wanted = Wanted(url=data_uri(encoded(canvas), "image/png"), role=role, strength=1.0, field="mask_url")
+    mask, _ = await room.inputs.read(wanted, base_url=BASE, reader="")
+    assert (shown(mask).getpixel((5, 5)), shown(mask).getpixel((35, 5))) == ((255, 255, 255), (0, 0, 0))
+
+
 async def test_grey_of_sixteen_bits_keeps_its_upper_eight(room: Room) -> None:
     """Depth maps are often such."""
     values = [(x * 1637 + y * 7) % 65536 for y in range(30) for x in range(40)]
@@ -199,7 +209,7 @@ async def test_grey_of_sixteen_bits_keeps_its_upper_eight(room: Room) -> None:
 def test_every_order_of_sixteen_bits_is_read(mode: str) -> None:
     order = "<I" if mode == "I" else ">H" if mode.endswith("B") else "<H"
     deep = Image.frombytes(mode, (16, 16), struct.pack(order, 0x8034) * 256)
-    assert _plain(deep, None).getpixel((3, 3)) == (0x80, 0x80, 0x80)
+    assert _plain(deep, None, 255).getpixel((3, 3)) == (0x80, 0x80, 0x80)
 
 
 async def test_a_large_one_is_made_smaller_and_says_so(room: Room) -> None:

@@ -1,7 +1,8 @@
 """A child process that decodes callers' pictures: what is hostile about them stays in here.
 
-In (stdin): frames of 8 bytes of length and an image file. Out (stdout): for each, 4 bytes of length and a JSON object,
-then its `size` bytes of PNG: RGB, upright, at most 2 MP. Or `type`, `message` and `ctx` of what is wrong with it.
+In (stdin): frames of a byte of ground (the grey that shows through), 8 bytes of length and an image file. Out (stdout):
+for each, 4 bytes of length and a JSON object, then its `size` bytes of PNG: RGB, upright, at most 2 MP. Or `type`,
+`message` and `ctx` of what is wrong with it.
 Memory and processor time are limited by the system; the header is read before the pixels, so that a small file cannot
 unfold into a large picture. Nothing but Pillow is imported: the process is there in a moment.
 """
@@ -42,8 +43,8 @@ class Refused(Exception):
         self.facts: dict[str, Any] = {"type": type_, "message": message, "ctx": ctx}
 
 
-def decode(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Image bytes → (facts, PNG). The first frame of several; what is transparent becomes white. Raises `Refused`."""
+def decode(data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
+    """Image bytes → (facts, PNG). The first frame of several; `ground` is what shows through. Raises `Refused`."""
     media_type = sniff(data)
     if media_type not in INLINE:
         message = "The file is not an image that can be read: send JPEG, PNG, WebP, GIF or AVIF."
@@ -56,7 +57,7 @@ def decode(data: bytes) -> tuple[dict[str, Any], bytes]:
         if scale < 1:
             image.draft(image.mode, size)  # JPEG decodes to about this size at once
         image.seek(0)
-        picture = _plain(image, size if scale < 1 else None)
+        picture = _plain(image, size if scale < 1 else None, ground)
         turn = UPRIGHT.get(_orientation(image))
     if turn is not None:
         picture = picture.transpose(turn)
@@ -66,8 +67,8 @@ def decode(data: bytes) -> tuple[dict[str, Any], bytes]:
     return {"width": picture.width, "height": picture.height, "before": before}, buffer.getvalue()
 
 
-def _plain(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """RGB on white; made smaller first, so that few copies of a large picture lie side by side."""
+def _plain(image: Image.Image, size: tuple[int, int] | None, ground: int) -> Image.Image:
+    """RGB on the grey `ground`; made smaller first, so that few copies of a large picture lie side by side."""
     image.load()
     if image.mode.startswith("I"):  # grey of 16 bits: `point` has no table for I;16, and I to RGB would be clipped
         picture = image.convert("I").point([value >> 8 for value in range(65536)], "L").convert("RGB")
@@ -78,7 +79,9 @@ def _plain(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     if size is not None:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (ground, ground, ground)), picture).convert(
+            "RGB"
+        )
     return picture
 
 
@@ -99,10 +102,10 @@ def _check_size(width: int, height: int) -> None:
         raise Refused("image_too_large", message, max_resolution=MAX_PIXELS)
 
 
-def answer(data: bytes) -> tuple[dict[str, Any], bytes]:
+def answer(data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
     """`decode`, with whatever goes wrong as facts; `spent`: memory ran out, this process should not go on."""
     try:
-        return decode(data)
+        return decode(data, ground)
     except Refused as refused:
         return refused.facts, b""
     except Exception as error:  # noqa: BLE001 - whatever a decoder stumbles over, it is the picture's fault
@@ -131,10 +134,10 @@ def serve(source: BinaryIO, sink: BinaryIO, *, seconds: float) -> None:
     """Until the other side hangs up."""
     sink.write(b"\x01")  # it is there
     sink.flush()
-    while len(head := source.read(8)) == 8:
-        data = source.read(int.from_bytes(head, "big"))
+    while len(head := source.read(9)) == 9:
+        data = source.read(int.from_bytes(head[1:], "big"))
         allow_seconds(seconds)
-        facts, png = answer(data)
+        facts, png = answer(data, head[0])
         words = json.dumps({**facts, "size": len(png)}).encode()
         sink.write(len(words).to_bytes(4, "big") + words + png)
         sink.flush()

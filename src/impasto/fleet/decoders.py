@@ -14,6 +14,7 @@ from typing import Any
 
 from impasto.errors import ImpastoError
 
+BLACK, WHITE = 0, 255
 AT_A_TIME = 2
 MEMORY = 1024 * 1024 * 1024  # bytes of address space; 64 MP take 0.7 GB at the worst
 SECONDS = 10.0  # for one picture
@@ -68,8 +69,9 @@ class _Child:
             raise
         return child
 
-    async def ask(self, data: bytes) -> tuple[dict[str, Any], bytes]:
+    async def ask(self, data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
         self.pictures += 1
+        self._in.write(bytes([ground]))
         self._in.write(len(data).to_bytes(8, "big"))
         self._in.write(data)
         await self._in.drain()
@@ -100,35 +102,35 @@ class Decoders:
         """Of the processes that wait for a picture."""
         return [child.process.pid for child in self._idle]
 
-    async def decode(self, data: bytes) -> Decoded:
-        """Raises `Undecodable` with fal's word for what is wrong."""
+    async def decode(self, data: bytes, *, ground: int = WHITE) -> Decoded:
+        """`ground`: the grey that shows through. Raises `Undecodable` with fal's word for what is wrong."""
         async with self._turn:
             child = await self._child()
             waited = child.pictures > 0
             try:
-                facts, png = await self._ask(child, data)
+                facts, png = await self._ask(child, data, ground)
             except _DIED:
                 if not waited:
                     raise Undecodable("image_load_error", DAMAGED, {}) from None
                 # It may have died while it waited, unseen: a fresh one says whether that was the picture's doing.
-                facts, png = await self._ask_fresh(data)
+                facts, png = await self._ask_fresh(data, ground)
         if "type" in facts:
             raise Undecodable(facts["type"], facts["message"], facts["ctx"])
         width, height = facts["before"]
         return Decoded(png=png, width=facts["width"], height=facts["height"], before=(width, height))
 
-    async def _ask_fresh(self, data: bytes) -> tuple[dict[str, Any], bytes]:
+    async def _ask_fresh(self, data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
         try:
-            return await self._ask(await _Child.start(memory=self._memory, seconds=self._seconds), data)
+            return await self._ask(await _Child.start(memory=self._memory, seconds=self._seconds), data, ground)
         except _DIED:
             raise Undecodable("image_load_error", DAMAGED, {}) from None
 
-    async def _ask(self, child: _Child, data: bytes) -> tuple[dict[str, Any], bytes]:
+    async def _ask(self, child: _Child, data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
         """Ends the child unless it may wait for the next picture. Raises one of `_DIED`, or `Undecodable`."""
         good = False
         try:
             async with asyncio.timeout(self._seconds):
-                facts, png = await child.ask(data)
+                facts, png = await child.ask(data, ground)
             good = not facts.get("spent") and child.pictures < PICTURES
             return facts, png
         except TimeoutError:

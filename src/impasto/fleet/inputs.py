@@ -1,8 +1,8 @@
 """The pictures that an input names: a URL, one of our own files or a data URI → `ImageInput`, checked, made plain.
 
-In: what the endpoint says of its image field. Out: RGB, upright, at most 2 MP, as PNG. Everything that can be wrong
-with a caller's picture ends here as fal's own 422 at its field. Pictures are decoded in processes of their own
-(`decoders`, `decoder`), which hold the limits.
+In: what the endpoint says of its image field. Out: RGB, upright, at most 2 MP, as PNG; what is transparent is white, in
+masks black. Everything that can be wrong with a caller's picture ends here as fal's own 422 at its field. Pictures are
+decoded in processes of their own (`decoders`, `decoder`), which hold the limits.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from impasto.files.blobs import BlobStore
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
 from impasto.files.images import parse_data_uri
 from impasto.files.names import Names
-from impasto.fleet.decoders import Decoders, Undecodable
+from impasto.fleet.decoders import BLACK, WHITE, Decoders, Undecodable
 from impasto.settings import Settings, is_loopback
 from impasto.store.base import Store
 from impasto.store.records import Decision
@@ -59,7 +59,9 @@ class Inputs:
         if len(data) > self._max_bytes:
             raise self._too_large(wanted.field)
         try:
-            picture = await self._decoders.decode(data)
+            # White strokes on a transparent canvas are a mask of these strokes, not of everything.
+            ground = BLACK if wanted.role in MASKS else WHITE
+            picture = await self._decoders.decode(data, ground=ground)
         except Undecodable as error:
             raise ModelError.at(wanted.field, error.message, error.type, **error.ctx) from None
         image = ImageInput(
