@@ -168,6 +168,13 @@ def test_a_picture_of_another_ratio_is_cut_not_stretched() -> None:
     assert abs(int(high) - 120 * 128 / 300) <= 2
 
 
+def test_a_mask_counts_by_its_luminance() -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
+    assert images.white(np.array([colours], np.uint8)).tolist() == [[False, True, False, True, True, False]]
+    greys = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2)
+    assert (images.white(greys)[0] == (np.arange(256) >= 128)).all()
+
+
 def test_what_decode_would_cut_away_is_filled_with_the_edge() -> None:
     fitted = images.fit(scene(50, 100), native=(64, 112), box=Box(7, 6, 57, 106))
     assert fitted.shape == (64, 112, 3)

@@ -25,8 +25,8 @@ def fit(pixels: NDArray[np.uint8], *, native: tuple[int, int], box: Box) -> NDAr
 
 
 def white(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where a mask [H, W, 3] asks for drawing: [H, W]."""
-    return mask[..., 0] >= 128
+    """Where a mask [H, W, 3] asks for drawing: [H, W]. By its luminance (ITU-R 601), as diffusers reads masks."""
+    return np.asarray(Image.fromarray(mask).convert("L")) >= 128
 
 
 def resize(pixels: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:
