@@ -121,7 +121,7 @@ async def test_what_has_no_effect_is_accepted_and_told(client, working) -> None:
 async def test_a_size_in_pixels_becomes_an_aspect_ratio_where_only_that_is_known(client, server, working) -> None:
     body = PROMPT | {"model": "flux-pro-v1.1-ultra", "size": "1024x1536", "response_format": "url"}
     answer = await client.post(GENERATIONS, json=body)
-    assert (await stored_input(server, answer))["aspect_ratio"] == "3:4"
+    assert (await stored_input(server, answer))["aspect_ratio"] == "2:3"
     assert warned(answer) == {("size_rounded", "size")}
 
 

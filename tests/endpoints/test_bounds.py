@@ -12,6 +12,7 @@ from impasto.endpoints.validation import validate
 from impasto.errors import DOCS_URL, ModelError
 
 ENDPOINTS = Endpoints()
+UNPUBLISHED = {"fal-ai/flux-pro/v1.1-ultra": ["3:2", "2:3"], "fal-ai/flux-pro/v1.1-ultra/redux": ["3:2", "2:3"]}
 Case = tuple[str, list[str], Any, str, dict[str, Any]]  # endpoint, field, value, type ("" = good), ctx
 
 
@@ -49,7 +50,8 @@ def cases(id_: str) -> Iterator[Case]:
         if "enum" in schema:
             yield from ((id_, path, value, "", {}) for value in schema["enum"])
             for value in ("", schema["enum"][0] + "x", schema["enum"][0].upper() + "?"):
-                yield id_, path, value, "one_of", {"expected": schema["enum"]}
+                more = UNPUBLISHED.get(id_, []) if path == ["aspect_ratio"] else []
+                yield id_, path, value, "one_of", {"expected": schema["enum"] + more}
         if path[-1] in ("width", "height"):
             yield id_, path, 64, "", {}
             yield id_, path, 63, "image_too_small", {"min_height": 64, "min_width": 64}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from impasto.endpoints.fields import ultra_pixels
+from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job
@@ -50,7 +51,9 @@ def test_steps_are_the_model_s_own() -> None:
         ("21:9", (3136, 1344)),
         ("16:9", (2752, 1536)),
         ("4:3", (2368, 1792)),
+        ("3:2", (2496, 1664)),
         ("1:1", (2048, 2048)),
+        ("2:3", (1664, 2496)),
         ("3:4", (1792, 2368)),
         ("9:16", (1536, 2752)),
         ("9:21", (1344, 3136)),
@@ -62,10 +65,15 @@ def test_ultra_sizes_are_the_published_ones(ratio: str, size: tuple[int, int]) -
     assert (made.width, made.height) == size
 
 
-def test_ultra_s_ratios_are_closed() -> None:
+@pytest.mark.parametrize("id_", ["fal-ai/flux-pro/v1.1-ultra", "fal-ai/flux-pro/v1.1-ultra/redux"])
+def test_ultra_s_ratios_are_closed_and_the_seed_page_s_seven_are_published(id_: str) -> None:
+    seven = ["21:9", "16:9", "4:3", "1:1", "3:4", "9:16", "9:21"]
+    field = schemas(ENDPOINTS[id_])[ENDPOINTS[id_].Input.__name__]["properties"]["aspect_ratio"]
+    assert (field["enum"], field["default"]) == (seven, "16:9")
     with pytest.raises(ModelError) as caught:
-        job("fal-ai/flux-pro/v1.1-ultra", aspect_ratio="3:2")
-    assert caught.value.items[0]["loc"] == ["body", "aspect_ratio"]
+        validate(ENDPOINTS[id_], ENDPOINTS[id_].example | {"aspect_ratio": "5:4"})
+    (item,) = caught.value.items
+    assert (item["loc"], item["ctx"]) == (["body", "aspect_ratio"], {"expected": [*seven, "3:2", "2:3"]})
 
 
 def test_notices_name_what_was_changed_or_ignored() -> None:
