@@ -29,7 +29,8 @@ def job(id_: str, **input_: Any) -> Job:
 
 @pytest.mark.parametrize("id_", FIELDS)
 def test_fields_stand_in_the_published_order(id_: str) -> None:
-    assert list(ENDPOINTS[id_].Input.model_fields) == FIELDS[id_].split()
+    endpoint = ENDPOINTS[id_]
+    assert list(schemas(endpoint)[endpoint.Input.__name__]["properties"]) == FIELDS[id_].split()
 
 
 @pytest.mark.parametrize("name", ["dev", "schnell"])
@@ -74,6 +75,20 @@ def test_ultra_s_ratios_are_closed_and_the_seed_page_s_seven_are_published(id_: 
         validate(ENDPOINTS[id_], ENDPOINTS[id_].example | {"aspect_ratio": "5:4"})
     (item,) = caught.value.items
     assert (item["loc"], item["ctx"]) == (["body", "aspect_ratio"], {"expected": [*seven, "3:2", "2:3"]})
+
+
+def test_plain_ultra_takes_after_a_picture_if_it_is_given_one() -> None:
+    endpoint = ENDPOINTS["fal-ai/flux-pro/v1.1-ultra"]
+    assert endpoint.pictures is not None
+    for none in ({}, {"image_url": None}, {"image_url": ""}):
+        assert endpoint.pictures(validate(endpoint, {"prompt": "a cat"} | none)) == ()
+    given = {"prompt": "a cat", "image_url": "https://example.org/a.png"}
+    for more, strength in (({}, 0.1), ({"image_prompt_strength": 0.7}, 0.7)):
+        (wanted,) = endpoint.pictures(validate(endpoint, given | more))
+        assert (wanted.url, wanted.role, wanted.strength) == (given["image_url"], "prompt", strength)
+    with pytest.raises(ModelError) as caught:
+        validate(endpoint, given | {"image_prompt_strength": 1.5})
+    assert caught.value.items[0]["ctx"] == {"le": 1}
 
 
 def test_notices_name_what_was_changed_or_ignored() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from impasto.endpoints.base import Endpoint
+from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import ImageInput, Job
@@ -52,7 +53,8 @@ def sized(id_: str, width: int, height: int, **changes: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize("id_", FIELDS)
 def test_fields_stand_in_the_published_order(id_: str) -> None:
-    assert list(ENDPOINTS[id_].Input.model_fields) == FIELDS[id_].split()
+    endpoint = ENDPOINTS[id_]
+    assert list(schemas(endpoint)[endpoint.Input.__name__]["properties"]) == FIELDS[id_].split()
 
 
 @pytest.mark.parametrize("id_", ["fal-ai/flux/krea", "fal-ai/flux/krea/image-to-image", "fal-ai/flux/krea/redux"])
@@ -121,9 +123,11 @@ def test_several_pictures_keep_their_order_and_have_a_bound() -> None:
         assert caught.value.items[0]["loc"][:2] == ["body", "image_urls"]
 
 
-def test_a_wish_that_is_not_met_is_told() -> None:
-    notices = job("fal-ai/flux-pro/v1/fill", enhance_prompt=True).notices
+@pytest.mark.parametrize("id_", [id_ for id_ in ENDPOINTS if id_.startswith("fal-ai/flux-pro")])
+def test_a_wish_that_is_not_met_is_told(id_: str) -> None:
+    notices = job(id_, enhance_prompt=True).notices
     assert [(notice.code, notice.field) for notice in notices] == [("field_ignored", "enhance_prompt")]
+    assert job(id_).notices == job(id_, enhance_prompt=None).notices == ()
 
 
 def wants(endpoint: Endpoint, **changes: Any) -> Any:

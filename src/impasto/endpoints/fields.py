@@ -172,4 +172,5 @@ SafetyTolerance = Annotated[
     ),
 ]
 OutputFormat = Annotated[Literal["jpeg", "png"], Field(description="The format of the generated image.")]
+EnhancePrompt = Annotated[bool, Field(description="Whether to enhance the prompt for better results.")]
 SafetyChecker = Annotated[bool, Field(description="If set to true, the safety checker will be enabled.")]

@@ -30,6 +30,7 @@ from impasto.endpoints.flux_pro import (
     FLUX_PRO_V1_1_ULTRA,
     FluxProTextToImageInput,
     FluxProUltraTextToImageInput,
+    takes_after,
 )
 from impasto.engine.job import Job
 
@@ -110,11 +111,6 @@ def size_of_image(job: Job) -> Job:
     return replace(job, width=max(width, LIMITS.min_side), height=max(height, LIMITS.min_side))
 
 
-def takes_after(input_: Any) -> tuple[Wanted, ...]:
-    strength = getattr(input_, "image_prompt_strength", None)  # redux has no field for it
-    return (Wanted(url=input_.image_url, role="prompt", strength=strength),)
-
-
 def starts_from(input_: Any) -> tuple[Wanted, ...]:
     return (Wanted(url=input_.image_url, role="init", strength=input_.strength),)
 
@@ -140,7 +136,6 @@ ULTRA_REDUX = replace(
     Input=FluxProUltraTextToImageInputRedux,
     example=FLUX_PRO_V1_1_ULTRA.example | {"image_url": PICTURE, "image_prompt_strength": 0.1},
     category="image-to-image",
-    pictures=takes_after,
 )
 IMAGE_TO_IMAGE = replace(
     DEV,

@@ -3,6 +3,7 @@
 In: the caller's JSON (validated by `validation.validate`). Out: a `Job` for a runner; the output JSON of its pictures.
 The nine input fields, their order, defaults and sentences are the documented page's; bounds are in `fields`.
 A prompt may be empty (it draws what the model draws unasked, as fal does) and has at most 10,000 characters.
+Fields that fal's pages got later are taken, too, but not published.
 Custom sizes: 64 to 2048 pixels a side, rounded to the nearest multiple of 16; `images[]` tells the true size.
 """
 
@@ -11,11 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from impasto.endpoints.base import Endpoint
+from impasto.endpoints.base import Endpoint, Wanted
 from impasto.endpoints.fields import (
     PRESETS,
     AspectRatio,
+    EnhancePrompt,
     Guidance,
     ImageSize,
     NumImages,
@@ -68,6 +71,7 @@ class FluxProTextToImageInput(WireInput):
     num_images: NumImages = 1
     safety_tolerance: SafetyTolerance = "2"
     output_format: OutputFormat = "jpeg"
+    enhance_prompt: SkipJsonSchema[EnhancePrompt] = False
 
 
 class FluxProPlusTextToImageInput(WireInput):
@@ -79,6 +83,7 @@ class FluxProPlusTextToImageInput(WireInput):
     enable_safety_checker: SafetyChecker = True
     safety_tolerance: SafetyTolerance = "2"
     output_format: OutputFormat = "jpeg"
+    enhance_prompt: SkipJsonSchema[EnhancePrompt] = False
 
 
 class FluxProUltraTextToImageInput(WireInput):
@@ -91,6 +96,9 @@ class FluxProUltraTextToImageInput(WireInput):
     output_format: OutputFormat = "jpeg"
     aspect_ratio: AspectRatio = "16:9"
     raw: bool = Field(default=False, description="Generate less processed, more natural-looking images.")
+    enhance_prompt: SkipJsonSchema[EnhancePrompt] = False
+    image_url: SkipJsonSchema[str] = ""
+    image_prompt_strength: SkipJsonSchema[float] = Field(default=0.1, ge=0, le=1, allow_inf_nan=False)
 
 
 class Image(BaseModel):
@@ -150,6 +158,17 @@ def _notices(input_: Any, width: int, height: int) -> Iterator[Notice]:
     if isinstance(asked, ImageSize) and (asked.width, asked.height) != (width, height):
         message = f"The size {asked.width}x{asked.height} was rounded to {width}x{height}: sides are multiples of 16."
         yield Notice(code="size_rounded", message=message, field="image_size")
+    if getattr(input_, "enhance_prompt", False):
+        message = "This server does not rewrite prompts: enhance_prompt has no effect."
+        yield Notice(code="field_ignored", message=message, field="enhance_prompt")
+
+
+def takes_after(input_: Any) -> tuple[Wanted, ...]:
+    """The picture that redux and ultra take after, if there is one."""
+    if not input_.image_url:
+        return ()
+    strength = getattr(input_, "image_prompt_strength", None)  # redux has no field for it
+    return (Wanted(url=input_.image_url, role="prompt", strength=strength),)
 
 
 def to_output(input_: Any, result: JobResult, urls: Sequence[str]) -> dict[str, Any]:
@@ -213,4 +232,5 @@ FLUX_PRO_V1_1_ULTRA = Endpoint(
         "output_format": "jpeg",
         "aspect_ratio": "16:9",
     },
+    pictures=takes_after,
 )

@@ -5,7 +5,6 @@ loaded; another one answers 422 `feature_not_supported` and says which (`engine.
 and guidance back, or the caller names none, those apply that the model was published with.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from impasto.endpoints.base import Endpoint, Wanted
 from impasto.endpoints.fields import (
+    EnhancePrompt,
     Guidance,
     NumImages,
     OutputFormat,
@@ -35,7 +35,7 @@ from impasto.endpoints.flux_images import (
 )
 from impasto.endpoints.flux_open import DEV, DEV_EXAMPLE, Acceleration, BaseInput
 from impasto.endpoints.flux_pro import EXAMPLE, FLUX_PRO, FluxProTextToImageInput, to_job
-from impasto.engine.job import Job, Notice
+from impasto.engine.job import Job
 from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_FILL, FLUX1_KONTEXT, ModelSpec
 from impasto.flux.sizes import kontext_size, megapixel
 
@@ -48,7 +48,6 @@ OWL = "https://fal.media/files/kangaroo/eNSkRdVFzNvDkrrMjxFA3.png"
 BLACKHOLE = "https://fal.media/files/penguin/vt-SeIOweN7_oYBsvGO6t.png"
 KONTEXT_PICTURE = "https://v3.fal.media/files/rabbit/rmgBxhwGYb2d3pl3x9sKf_output.png"
 
-EnhancePrompt = Annotated[bool, Field(description="Whether to enhance the prompt for better results.")]
 Ratio9 = Literal["21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21"]
 ControlUrl = Annotated[str, Field(min_length=1, description="The URL of the picture whose lines or depth to follow.")]
 ResolutionMode = Annotated[
@@ -149,16 +148,9 @@ def _published(spec: ModelSpec) -> Any:
             job,
             steps=job.steps if "num_inference_steps" in named else spec.default_steps,
             guidance=job.guidance if "guidance_scale" in named else spec.default_guidance,
-            notices=(*job.notices, *_enhance(input_)),
         )
 
     return to_job_
-
-
-def _enhance(input_: Any) -> Iterator[Notice]:
-    if getattr(input_, "enhance_prompt", False):
-        message = "This server does not rewrite prompts: enhance_prompt has no effect."
-        yield Notice(code="field_ignored", message=message, field="enhance_prompt")
 
 
 def _kontext_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
@@ -171,7 +163,7 @@ def _kontext_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
         height, width = megapixel(across, down)
     else:
         height = width = MATCH_INPUT if ratio == "match_input" else NEAREST
-    return replace(job, height=height, width=width, notices=(*job.notices, *_enhance(input_)))
+    return replace(job, height=height, width=width)
 
 
 def _kontext_size(job: Job) -> Job:
