@@ -98,7 +98,7 @@ INPUTS: dict[str, tuple[dict[str, Any], list[str], dict[str, Any]]] = {
         {"image_size": {"width": 32, "height": 512}}, ["body", "image_size"], {"min_height": 64, "min_width": 64}
     ),
     "image_too_large": (
-        {"image_size": {"width": 4096, "height": 512}}, ["body", "image_size"], {"max_height": 2048, "max_width": 2048}
+        {"image_size": {"width": 4096, "height": 512}}, ["body", "image_size"], {"max_height": 2560, "max_width": 2560}
     ),
 }  # fmt: skip
 

@@ -154,6 +154,8 @@ def test_other_sizes_are_refused_by_the_field(value: object) -> None:
         ({"width": 1280, "height": 720}, (1280, 720)),
         ({"width": 64, "height": 2048}, (64, 2048)),
         ({"width": 2048, "height": 2048}, (2048, 2048)),
+        ({"width": 2560, "height": 1080}, (2560, 1088)),  # ai-sdk's 21:9 and 9:21
+        ({"width": 1080, "height": 2560}, (1088, 2560)),
         ({"width": 1023, "height": 1025}, (1024, 1024)),
         ({"width": 71, "height": 72}, (64, 80)),
         ({"width": 512, "height": 512, "depth": 3}, (512, 512)),
@@ -181,10 +183,12 @@ def test_sizes_that_cannot_be_drawn_name_bound_and_remedy(side: str) -> None:
     assert (small["ctx"]["min_width"], small["ctx"]["min_height"]) == (64, 64)
     assert "64x64" in small["msg"]
     assert small["url"] == "https://docs.fal.ai/errors#image_too_small"
-    for size in (2049, 14142):
+    for size in (2561, 14142):
         large = only({"prompt": "a", "image_size": {side: size}})
         assert (large["type"], large["loc"]) == ("image_too_large", ["body", "image_size"])
-        assert (large["ctx"]["max_width"], large["ctx"]["max_height"]) == (2048, 2048)
+        assert (large["ctx"]["max_width"], large["ctx"]["max_height"]) == (2560, 2560)
+    large = only({"prompt": "a", "image_size": {side: 2560, "width" if side == "height" else "height": 1648}})
+    assert (large["type"], large["ctx"]) == ("image_too_large", {"max_resolution": 2048 * 2048})
 
 
 def test_area_has_its_own_limit_and_rounding_never_breaks_it() -> None:

@@ -49,7 +49,7 @@ class SizeLimits:
 
     multiple: int = 16
     min_side: int = 64
-    max_side: int = 2048
+    max_side: int = 2560  # ai-sdk asks for 2560x1080 where 21:9 is wanted
     max_area: int = 2048 * 2048  # 4 MP
 
     def check(self, width: int, height: int) -> None:

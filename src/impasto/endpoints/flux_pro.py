@@ -4,7 +4,8 @@ In: the caller's JSON (validated by `validation.validate`). Out: a `Job` for a r
 The nine input fields, their order, defaults and sentences are the documented page's; bounds are in `fields`.
 A prompt may be empty (it draws what the model draws unasked, as fal does) and has at most 10,000 characters.
 Fields that fal's pages got later are taken, too, but not published.
-Custom sizes: 64 to 2048 pixels a side, rounded to the nearest multiple of 16; `images[]` tells the true size.
+Custom sizes: 64 to 2560 pixels a side, at most 4 MP, rounded to the nearest multiple of 16; `images[]` tells the true
+size.
 """
 
 from collections.abc import Iterator, Sequence
