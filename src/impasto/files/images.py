@@ -16,6 +16,7 @@ JPEG_QUALITY = 95
 PNG_LEVEL = 1  # level 6 takes five times as long for a few percent
 OCTETS = "application/octet-stream"
 INLINE = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/avif"})
+BLANKS = b" \t\r\n"  # `base64` and others wrap lines at 76 letters
 MAX_ESCAPES = 100_000  # %XX in a data URI
 _SNIFFED_TEXT = 1024  # bytes
 _TEXT_CONTROLS = set(b"\t\n\r\f")
@@ -48,7 +49,7 @@ def data_uri(data: bytes, media_type: str) -> str:
 
 
 def parse_data_uri(text: str) -> tuple[bytes, str]:
-    """(bytes, media type) of an RFC 2397 URI; the type is what the URI claims, see `sniff`.
+    """(bytes, media type) of an RFC 2397 URI; the type is what it claims, see `sniff`. Blanks in base64 are skipped.
 
     Raises `ValueError` with a message for the caller.
     """
@@ -61,7 +62,8 @@ def parse_data_uri(text: str) -> tuple[bytes, str]:
     if not parameters or parameters[-1].strip().lower() != "base64":
         return unquote_to_bytes(body), media_type.lower() or "text/plain"
     try:
-        return base64.b64decode(unquote_to_bytes(body), validate=True), media_type.lower() or "text/plain"
+        letters = unquote_to_bytes(body).translate(None, BLANKS)
+        return base64.b64decode(letters, validate=True), media_type.lower() or "text/plain"
     except binascii.Error as error:
         raise ValueError(f"the data URI is not valid base64: {error}") from None
 
