@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
-from impasto.engine.job import ImageInput, ImageRole, Job
+from impasto.engine.job import ImageInput, ImageRole, Job, JobResult
 from impasto.errors import ModelError
 
 ENDPOINTS = Endpoints()
@@ -75,6 +76,20 @@ def test_pictures_to_fill_with_are_reduxs_and_in_context_fill_is_refused() -> No
     (item,) = caught.value.items
     assert item["loc"] == ["body", "fill_image", "in_context_fill"]
     assert item["type"] == "feature_not_supported"
+
+
+def test_beside_pictures_to_fill_with_words_count_only_when_that_is_asked_for() -> None:
+    endpoint = ENDPOINTS[FILL]
+    published = schemas(endpoint)["ImageFillInputType2"]["properties"]
+    assert list(published) == ["fill_image_url", "in_context_fill", "use_prompt"]
+    assert published["use_prompt"]["default"] is False
+    done = job(FILL, prompt="a knight", fill_image={"fill_image_url": "a"})
+    assert (done.prompt, done.unheard) == ("", "a knight")
+    for fill in ({"fill_image_url": "a", "use_prompt": True}, {"use_prompt": False}, None):
+        done = job(FILL, prompt="a knight", fill_image=fill)
+        assert (done.prompt, done.unheard) == ("a knight", "")
+    input_ = validate(endpoint, endpoint.example | {"prompt": "a knight", "fill_image": {"fill_image_url": "a"}})
+    assert endpoint.to_output(input_, JobResult(request_id="r", seed=1, pictures=()), [])["prompt"] == "a knight"
 
 
 @pytest.mark.parametrize("kind", ["canny", "depth"])

@@ -114,6 +114,13 @@ def test_a_flagged_prompt_gives_black_pictures_undrawn(make_engine: Callable[...
     assert not any("nude" in message for message in recorder.messages("lease"))
 
 
+@pytest.mark.parametrize("words", ["a nude portrait", MINORS[0]])
+def test_words_that_do_not_count_are_judged_all_the_same(words: str) -> None:
+    safety = prompts_only()
+    assert safety.screen(make_job(prompt="", unheard=words)) == safety.screen(make_job(prompt=words))
+    assert safety.screen(make_job(prompt="", unheard=words)).flagged
+
+
 def test_a_flagged_prompt_can_be_refused(make_engine: Callable[..., Engine], recorder: Recorder) -> None:
     failure = outcome(make_engine(safety=prompts_only(on_flagged="error")), recorder, prompt="a nude portrait")
     assert isinstance(failure, Failure)

@@ -70,6 +70,10 @@ FillImages = Annotated[
 class ImageFillInputType2(WireInput):
     fill_image_url: FillImages = Field(default=[])
     in_context_fill: Annotated[bool, Field(description="Not supported by this server.")] = False
+    use_prompt: Annotated[
+        bool,
+        Field(description="Whether to use the prompt as well in the generation, along with the redux image."),
+    ] = False
 
 
 class FillInput(FromImage):
@@ -156,10 +160,13 @@ def _filled(input_: Any) -> tuple[Wanted, ...]:
 
 
 def _fill_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
-    if input_.fill_image is not None and input_.fill_image.in_context_fill:
+    fill = input_.fill_image
+    if fill is not None and fill.in_context_fill:
         message = "This server cannot fill in context; leave in_context_fill out."
         raise ModelError.at("fill_image.in_context_fill", message, "feature_not_supported")
     job = replace(image_job(input_, request_id=request_id, seed=seed, model=model), paste_back=input_.paste_back)
+    if fill is not None and fill.fill_image_url and not fill.use_prompt:
+        job = replace(job, prompt="", unheard=job.prompt)
     return replace(job, width=ORIGINAL) if input_.resize_to_original else job
 
 

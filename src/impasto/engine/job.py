@@ -60,6 +60,7 @@ class Job:
     steps: int
     guidance: float
     seed: int  # 0 <= seed < 2**64
+    unheard: str = ""  # the caller's words where they do not count; the safety checks read them all the same
     negative: str | None = None  # what a second pass of each step is told; None: the model's own way
     cfg: float = 1.0  # how far from it, on top of `guidance`; at most 1: no such pass
     shift: tuple[float, float] | None = None  # of the schedule, for small and for large pictures; None: the model's

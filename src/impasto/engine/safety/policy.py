@@ -63,10 +63,11 @@ class Safety:
         return verdict
 
     def _screen(self, job: Job) -> Verdict:
-        worst = self._minors.sexual_minors(job.prompt)
+        words = job.prompt or job.unheard
+        worst = self._minors.sexual_minors(words)
         if worst.flagged or self._prompts is None or not job.safety_checker:
             return worst if worst.flagged else PASSED
-        return self._prompts.judge(job.prompt, tolerance=job.safety_tolerance)
+        return self._prompts.judge(words, tolerance=job.safety_tolerance)
 
     def must_refuse(self, verdict: Verdict) -> bool:
         return verdict.flagged and (self.refuses or verdict.category == SEXUAL_MINORS)
