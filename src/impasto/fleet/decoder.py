@@ -98,8 +98,12 @@ def _check_size(width: int, height: int) -> None:
         message = f"The image has {width}x{height} pixels; it needs at least {MIN_SIDE}x{MIN_SIDE}."
         raise Refused("image_too_small", message, min_height=MIN_SIDE, min_width=MIN_SIDE)
     if width * height > MAX_PIXELS:
-        message = f"The image has {width}x{height} pixels; it may have {MAX_PIXELS} in all."
-        raise Refused("image_too_large", message, max_resolution=MAX_PIXELS)
+        raise _too_large(f"{width}x{height}")
+
+
+def _too_large(size: str) -> Refused:
+    message = f"The image has {size} pixels; it may have {MAX_PIXELS} in all."
+    return Refused("image_too_large", message, max_resolution=MAX_PIXELS)
 
 
 def answer(data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
@@ -108,6 +112,8 @@ def answer(data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
         return decode(data, ground)
     except Refused as refused:
         return refused.facts, b""
+    except Image.DecompressionBombError:  # Pillow's own bound, which is twice ours and comes before `_check_size`
+        return _too_large(f"more than {2 * MAX_PIXELS}").facts, b""
     except Exception as error:  # noqa: BLE001 - whatever a decoder stumbles over, it is the picture's fault
         message = f"The image could not be read: it is damaged or incomplete ({type(error).__name__})."
         spent = isinstance(error, MemoryError)
