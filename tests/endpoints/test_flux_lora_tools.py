@@ -69,8 +69,11 @@ def test_a_size_that_cannot_be_kept_is_told(
 
 
 def test_pictures_to_fill_with_are_reduxs_and_in_context_fill_is_refused() -> None:
-    assert wants(FILL, fill_image={"fill_image_url": ["a", "b"]})[2:] == [("prompt", "fill_image")] * 2
-    assert wants(FILL, fill_image={"fill_image_url": "a"})[2:] == [("prompt", "fill_image")]
+    field = "fill_image.fill_image_url"
+    assert wants(FILL, fill_image={"fill_image_url": ["a", "b"]})[2:] == [
+        ("prompt", f"{field}.0"), ("prompt", f"{field}.1"),
+    ]  # fmt: skip
+    assert wants(FILL, fill_image={"fill_image_url": "a"})[2:] == [("prompt", field)]
     with pytest.raises(ModelError) as caught:
         job(FILL, fill_image={"fill_image_url": "a", "in_context_fill": True})
     (item,) = caught.value.items

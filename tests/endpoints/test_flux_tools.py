@@ -116,7 +116,10 @@ def test_kontext_without_a_picture_takes_the_ratio() -> None:
 
 def test_several_pictures_keep_their_order_and_have_a_bound() -> None:
     endpoint = ENDPOINTS["fal-ai/flux-pro/kontext/multi"]
-    assert [each.url for each in wants(endpoint, image_urls=["a", "b", "c"])] == ["a", "b", "c"]
+    wanted = wants(endpoint, image_urls=["a", "b", "c"])
+    assert [(each.url, each.field) for each in wanted] == [
+        ("a", "image_urls.0"), ("b", "image_urls.1"), ("c", "image_urls.2"),
+    ]  # fmt: skip
     for urls in ([], ["a"] * 5, [""]):
         with pytest.raises(ModelError) as caught:
             validate(endpoint, endpoint.example | {"image_urls": urls})

@@ -189,7 +189,7 @@ async def test_the_endpoint_of_fill(tmp_path: Path) -> None:
             await drawn(house, fill, **given, loras=[{"path": "a.safetensors"}]), await drawn(house, fill, **given)
         )
         loc, type_, said = await refused(house, fill, **given, fill_image={"fill_image_url": uri(picture)})
-        assert (loc, type_) == (["body", "fill_image"], "feature_not_supported")
+        assert (loc, type_) == (["body", "fill_image", "fill_image_url"], "feature_not_supported")
         assert "flux.1-redux-dev" in said
 
 

@@ -325,3 +325,14 @@ async def test_names_that_nobody_answers_for_hold_up_no_other_request(
     finally:
         answer.set()
     assert {item["type"] for item in await asyncio.gather(*lost)} == {"file_download_error"}
+
+
+async def test_of_a_list_the_error_tells_the_place_and_the_warning_the_field(room: Room) -> None:
+    good, large = (data_uri(encoded(Image.new("RGB", size)), "image/png") for size in ((40, 30), (2000, 1500)))
+    urls = [good, large, "data:image/png;base64,AAAA"]
+    wanted = [Wanted(url=url, role="context", strength=1, field=f"image_urls.{i}") for i, url in enumerate(urls)]
+    with pytest.raises(ModelError) as caught:
+        await room.inputs.read_all(wanted, base_url=BASE, reader="alice")
+    assert caught.value.items[0]["loc"] == ["body", "image_urls", "2"]
+    _, notices = await room.inputs.read_all(wanted[:2], base_url=BASE, reader="alice")
+    assert [notice.field for notice in notices] == ["image_urls"]

@@ -42,7 +42,7 @@ class Wanted:
     url: str
     role: ImageRole
     strength: float | None
-    field: str = "image_url"
+    field: str = "image_url"  # dots lead deeper: "image_urls.2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ from impasto.endpoints.flux_tools import (
     MAX_PICTURES,
     OWL,
     ResolutionMode,
+    each_of,
     fills,
 )
 from impasto.engine.job import Job, Notice
@@ -151,8 +152,10 @@ def fill_images(input_: Any) -> tuple[Wanted, ...]:
     given = input_.fill_image
     if given is None:
         return ()
-    urls: list[str] = [given.fill_image_url] if isinstance(given.fill_image_url, str) else given.fill_image_url
-    return tuple(Wanted(url=url, role="prompt", strength=1.0, field="fill_image") for url in urls)
+    field = "fill_image.fill_image_url"
+    if isinstance(given.fill_image_url, str):
+        return (Wanted(url=given.fill_image_url, role="prompt", strength=1.0, field=field),)
+    return each_of(given.fill_image_url, role="prompt", field=field)
 
 
 def _filled(input_: Any) -> tuple[Wanted, ...]:

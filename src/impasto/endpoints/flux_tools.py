@@ -5,6 +5,7 @@ loaded; another one answers 422 `feature_not_supported` and says which (`engine.
 and guidance back, or the caller names none, those apply that the model was published with.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,7 @@ from impasto.endpoints.flux_images import (
 )
 from impasto.endpoints.flux_open import DEV, DEV_EXAMPLE, Acceleration, BaseInput
 from impasto.endpoints.flux_pro import EXAMPLE, FLUX_PRO, FluxProTextToImageInput, to_job
-from impasto.engine.job import Job
+from impasto.engine.job import ImageRole, Job
 from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_FILL, FLUX1_KONTEXT, ModelSpec
 from impasto.flux.sizes import kontext_size, megapixel
 
@@ -175,6 +176,11 @@ def _kontext_size(job: Job) -> Job:
     return replace(job, height=height, width=width)
 
 
+def each_of(urls: Sequence[str], *, role: ImageRole, field: str) -> tuple[Wanted, ...]:
+    """The pictures of a list, each with its place in it."""
+    return tuple(Wanted(url=url, role=role, strength=1.0, field=f"{field}.{i}") for i, url in enumerate(urls))
+
+
 def fills(input_: Any) -> tuple[Wanted, ...]:
     return (
         Wanted(url=input_.image_url, role="fill", strength=1.0),
@@ -192,7 +198,7 @@ def _depth(input_: Any) -> tuple[Wanted, ...]:
 
 def _context(input_: Any) -> tuple[Wanted, ...]:
     if hasattr(input_, "image_urls"):
-        return tuple(Wanted(url=url, role="context", strength=1.0, field="image_urls") for url in input_.image_urls)
+        return each_of(input_.image_urls, role="context", field="image_urls")
     return (Wanted(url=input_.image_url, role="context", strength=1.0),)
 
 

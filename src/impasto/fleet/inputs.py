@@ -77,7 +77,7 @@ class Inputs:
         if before == now:
             return image, ()
         message = f"The image of {before} pixels was made smaller, {now}, before it was used."
-        return image, (Notice(code="image_downscaled", message=message, field=wanted.field),)
+        return image, (Notice(code="image_downscaled", message=message, field=wanted.field.partition(".")[0]),)
 
     async def read_all(
         self, wanted: Sequence[Wanted], *, base_url: str, reader: str
