@@ -8,6 +8,7 @@ import pytest
 
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import PRESETS, SizeLimits, pixels
+from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Picture
@@ -96,7 +97,6 @@ def test_unknown_fields_are_ignored() -> None:
         ("num_inference_steps", "steps", 1, 50),
         ("num_images", "num_images", 1, 4),
         ("guidance_scale", "guidance", 1, 20),
-        ("seed", "seed", 0, 2**64 - 1),
     ],
 )
 def test_bounds_hold_at_and_past_their_edges(field: str, attribute: str, low: int, high: int) -> None:
@@ -237,6 +237,15 @@ def test_an_input_that_is_no_object_is_refused(payload: object) -> None:
 def test_the_callers_seed_wins_over_the_drawn_one() -> None:
     assert job({"prompt": "a", "seed": 0}, seed=99).seed == 0
     assert job({"prompt": "a", "seed": None}, seed=99).seed == 99
+
+
+@pytest.mark.parametrize("seed", [-1, "-1", -1.0, 2**64 - 1, 2**65 - 1])
+def test_every_integer_is_a_seed_of_sixty_four_bits(seed: object) -> None:
+    assert job({"prompt": "a", "seed": seed}).seed == 2**64 - 1
+    for wrong in (0.5, "random", [1]):
+        assert only({"prompt": "a", "seed": wrong})["loc"] == ["body", "seed"]
+    schema = schemas(PRO)["FluxProTextToImageInput"]["properties"]["seed"]
+    assert set(schema) == {"type", "title", "description"}
 
 
 def test_v1_1_chooses_steps_and_guidance_itself() -> None:

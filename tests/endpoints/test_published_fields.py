@@ -131,8 +131,6 @@ def bounds(schema: dict[str, Any]) -> str:
         return SIZE
     if "enum" in schema or "const" in schema:
         return "|".join(schema.get("enum", [schema.get("const")]))
-    if schema.get("maximum", 0) > 2**53:  # of a seed: ours
-        return ".."
     low = schema.get("minimum", f">{schema['exclusiveMinimum']:g}" if "exclusiveMinimum" in schema else "")
     low, high = (
         f"{bound:g}" if isinstance(bound, int | float) else bound for bound in (low, schema.get("maximum", ""))

@@ -126,6 +126,11 @@ def _word(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _noise(seed: int) -> int:
+    """What the noise is drawn from. fal declares no range, and torch takes a negative seed as 2**64 more."""
+    return seed % (MAX_SEED + 1)
+
+
 # pydantic puts them into `loc`; no caller has such a field
 UNION_TAGS = frozenset({"ImageSize", "Preset", "One", "Many"})
 
@@ -138,7 +143,7 @@ Size = Annotated[
 ]
 Steps = Annotated[int, Field(ge=1, le=50, description="The number of inference steps to perform.")]
 Seed = Annotated[
-    Annotated[int, Field(ge=0, le=MAX_SEED)] | None,
+    Annotated[int, AfterValidator(_noise)] | None,
     Field(
         description="The same seed and the same prompt given to the same version of the model will output the same "
         "image every time."
