@@ -153,6 +153,31 @@ def test_every_field_is_published_in_its_place_with_its_default_and_bounds(id_: 
     assert published(id_) == PUBLISHED[id_].replace("\n\n", "\n").strip().splitlines()
 
 
+KOALA = "https://fal.media/files/koala/Chls9L2ZnvuipUTEwlnJC.png"
+INPUTS = "https://storage.googleapis.com/falserverless/example_inputs"
+BENCH = "https://raw.githubusercontent.com/CompVis/latent-diffusion/main/data/inpainting_examples/overture-creations-"
+PICTURES = {  # (endpoint, field) → fal's own example
+    ("fal-ai/flux/dev/image-to-image", "image_url"): KOALA,
+    ("fal-ai/flux-1/dev/image-to-image", "image_url"): KOALA,
+    ("fal-ai/flux/krea/image-to-image", "image_url"): KOALA,
+    ("fal-ai/flux/dev/redux", "image_url"): "https://fal.media/files/kangaroo/acQvq-Kmo2lajkgvcEHdv.png",
+    ("fal-ai/flux/krea/redux", "image_url"): f"{INPUTS}/flux_krea_redux_output_1.jpg",
+    ("fal-ai/flux-kontext/dev", "image_url"): f"{INPUTS}/kontext_example_input.webp",
+    ("fal-ai/flux-kontext-lora", "image_url"): f"{INPUTS}/kontext_example_input.webp",
+    ("fal-ai/flux-lora/inpainting", "mask_url"): f"{INPUTS}/dog_mask.png",
+    ("fal-ai/flux-general/image-to-image", "image_url"): f"{BENCH}5sI6fQgYIuo.png",
+    ("fal-ai/flux-general/inpainting", "image_url"): f"{BENCH}5sI6fQgYIuo.png",
+    ("fal-ai/flux-general/inpainting", "mask_url"): f"{BENCH}5sI6fQgYIuo_mask.png",
+}
+
+
+@pytest.mark.parametrize(("id_", "field"), PICTURES)
+def test_examples_of_pictures_are_fals(id_: str, field: str) -> None:
+    endpoint = ENDPOINTS[id_]
+    schema = schemas(endpoint)[endpoint.Input.__name__]["properties"][field]
+    assert schema["examples"] == [endpoint.example[field]] == [PICTURES[id_, field]]
+
+
 NESTED = {  # object: its fields, the required ones with a star
     "LoraWeight": "path* scale",
     "ControlLoraWeight": "path* scale control_image_url* preprocess",

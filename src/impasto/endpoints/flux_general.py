@@ -15,8 +15,6 @@ from impasto.endpoints.base import Endpoint, Wanted
 from impasto.endpoints.fields import OutputFormat, Prompt, SafetyChecker, Seed, Size, Steps, SyncMode, WireInput
 from impasto.endpoints.flux_images import ImageUrl, starts_from
 from impasto.endpoints.flux_lora import (
-    DOG,
-    DOG_MASK,
     LION,
     LORA,
     LORA_IMAGE_TO_IMAGE,
@@ -32,6 +30,10 @@ from impasto.endpoints.flux_pro import EXAMPLE, to_job
 from impasto.engine.job import Job, Notice
 from impasto.errors import ModelError
 from impasto.flux.models import Shift
+
+_EXAMPLES = "https://raw.githubusercontent.com/CompVis/latent-diffusion/main/data/inpainting_examples"
+BENCH = f"{_EXAMPLES}/overture-creations-5sI6fQgYIuo.png"
+BENCH_MASK = f"{_EXAMPLES}/overture-creations-5sI6fQgYIuo_mask.png"
 
 LACKING = {  # field → what it would take
     "control_loras": "LoRAs that take a control picture",
@@ -172,12 +174,12 @@ class TextToImageInput(_General):
 
 
 class ImageToImageInput(_General):
-    image_url: ImageUrl = Field(examples=[DOG])
+    image_url: ImageUrl = Field(examples=[BENCH])
     strength: Strength = 0.85
 
 
 class InpaintInput(ImageToImageInput):
-    mask_url: MaskUrl = Field(examples=[DOG_MASK])
+    mask_url: MaskUrl = Field(examples=[BENCH_MASK])
 
 
 def _general_job(input_: Any, *, request_id: str, seed: int, model: str) -> Job:
@@ -227,7 +229,7 @@ _EXAMPLE: dict[str, Any] = {
     "output_format": "png",
     "negative_prompt": "blurred, washed out",
 }
-_FROM_IMAGE: dict[str, Any] = _EXAMPLE | {"prompt": LION, "image_url": DOG, "strength": 0.85}
+_FROM_IMAGE: dict[str, Any] = _EXAMPLE | {"prompt": LION, "image_url": BENCH, "strength": 0.85}
 
 GENERAL = replace(
     LORA,
@@ -258,7 +260,7 @@ FLUX_GENERAL: tuple[Endpoint, ...] = (
         title="FLUX.1 [dev] general Inpainting",
         description="The masked part of a picture drawn anew after a prompt, with all that flux-general has.",
         Input=InpaintInput,
-        example=_FROM_IMAGE | {"mask_url": DOG_MASK},
+        example=_FROM_IMAGE | {"mask_url": BENCH_MASK},
         pictures=_repaints,
     ),
 )

@@ -35,6 +35,7 @@ from impasto.endpoints.flux_pro import (
 from impasto.engine.job import Job
 
 PICTURE = "https://fal.media/files/kangaroo/acQvq-Kmo2lajkgvcEHdv.png"
+START = "https://fal.media/files/koala/Chls9L2ZnvuipUTEwlnJC.png"
 
 SeedImageUrl = Annotated[
     str,
@@ -62,7 +63,7 @@ class FluxProUltraTextToImageInputRedux(FluxProUltraTextToImageInput):
 
 
 class BaseImageToInput(WireInput):
-    image_url: ImageUrl = Field(examples=[PICTURE])
+    image_url: ImageUrl = Field(examples=[START])
     strength: float = Field(
         default=0.95, ge=0.01, le=1, allow_inf_nan=False, description="How far to go from the image; 1 ignores it."
     )
@@ -144,7 +145,7 @@ IMAGE_TO_IMAGE = replace(
     description="A picture drawn anew after a prompt, in its own size.",
     Input=BaseImageToInput,
     example={k: v for k, v in DEV_EXAMPLE.items() if k != "image_size"}
-    | {"image_url": PICTURE, "strength": 0.95, "num_inference_steps": 40},
+    | {"image_url": START, "strength": 0.95, "num_inference_steps": 40},
     category="image-to-image",
     pictures=starts_from,
     with_pictures=size_of_image,

@@ -42,6 +42,7 @@ from impasto.endpoints.flux_tools import (
     KNIGHT,
     KNIGHT_MASK,
     KONTEXT_DEV,
+    KONTEXT_DEV_PICTURE,
     KONTEXT_PICTURE,
     MAX_PICTURES,
     OWL,
@@ -105,7 +106,7 @@ KontextGuidance = Annotated[
 
 
 class _KontextPicture(WireInput):
-    image_url: ImageUrl = Field(examples=[KONTEXT_PICTURE])
+    image_url: ImageUrl = Field(examples=[KONTEXT_DEV_PICTURE])
     prompt: Prompt = Field(examples=[KONTEXT_PROMPT])
     num_inference_steps: ManySteps = 30
     seed: Seed = None

@@ -27,7 +27,6 @@ from impasto.endpoints.fields import (
 from impasto.endpoints.flux_images import (
     DEV_REDUX,
     IMAGE_TO_IMAGE,
-    PICTURE,
     BaseImageToInput,
     BaseReduxInput,
     ImageUrl,
@@ -47,6 +46,8 @@ KNIGHT = "https://storage.googleapis.com/falserverless/flux-lora/example-images/
 KNIGHT_MASK = "https://storage.googleapis.com/falserverless/flux-lora/example-images/mask_knight.jpeg"
 OWL = "https://fal.media/files/kangaroo/eNSkRdVFzNvDkrrMjxFA3.png"
 BLACKHOLE = "https://fal.media/files/penguin/vt-SeIOweN7_oYBsvGO6t.png"
+KREA_PICTURE = "https://storage.googleapis.com/falserverless/example_inputs/flux_krea_redux_output_1.jpg"
+KONTEXT_DEV_PICTURE = "https://storage.googleapis.com/falserverless/example_inputs/kontext_example_input.webp"
 KONTEXT_PICTURE = "https://v3.fal.media/files/rabbit/rmgBxhwGYb2d3pl3x9sKf_output.png"
 
 Ratio9 = Literal["21:9", "16:9", "4:3", "3:2", "1:1", "2:3", "3:4", "9:16", "9:21"]
@@ -115,7 +116,7 @@ class FluxProTextToImageInputWithAR(_Kontext):
 
 class DevKontextEditInput(WireInput):
     prompt: Prompt = Field(examples=["Change the setting to a day time, add a lot of people walking the sidewalk."])
-    image_url: ImageUrl = Field(examples=[KONTEXT_PICTURE])
+    image_url: ImageUrl = Field(examples=[KONTEXT_DEV_PICTURE])
     num_inference_steps: ManySteps = 28
     seed: Seed = None
     guidance_scale: Guidance = 2.5
@@ -136,6 +137,7 @@ class BaseKreaImageToInput(BaseImageToInput):
 
 
 class BaseKreaReduxInput(BaseReduxInput):
+    image_url: ImageUrl = Field(examples=[KREA_PICTURE])
     guidance_scale: Guidance = 4.5
 
 
@@ -280,7 +282,7 @@ KONTEXT_DEV = replace(
     Input=DevKontextEditInput,
     example={
         "prompt": "Change the setting to a day time, add a lot of people walking the sidewalk.",
-        "image_url": KONTEXT_PICTURE,
+        "image_url": KONTEXT_DEV_PICTURE,
         "num_inference_steps": FLUX1_KONTEXT.default_steps,
         "guidance_scale": 2.5,
         "num_images": 1,
@@ -312,7 +314,7 @@ KREA_REDUX = replace(
     title="FLUX.1 Krea [dev] Redux",
     model="flux-krea",
     Input=BaseKreaReduxInput,
-    example=DEV_REDUX.example | {"guidance_scale": 4.5, "image_url": PICTURE},
+    example=DEV_REDUX.example | {"guidance_scale": 4.5, "image_url": KREA_PICTURE},
 )
 FLUX_TOOLS: tuple[Endpoint, ...] = (
     FILL,
