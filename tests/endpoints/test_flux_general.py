@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from impasto.endpoints.flux_general import LACKING
+from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job
@@ -73,6 +74,19 @@ def test_what_this_server_lacks_is_refused_at_its_field(id_: str, field: str) ->
     assert (item["loc"], item["type"]) == (["body", field], "feature_not_supported")
     assert f"leave {field} out" in item["msg"]
     job(id_, **{field: None})
+
+
+def test_a_control_lora_has_a_scale_between_minus_four_and_four() -> None:
+    number = schemas(ENDPOINTS[TEXT])["ControlLoraWeight"]["properties"]["scale"]["anyOf"][1]
+    assert (number["minimum"], number["maximum"]) == (-4, 4)
+    for scale, bound in ((-4.1, {"ge": -4}), (4.1, {"le": 4})):
+        with pytest.raises(ModelError) as caught:
+            job(control_loras=[{"path": URL, "control_image_url": URL, "scale": scale}])
+        (item,) = caught.value.items
+        assert (item["loc"], item["ctx"]) == (["body", "control_loras", "0", "scale"], bound)
+    for scale in (-4, 4, {"0": 1.0}):
+        with pytest.raises(ModelError, match="leave control_loras out"):
+            job(control_loras=[{"path": URL, "control_image_url": URL, "scale": scale}])
 
 
 def test_pictures_to_take_after_come_one_or_several() -> None:

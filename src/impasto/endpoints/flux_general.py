@@ -62,9 +62,10 @@ def _scales(value: Any) -> str:
 
 class ControlLoraWeight(WireInput):
     path: str
-    scale: Annotated[Annotated[dict[str, Any], Tag("Many")] | Annotated[float, Tag("One")], Discriminator(_scales)] = (
-        1.0
-    )
+    scale: Annotated[
+        Annotated[dict[str, Any], Tag("Many")] | Annotated[float, Tag("One"), Field(ge=-4, le=4, allow_inf_nan=False)],
+        Discriminator(_scales),
+    ] = 1.0
     control_image_url: str
     preprocess: Literal["canny", "depth", "None"] = "None"
 
