@@ -20,7 +20,7 @@ def named(name: str, *, setting: str) -> Any:
     if not (module and colon and attribute):
         raise ConfigError(f"{setting} = {name!r} is not understood. Name it as module:attribute.")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())  # last: a random.py in it is not the standard library's
     try:
         found = import_module(module)
     except FAULTS as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-IMPASTO = [sys.executable, "-m", "impasto.cli"]
+IMPASTO = [sys.executable, "-P", "-m", "impasto.cli"]  # -P: as the installed program, which imports nothing from here
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -27,10 +27,11 @@ def environment(**more: str) -> dict[str, str]:
 class Server:
     """One `impasto serve` with the fake pipeline; stopped with SIGTERM at the end."""
 
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, cwd: Path | None = None, **variables: str) -> None:
         self.process = subprocess.Popen(
             [*IMPASTO, "serve", "--port", "0", "--data", str(folder), *arguments],
             env=environment(**variables),
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,8 +77,8 @@ class Server:
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
-    def begin(*arguments: str, folder: Path | None = None, **variables: str) -> Server:
-        servers.append(Server(folder or tmp_path / "data", *arguments, **variables))
+    def begin(*arguments: str, folder: Path | None = None, cwd: Path | None = None, **variables: str) -> Server:
+        servers.append(Server(folder or tmp_path / "data", *arguments, cwd=cwd, **variables))
         return servers[-1]
 
     yield begin
@@ -93,10 +94,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def impasto() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command to its end: `impasto("keys", "list")`."""
 
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*IMPASTO, *arguments],
             env=environment(**variables),
+            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=60,

@@ -1,5 +1,6 @@
 """`impasto serve` as a person starts it: a real process, its output, its answers, its end."""
 
+import base64
 import json
 import socket
 import time
@@ -8,6 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from impasto.files.images import encode
 
 
 def test_a_start_prints_url_key_and_a_line_to_try_and_draws(start: Callable[..., Any]):
@@ -94,6 +99,36 @@ def test_a_model_that_is_not_there_is_named_by_readyz(start: Callable[..., Any])
     assert server.get("/readyz")[0] == 503
     assert "no-such-model" in reason
     assert server.get("/healthz")[0] == 200
+
+
+OWN = """
+from impasto.endpoints.custom import Prompt, WireInput, derive
+
+class Input(WireInput):
+    prompt: Prompt
+
+def black(pixels, job):
+    pixels[:] = 0
+    return pixels
+
+table = derive("me/black", Input=Input, asks=lambda x: {"prompt": x.prompt}, example={"prompt": "x"}, post=black)
+"""
+PIXEL = "data:image/png;base64," + base64.b64encode(encode(np.zeros((64, 64, 3), np.uint8), "png")[0]).decode()
+
+
+def test_python_files_where_it_is_started_are_endpoints_when_named_and_never_the_standard_library(
+    start: Callable[..., Any], tmp_path: Path
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("random", "json", "tempfile", "PIL"):
+        (here / f"{name}.py").write_text("raise SystemExit('not the one that was meant')")
+    (here / "mine.py").write_text(OWN)
+    server = start("--endpoints", "mine:table", cwd=here)
+    server.until_ready()
+    assert server.get("/me/black", body={"prompt": "x"})[0] == 200
+    status, answer = server.get("/fal-ai/flux/dev/image-to-image", body={"prompt": "x", "image_url": PIXEL})
+    assert status == 200, answer
 
 
 def test_a_taken_port_is_named_with_the_remedy(refused: Callable[..., str], tmp_path: Path):

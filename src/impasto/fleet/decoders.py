@@ -50,7 +50,8 @@ class _Child:
 
     @classmethod
     async def start(cls, *, memory: int, seconds: float) -> "_Child":
-        arguments = ["-m", "impasto.fleet.decoder", str(os.getpid()), str(memory), str(seconds)]
+        # -P: a random.py where the server was started is not the standard library's.
+        arguments = ["-P", "-m", "impasto.fleet.decoder", str(os.getpid()), str(memory), str(seconds)]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,

@@ -130,6 +130,7 @@ class LocalFleet:
     async def _spawn() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # a random.py where the server was started is not the standard library's
             "-m",
             "impasto.fleet.runner",
             stdin=asyncio.subprocess.PIPE,
