@@ -28,7 +28,7 @@ from impasto.api.signing import load_secret
 from impasto.api.warden import Warden
 from impasto.endpoints.own import load_endpoints
 from impasto.endpoints.table import Endpoints
-from impasto.errors import ConfigError
+from impasto.errors import ConfigError, StoreError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.dispatcher import Dispatcher
 from impasto.fleet.local import LocalFleet
@@ -39,6 +39,7 @@ from impasto.webhooks.delivery import Deliverer
 
 log = logging.getLogger("impasto")
 
+DATABASE, BLOBS = "impasto.sqlite3", "files"  # in the data folder
 FILES = 512  # open files besides the clients' connections: database, blobs, runners, modules
 
 
@@ -52,11 +53,15 @@ def run(settings: Settings) -> int:
         return runner.run(_serve(settings, endpoints, listener))
 
 
-async def open_store(settings: Settings) -> SqliteStore:
-    """The store of the data folder, made on first use; `impasto keys` works on it beside a running server."""
-    _make_folder(settings.data)
+async def open_store(settings: Settings, *, make: bool = True) -> SqliteStore:
+    """The store of the data folder, made on first use; `impasto keys` works on it beside a running server.
+
+    `make`: whether it may be made; else raises `StoreError` when there is none.
+    """
+    if make:
+        _make_folder(settings.data)
     return await SqliteStore.open(
-        settings.data / "impasto.sqlite3",
+        settings.data / DATABASE if make else data_of(settings),
         lease_seconds=settings.queue.lease_seconds,
         max_attempts=settings.queue.max_attempts,
         max_crashes=settings.queue.max_crashes,
@@ -65,13 +70,24 @@ async def open_store(settings: Settings) -> SqliteStore:
     )
 
 
+def data_of(settings: Settings) -> Path:
+    """The database file of a data folder that a server has used. Raises `StoreError`: there is none."""
+    database = settings.data / DATABASE
+    if not database.is_file():
+        raise StoreError(
+            f"no data in {settings.data.absolute()}: there is no {DATABASE}. Name the server's folder with --data, or "
+            "start in the folder that the server was started in."
+        )
+    return database
+
+
 async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.socket) -> int:
     store = await open_store(settings)
     try:
         _require_key(settings, store)
         if requeued := await store.recover():
             log.info("%d requests of the former process go on", requeued)
-        blobs = BlobStore(settings.data / "files")
+        blobs = BlobStore(settings.data / BLOBS)
         blobs.delete_drafts(older_than=0)  # this folder is ours alone: what is half-written is a former process's
         secret = load_secret(settings.data / SECRET_FILE)
         async with Dispatcher(
