@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def add(settings: Settings, path: Path, *, name: str | None = None, model: str |
 
 
 def pull(settings: Settings, name: str) -> str:
-    """Raises ConfigError for a name that cannot be fetched, ModelUnavailable when the hub does not give it."""
+    """Raises ConfigError for a name that cannot be fetched, ModelUnavailable when the hub does not give it,
+    WeightsError when it cannot be kept.
+    """
     spec = _known(name)
     hub = _hub()
     target = settings.models_folder / name
@@ -79,6 +82,9 @@ def pull(settings: Settings, name: str) -> str:
     patterns += REDUX_PARTS if isinstance(spec, AddOn) else () if _has_parts(settings, name) else PARTS
     try:
         target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{target}: cannot be made ({error.strerror}). Choose another folder with --data.") from None
+    try:
         info = hub.HfApi().model_info(spec.source, files_metadata=True)
         revision = info.sha or "main"
         hub.snapshot_download(
@@ -88,7 +94,7 @@ def pull(settings: Settings, name: str) -> str:
         raise ModelUnavailable(_gated(spec)) from None
     except hub.errors.RepositoryNotFoundError:
         raise ModelUnavailable(f"{spec.source} is not on the hub, or not for you. {_gated(spec)}") from None
-    except (OSError, hub.errors.HfHubHTTPError) as error:
+    except (OSError, *_faults(hub)) as error:
         raise ModelUnavailable(
             f"{spec.source} could not be fetched ({type(error).__name__}: {_first_line(error)}). "
             "Try again: what is there already is kept. Without a connection, copy the files and use "
@@ -183,13 +189,19 @@ def _kept(settings: Settings, name: str) -> library.Kept:
 
 def _hub() -> Any:
     try:
-        import huggingface_hub
+        import_module("huggingface_hub.errors")  # which the package loads by itself only once it was used
+        return import_module("huggingface_hub")
     except ImportError:
         raise ConfigError(
             "fetching needs the package huggingface_hub: pip install impasto[hub]. Weights that you have already: "
             "`impasto models add PATH`."
         ) from None
-    return huggingface_hub
+
+
+def _faults(hub: Any) -> tuple[type[Exception], ...]:
+    """What its calls raise besides OSError, as which an unreachable hub is told only before version 1."""
+    names = ("HTTPError", "EntryNotFoundError", "XetDownloadError", "RevisionResolutionError")
+    return tuple(getattr(hub.errors, name) for name in names if hasattr(hub.errors, name))
 
 
 def _gated(spec: ModelSpec | AddOn) -> str:

@@ -247,3 +247,20 @@ def test_a_name_that_nobody_knows_is_said(impasto: Callable[..., Any], tmp_path:
         refused = impasto("models", verb, "no-such-model", "--data", str(tmp_path))
         assert refused.returncode == 2
         assert "impasto models" in refused.stderr
+
+
+def test_a_hub_that_is_not_reached_is_one_sentence(impasto: Callable[..., Any], tmp_path: Path) -> None:
+    where = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    refused = impasto("models", "pull", "flux.1-dev", "--data", str(tmp_path), **where)
+    assert refused.returncode == 1
+    assert "could not be fetched" in refused.stderr
+    assert "impasto models add PATH" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(impasto: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = impasto("models", "pull", "flux.1-dev", "--data", str(tmp_path / "file" / "data"))
+    assert refused.returncode == 1
+    assert "cannot be made" in refused.stderr
+    assert "Traceback" not in refused.stderr
