@@ -117,7 +117,11 @@ def _targets(output: Path, count: int) -> list[Path]:
     folder = output.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"--output {output}: {folder.resolve()} is not a folder that can be written to.")
-    return [output, *(output.with_stem(f"{output.stem}-{i}") for i in range(2, count + 1))]
+    targets = [output, *(output.with_stem(f"{output.stem}-{i}") for i in range(2, count + 1))]
+    for target in targets:
+        if target.is_dir():
+            raise ConfigError(f"--output {target}: is a folder. Name a file.")
+    return targets
 
 
 def _size(text: str) -> Any:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -33,3 +35,25 @@ def test_help_imports_nothing_heavy():
     program = "import sys, impasto.cli; print([m for m in ('torch', 'numpy', 'starlette', 'PIL') if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert ended.stdout.strip() == "[]"
+
+
+def test_what_the_system_refuses_is_one_line_that_names_the_place(impasto: Callable[..., Any], tmp_path: Path):
+    assert impasto("keys", "create", "--data", str(tmp_path / "data")).returncode == 0
+    (tmp_path / "file").write_text("")
+    ended = impasto("backup", str(tmp_path / "file" / "copy"), "--data", str(tmp_path / "data"))
+    assert ended.returncode == 1
+    assert ended.stderr == f"impasto: {tmp_path / 'file' / 'copy'}: Not a directory\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path):
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "impasto.cli", "models", "list", "--data", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert listing.stdout is not None
+    listing.stdout.close()
+    assert listing.stderr is not None
+    with listing.stderr:
+        assert listing.stderr.read() == b""
+    assert listing.wait(60) == 1

@@ -78,6 +78,15 @@ def test_a_mistake_is_one_message_that_names_it_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_of_the_output_s_name_is_told_before_anything_is_drawn(tmp_path: Path):
+    (tmp_path / "many-2.png").mkdir()
+    for asked in (["-o", str(tmp_path / "many-2.png")], ["-o", str(tmp_path / "many.png"), "--num-images", "2"]):
+        ended = generate("x", *asked)
+        assert ended.exit_code == 2
+        assert f"{tmp_path / 'many-2.png'}: is a folder" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["many-2.png"]
+
+
 def test_the_picture_is_shown_in_the_terminal_when_it_is_asked_for(tmp_path: Path):
     shown = generate("x", "-o", str(tmp_path / "shown.jpeg"), "--preview")
     assert shown.exit_code == 0

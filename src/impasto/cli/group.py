@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ImpastoGroup(click.Group):
-    """Turns our errors into one line on stderr and exit status 2 (settings) or 1 (anything else), never a traceback."""
+    """Turns our errors, and the system's, into one line on stderr and exit status 2 (settings) or 1 (anything else)."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -26,6 +26,12 @@ class ImpastoGroup(click.Group):
             ctx.exit(2)
         except ImpastoError as error:
             click.echo(f"impasto: {error.message}", err=True)
+            ctx.exit(1)
+        except BrokenPipeError:
+            raise  # nobody reads any more, and click ends without a word
+        except OSError as error:  # a full disk, a folder of somebody else
+            place = error.filename2 or error.filename
+            click.echo(f"impasto: {'' if place is None else f'{place}: '}{error.strerror or error}", err=True)
             ctx.exit(1)
 
 
