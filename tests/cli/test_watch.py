@@ -29,6 +29,21 @@ def test_a_url_is_followed_to_the_pictures(start: Callable[..., Any], impasto: I
     assert "Done in" in ended.stderr
 
 
+def test_a_url_names_the_server_unless_it_is_fal_s_or_an_option_says_another(
+    start: Callable[..., Any], impasto: Impasto
+) -> None:
+    server = start()
+    url = submit(server)["status_url"]
+    elsewhere = {"IMPASTO_URL": "http://127.0.0.1:9"}
+    assert impasto("watch", url, **elsewhere).returncode == 0
+    fal = url.replace(f"{server.url}/queue", "https://queue.fal.run")
+    assert fal.startswith("https://queue.fal.run/fal-ai/flux-pro/requests/")
+    assert impasto("watch", fal, IMPASTO_URL=server.url).returncode == 0
+    assert "http://127.0.0.1:9" in impasto("watch", fal, **elsewhere).stderr
+    assert "http://127.0.0.1:9" in impasto("watch", url, "--url", "http://127.0.0.1:9").stderr
+    assert impasto("watch", "ftp://here/x/y/requests/764cabcf-b745-4b3e-ae38-1200304cf45b").returncode == 2
+
+
 def test_an_id_is_enough(start: Callable[..., Any], impasto: Impasto) -> None:
     server = start()
     ended = impasto("watch", submit(server)["request_id"], "--url", server.url, "--preview")

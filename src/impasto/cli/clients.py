@@ -5,13 +5,18 @@ import sys
 from typing import Literal
 
 import click
+from click.core import ParameterSource
 
 from impasto.cli.group import data_option, load, main
 
 
 @main.command()
 @click.argument("request")
-@click.option("--url", envvar="IMPASTO_URL", help="The server (default: http://127.0.0.1:8000 or the configured one).")
+@click.option(
+    "--url",
+    envvar="IMPASTO_URL",
+    help="The server (default: that of REQUEST's URL, else http://127.0.0.1:8000 or the configured one).",
+)
 @click.option("--key", envvar="FAL_KEY", help="The API key that submitted it, where the server asks for one.")
 @click.option(
     "--preview/--no-preview", default=None, help="Show the pictures in the terminal (default: if it shows colours)."
@@ -26,10 +31,12 @@ def watch(ctx: click.Context, request: str, url: str | None, key: str | None, pr
       impasto watch http://127.0.0.1:8000/queue/fal-ai/flux-pro/requests/764cabcf-b745-4b3e-ae38-1200304cf45b
     """
     from impasto import terminal
+    from impasto.client.watch import origin
     from impasto.client.watch import watch as follow
 
     shown = terminal.shows_pictures(sys.stderr, os.environ) if preview is None else preview
-    base = (url or load(ctx).local_url).rstrip("/")
+    named = None if ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE else origin(request)
+    base = (named or url or load(ctx).local_url).rstrip("/")
     sys.exit(follow(request, url=base, key=key, pictures=shown, out=sys.stdout, err=sys.stderr))
 
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from urllib.parse import quote, urlsplit
 
 from impasto import terminal
-from impasto.client.hosts import server_url
+from impasto.client.hosts import is_fal, server_url
 from impasto.errors import ConfigError, ImpastoError
 
 TRIES = 5  # to take up a broken stream
@@ -57,6 +57,14 @@ class Server:
     def json(self, path: str) -> Any:
         with self.open(path) as answer:
             return json.load(answer)
+
+
+def origin(which: str) -> str | None:
+    """The server that a request's URL names; None for an id, and for fal's names, which our server goes by, too."""
+    if "://" not in which:
+        return None
+    url = server_url(which.partition("?")[0])
+    return None if is_fal(url.hostname or "") else f"{url.scheme}://{url.netloc}"
 
 
 def watch(which: str, *, url: str, key: str | None, pictures: bool, out: TextIO, err: TextIO) -> int:
