@@ -193,8 +193,8 @@ def _hub() -> Any:
         return import_module("huggingface_hub")
     except ImportError:
         raise ConfigError(
-            "fetching needs the package huggingface_hub: pip install impasto[hub]. Weights that you have already: "
-            "`impasto models add PATH`."
+            "fetching needs the package huggingface_hub. In the folder of impasto's sources: .venv/bin/pip install -e "
+            "'.[hub]' -c constraints/tested.txt. Weights that you have already: `impasto models add PATH`."
         ) from None
 
 

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -158,3 +160,32 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path) -> None:
     with pytest.raises(tarfile.OutsideDestinationError):
         sources.unpack(tmp_path / "a.tgz", tmp_path / "deep" / "out")
     assert not (tmp_path / "outside.json").exists()
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+
+sys.modules["resvg_py"] = None  # as where it is not installed
+from impasto.cli.group import main
+import click
+import impasto.training.runs
+from impasto.training import sources, sprites
+
+@main.command()
+def render():
+    sprites.icon_reader(Path(sys.argv[1]), sources.SOURCES[0])
+
+main(["render"])
+"""
+
+
+def test_without_its_package_only_the_rendering_ends_and_names_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "icons.json").write_text("{}")
+    (tmp_path / "chars.json").write_text("{}")
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith("impasto: rendering the icons needs the package resvg_py.")
+    assert "pip install -e '.[train]'" in ended.stderr

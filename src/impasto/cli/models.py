@@ -33,7 +33,7 @@ def models_list(ctx: click.Context, data: str | None) -> None:
 @data_option
 @click.pass_context
 def models_pull(ctx: click.Context, name: str, data: str | None) -> None:
-    """Fetch a model of the list from its hub (needs `pip install impasto[hub]`).
+    """Fetch a model of the list from its hub (needs the extra `hub`, docs/models.md).
 
     \b
     Examples:

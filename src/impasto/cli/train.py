@@ -11,7 +11,7 @@ from impasto.cli.group import main
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def train(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Make the embedded model's data and train it (needs `pip install impasto[train]`).
+    """Make the embedded model's data and train it (data needs the extra `train`, docs/training.md).
 
     \b
     Example:

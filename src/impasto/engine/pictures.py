@@ -185,7 +185,8 @@ def _edges(image: ImageInput, *, height: int, width: int) -> Pixels:
         raise _unsupported(
             image.field,
             "This server cannot find edges: OpenCV is not installed.",
-            "On the server: `pip install impasto[control]`; or send a map of edges, white on black.",
+            "On the server, in the folder of impasto's sources: `.venv/bin/pip install -e '.[control]' -c "
+            "constraints/tested.txt`; or send a map of edges, white on black.",
         )
     return canny.edges(fit(given, native=(height, width), box=Box(0, 0, height, width)))
 

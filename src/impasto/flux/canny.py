@@ -1,4 +1,4 @@
-"""A picture's edges, as FLUX.1 Canny was trained to draw after. Through OpenCV, which comes with `impasto[control]`."""
+"""A picture's edges, as FLUX.1 Canny was trained to draw after. Through OpenCV, of the extra `control`."""
 
 from __future__ import annotations
 

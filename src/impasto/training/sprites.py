@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import resvg_py
 from PIL import Image
 
+from impasto.errors import ConfigError
 from impasto.training.concepts import CONCEPTS, PEOPLE, Concept
 from impasto.training.sources import SOURCES, Source, SourceError, unpacked
 
@@ -76,9 +76,22 @@ def render(
     return Sprites(pixels)
 
 
+def _svg_renderer() -> Callable[[str], bytes]:
+    """SVG to a PNG of 256x256. Only the data step needs it, so the package is not one of impasto's own."""
+    try:
+        import resvg_py
+    except ImportError:
+        raise ConfigError(
+            "rendering the icons needs the package resvg_py. In the folder of impasto's sources: "
+            ".venv/bin/pip install -e '.[train]' -c constraints/tested.txt"
+        ) from None
+    return lambda svg: bytes(resvg_py.svg_to_bytes(svg_string=svg, width=256, height=256))
+
+
 def icon_reader(folder: Path, source: Source) -> Callable[[str], Image.Image]:
     """A function from code point to RGBA picture for one unpacked package (webp files, or iconify's SVG bodies)."""
     if (folder / "icons.json").is_file():
+        render = _svg_renderer()
         icons = json.loads((folder / "icons.json").read_text("utf-8"))
         names: dict[str, str] = json.loads((folder / "chars.json").read_text("utf-8"))
 
@@ -89,7 +102,7 @@ def icon_reader(folder: Path, source: Source) -> Callable[[str], Image.Image]:
                 raise SourceError(f"{source.package} has no icon for code point {codepoint}")
             width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
             svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
-            return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=256, height=256))))
+            return Image.open(io.BytesIO(render(svg)))
 
         return from_svg
 
