@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -396,6 +397,11 @@ LISTS = {
 }  # in the environment: separated by commas
 TABLES = {"model.serve", "platform.prices"}  # in the environment: name=value, separated by commas
 NOT_SETTINGS = {"IMPASTO_CONFIG", "IMPASTO_URL"}  # read by the command line
+SERVICE_LINK = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|(\w+_)?PORT=(tcp|udp|sctp)://.*",
+    re.DOTALL,
+)  # what Kubernetes tells a pod of a Service whose name begins with impasto, without the prefix
 
 
 def load(
@@ -418,7 +424,7 @@ def load(
             _put(tree, key, value)
             origin[key] = str(path)
     for name, value in environment.items():
-        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS and not _service_link(name, value):
             key = _environment_keys().get(name)
             if key is None:
                 raise ConfigError(
@@ -455,6 +461,10 @@ def _of_environment(key: str, value: str) -> Any:
         pairs = (part.partition("=") for part in value.split(",") if part)
         return {name.strip(): word.strip() for name, _, word in pairs}
     return value
+
+
+def _service_link(name: str, value: str) -> bool:
+    return SERVICE_LINK.fullmatch(f"{name.removeprefix(PREFIX)}={value}") is not None
 
 
 def _environment_keys() -> dict[str, str]:

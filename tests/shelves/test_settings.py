@@ -44,6 +44,24 @@ def test_a_mistake_in_the_file_names_file_key_and_what_is_allowed(tmp_path: Path
         assert word in caught.value.message
 
 
+@pytest.mark.parametrize("service", ["IMPASTO", "IMPASTO_SERVER", "IMPASTO_MODEL_CACHE"])
+def test_what_kubernetes_tells_of_a_service_called_impasto_is_no_setting(service: str):
+    told = {
+        f"{service}_SERVICE_HOST": "10.0.0.11",
+        f"{service}_SERVICE_PORT": "8000",
+        f"{service}_SERVICE_PORT_HTTP": "8000",
+        f"{service}_PORT": "tcp://10.0.0.11:8000",
+        f"{service}_PORT_8000_TCP": "tcp://10.0.0.11:8000",
+        f"{service}_PORT_8000_TCP_PROTO": "tcp",
+        f"{service}_PORT_8000_TCP_PORT": "8000",
+        f"{service}_PORT_8000_TCP_ADDR": "10.0.0.11",
+    }
+    assert settings.load(environment=told) == settings.load(environment={})
+    assert settings.load(environment=told | {"IMPASTO_SERVER_PORT": "9000"}).server.port == 9000
+    with pytest.raises(ConfigError, match="IMPASTO_PORT is not a setting"):
+        settings.load(environment={"IMPASTO_PORT": "9000"})
+
+
 def test_an_unknown_environment_name_stops_the_start_and_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"IMPASTO_PROT is not a setting.*IMPASTO_SERVER_PORT"):
         settings.load(environment={"IMPASTO_PROT": "1"})
