@@ -15,9 +15,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from impasto.errors import ConfigError
+
+
+def _at_home(path: Path) -> Path:
+    """~ as a shell reads it, which a file and the environment have not been through."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
+Folder = Annotated[Path, AfterValidator(_at_home)]
 
 
 class Section(BaseModel):
@@ -112,7 +123,7 @@ class ModelSettings(Section):
         default="impasto-mini",
         description="Model to serve: a name that `impasto models list` shows, or the path of a checkpoint.",
     )
-    folder: Path | None = Field(
+    folder: Folder | None = Field(
         default=None,
         description="Folder of the models that `impasto models` keeps; default: models in the data folder.",
     )
@@ -169,7 +180,7 @@ class ModelSettings(Section):
         default=False,
         description="Keep the transformer's linears in 8 bits, too, for requests of acceleration high; Ada and Hopper.",
     )
-    speed_folder: Path | None = Field(
+    speed_folder: Folder | None = Field(
         default=None,
         description="Folder of compiled code and of what was measured; default: speed in the data folder.",
     )
@@ -267,7 +278,7 @@ class FetchSettings(Section):
 
 
 class LoraSettings(Section):
-    folder: Path | None = Field(
+    folder: Folder | None = Field(
         default=None, description="Folder whose .safetensors files requests may name as LoRAs; default: none."
     )
     hub: str = Field(
@@ -331,7 +342,7 @@ class PlatformSettings(Section):
 class Settings(Section):
     """The whole tree. `data` is the one folder that impasto writes to."""
 
-    data: Path = Field(default=Path("impasto-data"), description="Folder of the database, the files and the keys.")
+    data: Folder = Field(default=Path("impasto-data"), description="Folder of the database, the files and the keys.")
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     openai: OpenAISettings = OpenAISettings()

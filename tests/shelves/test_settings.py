@@ -44,6 +44,17 @@ def test_a_mistake_in_the_file_names_file_key_and_what_is_allowed(tmp_path: Path
         assert word in caught.value.message
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "impasto.toml"
+    file.write_text('data = "~/data"\n[lora]\nfolder = "~/loras"\n')
+    tree = settings.load(file=file, environment={"IMPASTO_MODEL_FOLDER": "~/models", "IMPASTO_MODEL_SPEED_FOLDER": "~"})
+    folders = (tree.data, tree.lora.folder, tree.model.folder, tree.model.speed_folder)
+    assert folders == (tmp_path / "data", tmp_path / "loras", tmp_path / "models", tmp_path)
+    with pytest.raises(ConfigError, match="IMPASTO_DATA"):
+        settings.load(environment={"IMPASTO_DATA": "~no-such-user-here/data"})
+
+
 @pytest.mark.parametrize("service", ["IMPASTO", "IMPASTO_SERVER", "IMPASTO_MODEL_CACHE"])
 def test_what_kubernetes_tells_of_a_service_called_impasto_is_no_setting(service: str):
     told = {
