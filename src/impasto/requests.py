@@ -16,7 +16,7 @@ LONG = 200  # characters; a longer word of an input or a result (a data URI) is 
 
 @asynccontextmanager
 async def _store(settings: Settings) -> AsyncGenerator[SqliteStore]:
-    store = await open_store(settings)
+    store = await open_store(settings, make=False)
     try:
         yield store
     finally:

@@ -1,9 +1,17 @@
 """`impasto requests`: over the store of a server that runs, and of one that does not."""
 
+import asyncio
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from impasto.serve import open_store
+from impasto.settings import Settings
+
+from .conftest import IMPASTO, environment
 
 SLOW = """
 import time
@@ -80,6 +88,53 @@ def test_a_running_picture_is_cancelled_from_the_command_line(start: Callable[..
     assert server.get(path.removesuffix("/status"))[0] == 499
 
 
-def test_an_unknown_request_is_said_with_the_remedy(refused: Callable[..., str], tmp_path: Path):
+def test_an_unknown_request_is_said_with_the_remedy(impasto: Callable[..., Any], refused, tmp_path: Path):
+    impasto("keys", "create", "--data", str(tmp_path))
     for verb in ("show", "cancel"):
         assert "`impasto requests list` shows them" in refused("requests", verb, "no-such-id", "--data", str(tmp_path))
+
+
+READING = (
+    ("requests", "list"),
+    ("requests", "show", "x"),
+    ("requests", "cancel", "x"),
+    ("keys", "list"),
+    ("keys", "revoke", "x"),
+    ("webhooks", "keys"),
+    ("webhooks", "rotate-key"),
+)
+
+
+def test_in_a_folder_without_data_every_reading_command_says_so_and_makes_none(impasto: Callable[..., Any], tmp_path):
+    for command in READING:
+        ended = impasto(*command, cwd=tmp_path)
+        assert (ended.returncode, ended.stdout) == (1, ""), command
+        assert f"no data in {tmp_path / 'impasto-data'}" in ended.stderr
+        assert "--data" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_list_says_so_in_a_terminal_only(impasto: Callable[..., Any], tmp_path: Path):
+    settings = Settings(data=tmp_path)
+    asyncio.run(empty(settings))
+    for command, words in {("requests", "list"): "no requests yet", ("keys", "list"): "no keys yet"}.items():
+        ended = impasto(*command, "--data", str(tmp_path))
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+        assert words in in_a_terminal(*command, "--data", str(tmp_path))
+    narrowed = ("requests", "list", "--endpoint", "me/nothing", "--data", str(tmp_path))
+    assert "no such requests" in in_a_terminal(*narrowed)
+
+
+async def empty(settings: Settings) -> None:
+    await (await open_store(settings)).close()
+
+
+def in_a_terminal(*arguments: str) -> str:
+    """What a person sees on standard error."""
+    ours, theirs = os.openpty()
+    ended = subprocess.run(
+        [*IMPASTO, *arguments], env=environment(), stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True
+    )
+    os.close(theirs)
+    with open(ours, "rb") as terminal:
+        return terminal.read1(10_000).decode() if not ended.stdout else ""

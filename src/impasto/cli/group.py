@@ -3,6 +3,7 @@
 Errors of ours are one line on stderr here, and an exit status.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +71,12 @@ def data_option(command: F) -> F:
     return click.option(
         "--data", metavar="DIR", help="Folder of the database, the files and the keys (default: impasto-data)."
     )(command)
+
+
+def say_none(what: str) -> None:
+    """That a list is empty, to a person; a program sees it by itself."""
+    if sys.stderr.isatty():
+        click.echo(f"no {what}", err=True)
 
 
 def load(ctx: click.Context, **flags: Any) -> settings.Settings:

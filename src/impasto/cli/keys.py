@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from impasto.cli.group import data_option, load, main
+from impasto.cli.group import data_option, load, main, say_none
 
 
 @main.group()
@@ -53,12 +53,15 @@ def keys_list(ctx: click.Context, data: str | None) -> None:
     from impasto.serve import open_store
 
     async def read() -> None:
-        store = await open_store(load(ctx, data=data))
+        store = await open_store(load(ctx, data=data), make=False)
         try:
-            for key in store.keys():  # noqa: SIM118 - a store is no mapping
+            found = store.keys()
+            for key in found:
                 created = datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%d %H:%M")
                 state = "live" if key.revoked_at is None else "revoked"
                 click.echo(f"{key.key_id}  {','.join(key.scopes):<6} {state:<8} {created}  {key.alias}")
+            if not found:
+                say_none("keys yet: `impasto keys create NAME` makes one")
         finally:
             await store.close()
 
@@ -79,7 +82,7 @@ def keys_revoke(ctx: click.Context, key_id: str, data: str | None) -> None:
     from impasto.serve import open_store
 
     async def revoke() -> bool:
-        store = await open_store(load(ctx, data=data))
+        store = await open_store(load(ctx, data=data), make=False)
         try:
             return await store.revoke_key(key_id.partition(":")[0])
         finally:

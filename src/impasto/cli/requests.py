@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from impasto.cli.group import data_option, load, main
+from impasto.cli.group import data_option, load, main, say_none
 
 
 @main.group()
@@ -31,8 +31,12 @@ def requests_list(ctx: click.Context, data: str | None, **filters: Any) -> None:
     """
     from impasto.requests import lines
 
-    for line in asyncio.run(lines(load(ctx, data=data), **filters)):
+    found = asyncio.run(lines(load(ctx, data=data), **filters))
+    for line in found:
         click.echo(line)
+    if not found:
+        narrowed = any(value is not None for name, value in filters.items() if name != "limit")
+        say_none("such requests" if narrowed else "requests yet")
 
 
 @requests.command("show")

@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from impasto.cli.group import data_option, load, main
+from impasto.cli.group import data_option, load, main, say_none
 
 
 @main.group()
@@ -25,11 +25,14 @@ def webhooks_keys(ctx: click.Context, data: str | None) -> None:
     from impasto.serve import open_store
 
     async def read() -> None:
-        store = await open_store(load(ctx, data=data))
+        store = await open_store(load(ctx, data=data), make=False)
         try:
-            for key in store.signing_keys():
+            found = store.signing_keys()
+            for key in found:
                 until = "" if key.retire_at is None else f"  published until {_date(key.retire_at)}"
                 click.echo(f"{key.kid}  signs from {_date(key.active_from)}{until}")
+            if not found:
+                say_none("signing keys yet: the server's first start makes one")
         finally:
             await store.close()
 
@@ -54,7 +57,7 @@ def webhooks_rotate_key(ctx: click.Context, at_once: bool, data: str | None) -> 
 
     async def rotate() -> str:
         tree = load(ctx, data=data)
-        store = await open_store(tree)
+        store = await open_store(tree, make=False)
         try:
             key = await store.rotate_signing_key(overlap=0 if at_once else tree.webhooks.key_overlap_hours * 3600)
             return f"{key.kid}  signs from {_date(key.active_from)}"
