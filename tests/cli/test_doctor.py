@@ -2,11 +2,14 @@
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from impasto import settings
+from impasto.cli import main
 from impasto.doctor import Check, examine
 from impasto.store.sqlite import SqliteStore
 
@@ -29,7 +32,9 @@ def test_a_machine_that_can_serve_has_no_problem(tmp_path: Path):
     [
         ({"model.name": "no-such-model"}, "weights", "problem"),
         ({"safety.enabled": False}, "safety", "note"),
-        ({"server.host": "0.0.0.0"}, "keys", "note"),
+        ({"safety.picture_check": "none"}, "safety", "note"),
+        ({"server.host": "0.0.0.0"}, "keys", "problem"),
+        ({"server.endpoints": ["no_such_module:table"]}, "endpoints", "problem"),
         ({"model.device": "cpu", "model.cuda_graphs": True, "model.fp8": True}, "speed", "note"),
     ],
 )
@@ -62,6 +67,33 @@ def test_a_database_in_a_folder_of_any_name_is_the_one_that_is_read(tmp_path: Pa
 
 async def made(path: Path) -> None:
     await (await SqliteStore.open(path)).close()
+
+
+def test_a_key_that_is_needed_is_looked_for(tmp_path: Path):
+    revoked = asyncio.run(with_key(tmp_path / "impasto.sqlite3"))
+    assert checks(tmp_path, **{"auth.mode": "keys"})["keys"].state == "good"
+    asyncio.run(revoked())
+    assert checks(tmp_path, **{"auth.mode": "keys"})["keys"].state == "problem"
+    assert checks(tmp_path)["keys"].state == "good"
+
+
+async def with_key(path: Path) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Makes a key; → what revokes it."""
+    store = await SqliteStore.open(path)
+    key, _ = await store.create_key(alias="ci", scopes=["API"])
+    await store.close()
+
+    async def revoke() -> None:
+        store = await SqliteStore.open(path)
+        await store.revoke_key(key.key_id)
+        await store.close()
+
+    return revoke
+
+
+def test_doctor_takes_every_option_of_serve():
+    names = {name: {parameter.name for parameter in main.commands[name].params} for name in ("serve", "doctor")}
+    assert names["doctor"] == names["serve"]
 
 
 def test_a_taken_port(tmp_path: Path):

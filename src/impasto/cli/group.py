@@ -57,7 +57,7 @@ def main(ctx: click.Context, config: Path | None) -> None:
 
 
 def model_options(command: F) -> F:
-    """The options that `serve`, `generate` and `doctor` share."""
+    """The options of whoever loads a model."""
     for option in (
         click.option("--threads", type=int, help="CPU threads of the model; 0: its own choice."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where the model runs."),
