@@ -112,13 +112,25 @@ def test_extensions_are_those_that_checkers_ask_for(authority: ca.Authority) -> 
     assert leaf.not_valid_after_utc - leaf.not_valid_before_utc <= timedelta(days=398)
 
 
-def test_files_are_their_owners(authority: ca.Authority) -> None:
+def test_files_are_their_owners_but_for_the_certificate_that_programs_trust(authority: ca.Authority) -> None:
     folder = authority.certificate.parent
     authority.bundle()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o711
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
-    assert {"authority.pem", "authority.key", "server.pem", "server.key"} <= set(modes)
+    assert modes.pop("authority.pem") == 0o644
+    assert {"authority.key", "server.pem", "server.key"} <= set(modes)
     assert set(modes.values()) == {0o600}
+
+
+def test_an_authority_of_an_earlier_version_is_opened_to_other_users_programs(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    certificate = ca.ensure(folder).certificate
+    before = certificate.read_bytes()
+    folder.chmod(0o700)
+    certificate.chmod(0o600)
+    ca.ensure(folder)
+    assert (stat.S_IMODE(folder.stat().st_mode), stat.S_IMODE(certificate.stat().st_mode)) == (0o711, 0o644)
+    assert certificate.read_bytes() == before
 
 
 def test_a_second_call_changes_nothing(tmp_path: Path) -> None:

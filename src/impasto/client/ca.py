@@ -1,13 +1,15 @@
 """A certificate authority of this machine's own, good for fal's host names and nothing else.
 
-Made on first use in a folder of mode 0700: `authority.pem`, `authority.key`, `server.pem`, `server.key`, each 0600. The
-authority carries name constraints: trusted for fal's hosts and loopback only, its key, stolen, cannot pose as a bank.
+Made on first use: `authority.pem`, which programs of all users of the machine may read, and for its owner only
+`authority.key`, `server.pem`, `server.key`. The folder's mode 0711 lets others in by name only. The authority
+carries name constraints: trusted for fal's hosts and loopback only, its key, stolen, cannot pose as a bank.
 """
 
 import fcntl
 import ipaddress
 import os
 import ssl
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -68,7 +70,9 @@ def ensure(folder: Path) -> Authority:
 
     Raises `OSError` when the folder cannot be written.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if stat.S_IMODE(folder.stat().st_mode) == 0o700:  # of an earlier version
+        folder.chmod(0o711)
     paths = Authority(folder / "authority.pem", folder / "server.pem", folder / "server.key")
     key_path = folder / "authority.key"
     with _locked(folder / "lock"):
@@ -79,6 +83,7 @@ def ensure(folder: Path) -> Authority:
             _write(key_path, _pem(key))
             _write(paths.certificate, certificate.public_bytes(serialization.Encoding.PEM))
             authority = certificate, key
+        paths.certificate.chmod(0o644)  # it is no secret: programs of other users are to trust it, too
         server = _load(paths.server, paths.server_key)
         if server is None or not _issued(server[0], authority[0]):
             key = ec.generate_private_key(ec.SECP256R1())
