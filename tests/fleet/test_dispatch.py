@@ -59,7 +59,7 @@ async def test_the_picture_inside_is_the_picture_of_the_file(house: House) -> No
 async def test_a_refused_input_is_a_422_with_the_list_of_faults(house: House) -> None:
     request_id = await house.submit(num_images=9, guidance_scale="much")
     request, result = await house.ended(request_id)
-    assert (request.outcome, request.http_status, request.error_type) == (Outcome.ERROR, 422, "validation_error")
+    assert (request.outcome, request.http_status, request.error_type) == (Outcome.ERROR, 422, "float_parsing")
     assert result.http_status == 422
     assert {tuple(item["loc"]) for item in result.payload["detail"]} == {
         ("body", "num_images"),

@@ -559,16 +559,18 @@ def test_an_upload_ends_in_its_own_box_and_the_last_one_of_a_box_stays(visit: Vi
     expect(run).to_be_disabled()
     page.unroute("**/storage/upload/initiate*")
     upload(page, "image_url")
-    last = page.get_by_label("Image URL", exact=True).input_value()
+    box = page.get_by_label("Image URL", exact=True)
+    expect(box).to_have_value(re.compile("/files/b/"))
+    last = box.input_value()
     with suppress(Error):  # the page has given it up
         held.pop().continue_()
     page.wait_for_timeout(300)
-    expect(page.get_by_label("Image URL", exact=True)).to_have_value(last)
+    expect(box).to_have_value(last)
     expect(run).to_be_enabled()
 
     page.goto("/models/fal-ai/flux-pro/kontext/multi")
-    for box in "123":
-        page.get_by_label(f"Image URLs, {box}").fill(f"https://example.org/{box}.png")
+    for number in "123":
+        page.get_by_label(f"Image URLs, {number}").fill(f"https://example.org/{number}.png")
     with page.expect_request("**/storage/upload/initiate*"):
         page.route("**/storage/upload/initiate*", lambda route: held.append(route))
         choose(page, "image_urls", at=1)
