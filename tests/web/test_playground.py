@@ -612,5 +612,6 @@ def test_a_picture_is_uploaded_from_a_page_under_another_name_than_the_public_on
         assert page.get_by_label("Image URL", exact=True).input_value().startswith("http://draw.localhost:9/files/")
         draw(page, "a blue star")
         done(page)
+        page.close()  # it asks the server as long as it is open
     finally:
         server.stop()
