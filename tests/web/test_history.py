@@ -73,6 +73,7 @@ def test_the_list_asks_for_little_of_large_requests_and_the_opened_one_for_all(
         page.get_by_role("link", name="a heron").click()
         expect(page.locator("figure img")).to_have_count(2)
         assert json.loads(page.locator("pre").first.inner_text())["prompt"] == words
+        page.close()  # it asks the server as long as it is open
     finally:
         server.stop()
 
@@ -149,6 +150,7 @@ def test_a_long_past_comes_in_pages(visit: Visit, serve: Callable[..., Any], tmp
         expect(page.locator(".card b")).to_have_text(["number 1", "number 0"])
         page.get_by_role("button", name="Newer").click()
         expect(page.locator(".card")).to_have_count(24)
+        page.close()  # it asks the server as long as it is open
     finally:
         server.stop()
 
@@ -170,6 +172,7 @@ def test_what_is_being_drawn_can_be_stopped(visit: Visit, serve: Callable[..., A
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("cancelled", exact=False).first).to_be_visible(timeout=10_000)
         expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+        page.close()  # it asks the server as long as it is open
     finally:
         server.stop()
 
