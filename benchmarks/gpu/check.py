@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from impasto.flux.weights import Target
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and "--rehearse" not in sys.argv else "cpu")
 REHEARSAL = "--rehearse" in sys.argv
 FULL = "flux.1-dev"
-GPU_RECIPE = {"hidden_size": 384, "num_heads": 6, "depth": 3, "depth_single_blocks": 7}
+GPU_RECIPE = {"hidden_size": 384, "num_heads": 6, "depth": 2, "depth_single_blocks": 6}
 
 
 def inputs(params: TransformerParams, *, height: int, width: int, tokens: int, batch: int = 1) -> dict[str, Any]:
@@ -68,8 +69,21 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found.float().cpu() - wanted).norm() / wanted.norm())
 
 
+class Found(dict[str, Any]):
+    """What a part finds; every number is on disk at once, so that a lease that ends early loses none."""
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        super().__init__()
+        self._save = save
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        print(f"  {key}: {value}", flush=True)
+        self._save()
+
+
 @torch.inference_mode()
-def parity() -> dict[str, Any]:
+def parity(result: Found) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     spec = MODELS["impasto-mini"]
@@ -77,28 +91,26 @@ def parity() -> dict[str, Any]:
     wanted = model(**values)
     coder, latents = Autoencoder(spec.autoencoder).eval(), torch.randn(1, spec.autoencoder.z_channels, 12, 16)
     pixels = coder.decode(latents)
-    result: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         model, coder = model.to(DEVICE, dtype), coder.to(DEVICE, dtype)
         result[f"transformer_{name}"] = error(model(**moved(values, DEVICE)), wanted)
         result[f"autoencoder_{name}"] = error(coder.decode(latents.to(DEVICE)), pixels)
         model, coder = model.float(), coder.float()
-    return result
 
 
 @torch.inference_mode()
-def repeat() -> dict[str, Any]:
+def repeat(result: Found) -> None:
     torch.manual_seed(0)
     params = MODELS["impasto-mini"].transformer
     model = Flux(params).eval().to(DEVICE, torch.float32 if REHEARSAL else torch.bfloat16)
     values = moved(inputs(params, height=96, width=128, tokens=32), DEVICE)
     first = model(**values)
-    return {"same_bits": all(torch.equal(first, model(**values)) for _ in range(1 if REHEARSAL else 20))}
+    result["same_bits"] = all(torch.equal(first, model(**values)) for _ in range(1 if REHEARSAL else 20))
 
 
 @torch.inference_mode()
-def lora() -> dict[str, Any]:
+def lora(result: Found) -> None:
     """A LoRA attached and taken away on the device: the plain result comes back bit for bit; error of the changed one
     against the same weights merged, float32.
     """
@@ -112,14 +124,12 @@ def lora() -> dict[str, Any]:
     for name, side in sides.items():
         layer = model.get_submodule(name)
         layer.weight = torch.nn.Parameter(merged(layer.weight, side), requires_grad=False)
-    return {
-        "restored_bits": torch.equal(before, after),
-        "against_merged": error(changed, model(**values).float().cpu()),
-    }
+    result["restored_bits"] = torch.equal(before, after)
+    result["against_merged"] = error(changed, model(**values).float().cpu())
 
 
 @torch.inference_mode()
-def memory() -> dict[str, Any]:
+def memory(result: Found) -> None:
     """FLUX.1 [dev] at full size with random weights: a step by how many blocks visit and by their bits, against the
     resident model to the bit; bytes that were in use against those that are counted.
     """
@@ -130,7 +140,7 @@ def memory() -> dict[str, Any]:
     values = moved(inputs(params, height=size, width=size, tokens=tokens), DEVICE)
     model = filled(params, {}, Residency())
     weights = {name: parameter.to("cpu", copy=True) for name, parameter in model.state_dict().items()}
-    wanted, result = model(**values), dict[str, Any]()
+    wanted = model(**values)
     result["resident_ms"] = milliseconds(lambda model=model: model(**values))
     del model
     blocks = params.depth + params.depth_single_blocks
@@ -148,10 +158,11 @@ def memory() -> dict[str, Any]:
         counted += footprint.step(params, tokens=tokens + lat.token_count(size, size), itemsize=2)
         result[f"{name}_counted_gib"], result[f"{name}_peak_gib"] = counted / 2**30, peak()
         del model
-    return result | reading() | decoding()
+    reading(result)
+    decoding(result)
 
 
-def reading() -> dict[str, Any]:
+def reading(result: Found) -> None:
     """A prompt of 512 tokens through T5-XXL in bf16: on the device, from the host layer by layer (the same bits?), and
     on the CPU; bytes in use against those that are counted.
     """
@@ -163,7 +174,7 @@ def reading() -> dict[str, Any]:
         model = T5(params).eval().requires_grad_(requires_grad=False)
     torch.set_default_dtype(torch.float32)
     model.encoder.embed_tokens.weight = model.shared.weight
-    ids, result = torch.arange(tokens)[None] % params.vocab_size, dict[str, Any]()
+    ids = torch.arange(tokens)[None] % params.vocab_size
     near = ids.to(DEVICE)
     wanted = model(near)
     result["t5_resident_ms"] = milliseconds(lambda: model(near))
@@ -181,12 +192,11 @@ def reading() -> dict[str, Any]:
     result["t5_visiting_ms"] = milliseconds(lambda: model(ids))
     result["t5_counted_gib"] = footprint.text(params, tokens=tokens, itemsize=2)[1] / 2**30
     result["t5_peak_gib"] = peak()
-    return result
 
 
-def decoding() -> dict[str, Any]:
+def decoding(result: Found) -> None:
     """Bytes in use while pictures are decoded, against those that are counted."""
-    params, result = MODELS[FULL].autoencoder, dict[str, Any]()
+    params = MODELS[FULL].autoencoder
     if REHEARSAL:
         params = replace(params, ch=32)
     model = Autoencoder(params).to(DEVICE, torch.bfloat16).eval().channels_last()
@@ -196,7 +206,6 @@ def decoding() -> dict[str, Any]:
         model.decode(torch.randn(1, params.z_channels, side // 8, side // 8, device=DEVICE))
         result[f"decode_{side}_counted_gib"] = (held + footprint.decoding(params, (side, side), 2)) / 2**30
         result[f"decode_{side}_peak_gib"] = peak()
-    return result
 
 
 def filled(params: TransformerParams, weights: dict[str, torch.Tensor], residency: Residency) -> Flux:
@@ -233,7 +242,7 @@ def side_branches(model: Flux, rank: int = 16) -> dict[str, Side]:
 
 
 @torch.inference_mode()
-def step() -> dict[str, Any]:
+def step(result: Found) -> None:
     """Milliseconds of one pass of FLUX.1 [dev] at 1024x1024 with 512 text tokens, random bf16 weights, by every way;
     then of whole requests.
     """
@@ -246,25 +255,24 @@ def step() -> dict[str, Any]:
         model = Flux(params).eval()
     torch.set_default_dtype(torch.float32)
     values = moved(inputs(params, height=size, width=size, tokens=tokens), DEVICE)
-    result: dict[str, Any] = {"eager_ms": milliseconds(lambda: model(**values))}
+    result["eager_ms"] = milliseconds(lambda: model(**values))
     with attached(model, side_branches(model)):
         result["eager_with_lora_ms"] = milliseconds(lambda: model(**values))
-    result |= peer(model, values)
-    found, means = passes.passes(model, values, milliseconds, rehearsal=REHEARSAL)
-    result |= found
+    peer(result, model, values)
+    means = passes.passes(result, model, values, milliseconds, rehearsal=REHEARSAL)
     spec = MODELS[FULL]
     coder = replace(spec.autoencoder, ch=32) if REHEARSAL else spec.autoencoder
-    result |= passes.request(model, spec, coder, values, milliseconds, means=means)
+    passes.request(result, model, spec, coder, values, milliseconds, means=means)
     result["peak_gib"] = None if REHEARSAL else torch.cuda.max_memory_allocated() / 2**30
-    return result
 
 
-def peer(model: Flux, values: dict[str, Any]) -> dict[str, Any]:
+def peer(result: Found, model: Flux, values: dict[str, Any]) -> None:
     """diffusers' transformer with the same weights and inputs: milliseconds of a pass, eager, and how far apart."""
     try:
         from diffusers import FluxTransformer2DModel
     except ImportError:
-        return {"diffusers": "not installed"}
+        result["diffusers"] = "not installed"
+        return
     p = model.params
     with torch.device("meta"):
         theirs = FluxTransformer2DModel(
@@ -283,16 +291,15 @@ def peer(model: Flux, values: dict[str, Any]) -> dict[str, Any]:
             img_ids=values["img_ids"], txt_ids=values["txt_ids"], return_dict=False,
         )[0]  # fmt: skip
 
-    apart = error(model(**values), once().float().cpu())
-    return {"diffusers_eager_ms": milliseconds(once), "diffusers_apart": apart}
+    result["diffusers_apart"] = error(model(**values), once().float().cpu())
+    result["diffusers_eager_ms"] = milliseconds(once)
 
 
-def train() -> dict[str, Any]:
+def train(result: Found) -> None:
     """Samples a second of forward, backward and AdamW for the GPU recipe's transformer, 192 + 32 tokens."""
     params = replace(MODELS["impasto-mini"].transformer, **GPU_RECIPE)
     model = Flux(params).to(DEVICE)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    result: dict[str, Any] = {}
     for batch in (2,) if REHEARSAL else (256, 1024):
         values = moved(inputs(params, height=192, width=256, tokens=32, batch=batch), DEVICE)
 
@@ -305,7 +312,6 @@ def train() -> dict[str, Any]:
 
         took = milliseconds(once)
         result[f"samples_per_second_{batch}"] = took and 1000 * batch / took
-    return result
 
 
 def milliseconds(run: Callable[[], Any], *, warm: int = 3, count: int = 10) -> float | None:
@@ -326,11 +332,15 @@ def milliseconds(run: Callable[[], Any], *, warm: int = 3, count: int = 10) -> f
     return sorted(times)[len(times) // 2]
 
 
+PARTS = (parity, repeat, lora, train, step, memory)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true", help="every part on the CPU, small, without times")
+    parser.add_argument("--only", nargs="+", choices=[part.__name__ for part in PARTS], help="these parts alone")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.rehearse:
         print("no CUDA device here; nothing was checked", file=sys.stderr)
@@ -338,18 +348,24 @@ def main() -> int:
     deadline = time.monotonic() + 60 * options.minutes
     device = "a rehearsal on the CPU" if options.rehearse else torch.cuda.get_device_name()
     report: dict[str, Any] = {"device": device, "torch": torch.__version__}
-    for part in (parity, repeat, lora, train, step, memory):
+
+    def save() -> None:
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    for part in PARTS if options.only is None else (part for part in PARTS if part.__name__ in options.only):
         if time.monotonic() > deadline:
             report[part.__name__] = "no time left"
             continue
+        print(part.__name__, flush=True)
+        found = report[part.__name__] = Found(save)
         try:
-            report[part.__name__] = part()
-        except (RuntimeError, ImportError) as problem:  # the other parts still count
-            report[part.__name__] = f"failed: {problem}"
+            part(found)
+        except Exception as problem:  # noqa: BLE001 - the other parts still count, and what this one has found
+            found["failed"] = f"{type(problem).__name__}: {problem}"
+            traceback.print_exc()
         if DEVICE.type == "cuda":
             torch.cuda.empty_cache()
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        print(part.__name__, report[part.__name__], flush=True)
+    save()
     return 0
 
 

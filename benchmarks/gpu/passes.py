@@ -46,45 +46,55 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 
 
 @torch.inference_mode()
-def passes(model: Flux, values: dict[str, Any], clock: Clock, *, rehearsal: bool) -> tuple[dict[str, Any], Means]:
-    """Times and errors of a pass by each way, and the ways for `request`. The blocks of `model` end up compiled."""
+def passes(found: dict[str, Any], model: Flux, values: dict[str, Any], clock: Clock, *, rehearsal: bool) -> Means:
+    """Times and errors of a pass by each way go into `found`; returns the ways for `request`. The blocks of `model` end
+    up compiled.
+    """
     given = inputs(model, values)
-    found: dict[str, Any] = {"velocity_ms": clock(lambda: model.velocity(*given))}
+    found["velocity_ms"] = clock(lambda: model.velocity(*given))
     attention = choose(model, folder=None)
-    with Means(attention=attention).around(sides=False, quick=False):
-        found["attention"] = attention and attention.name
-        exact = model.velocity(*given)
-        found["chosen_attention_ms"] = clock(lambda: model.velocity(*given))
-        recorder = (lambda run: run) if rehearsal else record
-        graphs = Graphs(model, recorder)
-        found["graph_same_bits"] = torch.equal(graphs.velocity(*given), exact)
-        found["graph_ms"] = clock(lambda: graphs.velocity(*given))
-        graphs.clear()
-        cache = StepCache(Threshold(1e9, in_a_row=1000, settled=0.0), steps=STEPS)
-        drawn = given[0].shape[1]
-        cache.velocity(model, *given, drawn=drawn)
-        found["reused_step_ms"] = clock(lambda: cache.velocity(model, *given, drawn=drawn))
-        fp8 = Fp8(model)
+    found["attention"] = attention and attention.name
+    if attention is not None:
+        attention.use()
+    exact = model.velocity(*given)
+    found["chosen_attention_ms"] = clock(lambda: model.velocity(*given))
+    recorder = (lambda run: run) if rehearsal else record
+    graphs = Graphs(model, recorder)
+    found["graph_same_bits"] = torch.equal(graphs.velocity(*given), exact)
+    found["graph_ms"] = clock(lambda: graphs.velocity(*given))
+    graphs.clear()
+    cache = StepCache(Threshold(1e9, in_a_row=1000, settled=0.0), steps=STEPS)
+    drawn = given[0].shape[1]
+    cache.velocity(model, *given, drawn=drawn)
+    found["reused_step_ms"] = clock(lambda: cache.velocity(model, *given, drawn=drawn))
+    fp8 = Fp8(model)
+    with fp8.on():
+        found["fp8_apart"] = apart(model.velocity(*given), exact)
+        found["fp8_ms"] = clock(lambda: model.velocity(*given))
+    compiled = Compiled.of(model, folder=Path(tempfile.gettempdir()) / "impasto-gpu-check")
+    if compiled is None:
+        found["compiled_ms"] = "not compiled, see the log"
+    else:
+        found["compiled_apart"] = apart(model.velocity(*given), exact)
+        found["compiled_ms"] = clock(lambda: model.velocity(*given))
+        found["compiled_graph_ms"] = clock(lambda: graphs.velocity(*given))
         with fp8.on():
-            found["fp8_apart"] = apart(model.velocity(*given), exact)
-            found["fp8_ms"] = clock(lambda: model.velocity(*given))
-        compiled = Compiled.of(model, folder=Path(tempfile.gettempdir()) / "impasto-gpu-check")
-        if compiled is None:
-            found["compiled_ms"] = "not compiled, see the log"
-        else:
-            found["compiled_apart"] = apart(model.velocity(*given), exact)
-            found["compiled_ms"] = clock(lambda: model.velocity(*given))
-            found["compiled_graph_ms"] = clock(lambda: graphs.velocity(*given))
-            with fp8.on():
-                found["compiled_fp8_apart"] = apart(model.velocity(*given), exact)
-                found["compiled_fp8_ms"] = clock(lambda: model.velocity(*given))
-    return found, replace(PLAIN, compiled=compiled, graphs=graphs, fp8=fp8, attention=attention)
+            found["compiled_fp8_apart"] = apart(model.velocity(*given), exact)
+            found["compiled_fp8_ms"] = clock(lambda: model.velocity(*given))
+    return replace(PLAIN, compiled=compiled, graphs=graphs, fp8=fp8)
 
 
 @torch.inference_mode()
 def request(
-    model: Flux, spec: ModelSpec, coder: AutoencoderParams, values: dict[str, Any], clock: Clock, *, means: Means
-) -> dict[str, Any]:
+    found: dict[str, Any],
+    model: Flux,
+    spec: ModelSpec,
+    coder: AutoencoderParams,
+    values: dict[str, Any],
+    clock: Clock,
+    *,
+    means: Means,
+) -> None:
     """Milliseconds of all steps and the decoding of one picture, without the prompt: exact, in 8 bits, and in 8 bits
     with a step cache (of random weights, so that how many steps it reuses says nothing of a trained model).
     """
@@ -117,4 +127,5 @@ def request(
         "fp8": {"quick": True, "caching": None},
         "fp8_step_cache": {"quick": True, "caching": Threshold(0.12)},
     }
-    return {f"request_{name}_ms": clock(lambda way=way: picture(**way), warm=1, count=2) for name, way in ways.items()}
+    for name, way in ways.items():
+        found[f"request_{name}_ms"] = clock(lambda way=way: picture(**way), warm=1, count=2)

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impasto.training import captions, compose, metrics
+from impasto.training import captions, compose, dataset, metrics
 from impasto.training.compose import BACKGROUNDS, SCENES, Composition, Mix
 from impasto.training.concepts import BY_NAME, HELD_OUT, OBJECT_COLOURS, plural
 from impasto.training.dataset import CHUNK, BucketSize, Composer
@@ -245,9 +245,15 @@ def test_a_sprite_painted_as_asked_is_scored_as_drawn_and_another_is_not(sprites
     assert len(wrong.missed) == 3
 
 
-def test_a_bucket_does_not_depend_on_the_number_of_workers(sprites: Sprites) -> None:
-    composer = Composer(BucketSize(32, 32, CHUNK + 5, 1.0), sprites, MANY, seed=4)
-    alone, shared = list(composer.chunks(1)), list(composer.chunks(2))
+def test_a_bucket_does_not_depend_on_the_number_of_painters(sprites: Sprites, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "MANY", 0)
+    composer = Composer(BucketSize(32, 32, CHUNK + 5, 1.0), MANY, seed=4)
+
+    def painted(workers: int) -> list[tuple[np.ndarray, list[str]]]:
+        with dataset.Painters(sprites, workers) as painters:
+            return list(painters.chunks(composer.chunk, composer.size.count))
+
+    alone, shared = painted(1), painted(2)
     assert [len(pictures) for pictures, _ in alone] == [CHUNK, 5]
     for (ours, said), (theirs, also) in zip(alone, shared, strict=True):
         assert np.array_equal(ours, theirs)

@@ -14,7 +14,17 @@ from pathlib import Path
 
 from impasto.errors import ModelUnavailable, WeightsError
 from impasto.flux import library, shapes
-from impasto.flux.models import FLUX1_CANNY, FLUX1_DEPTH, FLUX1_REDUX, MODELS, SIBLINGS, ModelSpec, Role, distilled
+from impasto.flux.models import (
+    FLUX1_CANNY,
+    FLUX1_DEPTH,
+    FLUX1_REDUX,
+    MODELS,
+    SIBLINGS,
+    ModelSpec,
+    NativeSize,
+    Role,
+    distilled,
+)
 from impasto.flux.stored import Stored, open_stored, read_json
 from impasto.flux.vocabulary import Vocabulary
 
@@ -253,13 +263,19 @@ def _configured(folder: Path) -> Checkpoint:
             shift_factor=float(measured["shift_factor"]),
         )
         spec = replace(spec, version=str(config["version"]), autoencoder=autoencoder)
+        if "native_size" in config:
+            spec = replace(spec, native_size=NativeSize(**config["native_size"]))
         sums = {str(name): str(value) for name, value in config["sha256"].items()}
         vocabulary = Vocabulary.of(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         needed = "version, autoencoder.scale_factor, autoencoder.shift_factor, sha256"
         raise WeightsError(f"{folder / 'config.json'}: needs {needed} ({error!r}).") from None
     found = Checkpoint(spec, folder, sums, vocabulary=vocabulary)
-    return found if found.find("distillation") is None else replace(found, spec=distilled(spec))
+    if (whole := found.find("transformer")) is not None:
+        # its own shape, whatever the table's is
+        spec = replace(spec, transformer=shapes.transformer(open_stored(whole), name=str(whole)))
+    guided = spec.transformer.guidance_embed or found.find("distillation") is not None
+    return replace(found, spec=distilled(spec) if guided else spec)
 
 
 def siblings(checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
@@ -267,7 +283,17 @@ def siblings(checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
     whole = checkpoint.spec
     specs = (spec for spec in SIBLINGS.values() if spec.beside == whole.name)
     found = (
-        replace(checkpoint, spec=replace(spec, version=whole.version, autoencoder=whole.autoencoder)) for spec in specs
+        replace(
+            checkpoint,
+            spec=replace(
+                spec,
+                version=whole.version,
+                transformer=distilled(whole).transformer,
+                autoencoder=whole.autoencoder,
+                native_size=whole.native_size,
+            ),
+        )
+        for spec in specs
     )
     return tuple(each for each in found if each.find("distillation") is not None)
 

@@ -76,6 +76,11 @@ class MiniLMTextEncoder:
         layers = weights.build(Places, open_stored(beside), name=str(beside), target=target)
         return cls(model, Tokenizer.from_file(str(file)), layers)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it reads."""
+        return self._model.device
+
     @torch.inference_mode()
     def encode(self, prompts: list[str]) -> TextStates:
         """Token states and their mean for each prompt. A prompt beyond 32 tokens is cut and says so in `truncated`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from impasto.errors import WeightsError
 from impasto.flux import checkpoint, weights
-from impasto.flux.models import IMPASTO_MINI, SIBLINGS
+from impasto.flux.models import IMPASTO_MINI, SIBLINGS, NativeSize
 from impasto.flux.text import LAYERS
 from impasto.flux.upscale import Upscaler
 
@@ -81,10 +82,11 @@ def write_config(
     version: str,
     scale_factor: float,
     shift_factor: float,
+    native_size: NativeSize | None = None,
     vocabulary: dict[str, Any] | None = None,
 ) -> None:
-    """Writes the embedded checkpoint's config.json: what the training measured, what the model knows to draw, and the
-    sum of every file beside it.
+    """Writes the embedded checkpoint's config.json: what the training measured, at which sizes the model draws, what it
+    knows to draw, and the sum of every file beside it.
     """
     names = [file.name for file in IMPASTO_MINI.files if not file.optional or (folder / file.name).is_file()]
     names += [name for other in SIBLINGS.values() if (folder / (name := other.file("distillation"))).is_file()]
@@ -94,6 +96,7 @@ def write_config(
         "license": IMPASTO_MINI.licence,
         "autoencoder": {"scale_factor": scale_factor, "shift_factor": shift_factor},
         "sha256": {name: checkpoint.sha256(folder / name) for name in names},
+        **({} if native_size is None else {"native_size": asdict(native_size)}),
         **({} if vocabulary is None else {"vocabulary": vocabulary}),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ follow.
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderRecipe:
-    """What one run of the autoencoder's training needs to know; `crop_share` of the run uses crops of `crop` pixels."""
+    """What one run of the autoencoder's training needs to know; `crop_share` of the run uses crops of `crop` pixels.
+    `side`: the longest of whole pictures. `pool`: so many pictures of each size are painted before the first step, for
+    a device that is faster than a core paints; 0: each step paints its own.
+    """
 
     params: AutoencoderParams
     batch: int = 16
@@ -45,7 +49,14 @@ class AutoencoderRecipe:
     average: float = 0.998
     seed: int = 7
     bf16: bool = True
+    side: int = 128
+    pool: int = 0
     mix: Mix = field(default_factory=Mix)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of the pictures that it learns from."""
+        return (self.side, self.side), (self.side, 3 * self.side // 4)
 
 
 def pixels_of(batch: list[np.ndarray]) -> Tensor:
@@ -58,7 +69,7 @@ def training_batch(recipe: AutoencoderRecipe, sprites: Sprites, step: int, *, cr
     """The batch of a step, a function of the recipe's seed and the step alone, so that a resumed run sees the same."""
     rng = np.random.default_rng((recipe.seed, step))
     count = recipe.batch if crops else max(1, recipe.batch // 4)
-    width, height = (128, 128) if rng.random() < 0.5 else (128, 96)
+    width, height = recipe.sizes[0 if rng.random() < 0.5 else 1]
     pictures: list[np.ndarray] = []
     for _ in range(count):
         picture = paint_record(draw_record(rng, recipe.mix), sprites, width=width, height=height)
@@ -68,6 +79,26 @@ def training_batch(recipe: AutoencoderRecipe, sprites: Sprites, step: int, *, cr
             picture = picture[top : top + recipe.crop, left : left + recipe.crop]
         pictures.append(picture)
     return pixels_of(pictures)
+
+
+def pooled_batch(recipe: AutoencoderRecipe, pool: Sequence[Tensor], step: int, *, crops: bool) -> Tensor:
+    """As `training_batch`, from pictures [N, 3, H, W] uint8 that were painted before, on their device."""
+    rng = np.random.default_rng((recipe.seed, step))
+    pictures = pool[int(rng.integers(len(pool)))]
+    rows = rng.integers(len(pictures), size=recipe.batch if crops else max(1, recipe.batch // 4))
+    if crops:
+        high, wide = ((side - recipe.crop) // BLOCK + 1 for side in pictures.shape[-2:])
+        corners = zip(
+            BLOCK * rng.integers(high, size=len(rows)), BLOCK * rng.integers(wide, size=len(rows)), strict=True
+        )
+        parts = [
+            pictures[row, :, top : top + recipe.crop, left : left + recipe.crop]
+            for row, (top, left) in zip(rows, corners, strict=True)
+        ]
+        chosen = torch.stack(parts)
+    else:
+        chosen = pictures[torch.from_numpy(rows).to(pictures.device)]
+    return (chosen.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
 
 
 def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,10 +133,10 @@ def reconstruction_loss(decoder: Decoder, latents: Tensor, pixels: Tensor, gradi
     return loss
 
 
-def sample_pixels(sprites: Sprites, mix: Mix, count: int, seed: int) -> Tensor:
-    """Composites of one seed: [count, 3, 96, 128] in -1..1."""
-    rng = np.random.default_rng(seed)
-    return pixels_of([paint_record(draw_record(rng, mix), sprites, width=128, height=96) for _ in range(count)])
+def sample_pixels(sprites: Sprites, mix: Mix, count: int, seed: int, *, side: int = 128) -> Tensor:
+    """Composites of one seed: [count, 3, 3/4 side, side] in -1..1."""
+    rng, size = np.random.default_rng(seed), {"width": side, "height": 3 * side // 4}
+    return pixels_of([paint_record(draw_record(rng, mix), sprites, **size) for _ in range(count)])
 
 
 HELD_OUT = 987_654_321
@@ -114,7 +145,7 @@ HELD_OUT = 987_654_321
 
 def fit_encoder(recipe: AutoencoderRecipe, sprites: Sprites, count: int = 1000) -> BlockPCA:
     """The block transform fitted to composites of the recipe's mix."""
-    pixels = sample_pixels(sprites, recipe.mix, count, recipe.seed)
+    pixels = sample_pixels(sprites, recipe.mix, count, recipe.seed, side=recipe.side)
     return fit(pixels, recipe.params.z_channels, whitening=recipe.whitening)
 
 
@@ -138,9 +169,10 @@ def train(
     *,
     device: str = "cpu",
     start: Path | None = None,
+    pool: Sequence[Tensor] = (),
 ) -> Path:
     """Train the decoder until the deadline, resuming from `folder` when it holds a state, from the checkpoint's file
-    `start` when there is one; returns the state's path.
+    `start` when there is one; returns the state's path. `pool`: see `pooled_batch`.
     """
     torch.manual_seed(recipe.seed)
     model = Autoencoder(recipe.params) if start is None else started(recipe, start)
@@ -154,19 +186,23 @@ def train(
     average = Average(model, recipe.average)
     checkpoint = folder / "autoencoder.pt"
     step = load_state(checkpoint, model, optimiser, average)
-    judged = sample_pixels(sprites, recipe.mix, 24, HELD_OUT)
+    judged = sample_pixels(sprites, recipe.mix, 24, HELD_OUT, side=recipe.side)
     log.info("linear bound %.2f dB", decibels(pca.decode(pca.encode(judged)), judged))
-    judged = judged.to(device)
+    judged, pca = judged.to(device), pca.to(device)
     pace, minute = Pace(), Every(1)
     while not deadline.over(step):
-        pixels = training_batch(recipe, sprites, step, crops=deadline.progress(step) < recipe.crop_share)
+        crops = deadline.progress(step) < recipe.crop_share
+        if recipe.pool:
+            pixels = pooled_batch(recipe, pool, step, crops=crops)
+        else:
+            pixels = training_batch(recipe, sprites, step, crops=crops).to(device)
         latents = pca.encode(pixels)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + step))
-        latents = latents + recipe.noise * noise
+        generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + step)
+        latents = latents + recipe.noise * torch.randn(latents.shape, generator=generator, device=device)
         for group in optimiser.param_groups:
             group["lr"] = rate(recipe.rate, step, deadline.progress(step), decay_share=recipe.decay_share)
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=recipe.bf16):
-            loss = reconstruction_loss(decoder, latents.to(device), pixels.to(device), recipe.gradient_weight)
+            loss = reconstruction_loss(decoder, latents, pixels, recipe.gradient_weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

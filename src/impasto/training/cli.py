@@ -84,7 +84,7 @@ def autoencoder(work: Path, recipe: str, device: str, **end: Any) -> None:
 @WORK
 @RECIPE
 @DEVICE
-@click.option("--report-minutes", default=10.0, show_default=True, help="Draw a sample sheet this often.")
+@click.option("--report-minutes", default=10.0, show_default=True, help="Draw a sample sheet this often; 0: never.")
 @_until
 def transformer(work: Path, recipe: str, device: str, report_minutes: float, **end: Any) -> None:
     """Cache the data set, then train the transformer; resumes. Give one of --steps, --minutes, --until."""

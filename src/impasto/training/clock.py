@@ -22,7 +22,7 @@ class Deadline:
     def progress(self, step: int) -> float:
         """Share of the run that is over, 0..1."""
         if self.steps is not None:
-            return min(1.0, step / self.steps)
+            return 1.0 if step >= self.steps else step / self.steps
         assert self.ends is not None
         return min(1.0, max(0.0, (self.now() - self.begins) / max(self.ends - self.begins, 1e-9)))
 

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from impasto.errors import WeightsError
-from impasto.flux import distillation, weights
+from impasto.flux import distillation, quantise, weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.models import IMPASTO_MINI, SIBLINGS, AutoencoderParams, TransformerParams
+from impasto.flux.models import IMPASTO_MINI, SIBLINGS, AutoencoderParams, NativeSize, TransformerParams
+from impasto.flux.stored import SCALES
 from impasto.flux.text import PLACES_FILE
 from impasto.flux.transformer import Flux
 from impasto.training.assets import write_config
@@ -42,10 +43,13 @@ def export(
     autoencoder_params: AutoencoderParams,
     transformer_params: TransformerParams,
     name: str = "transformer.safetensors",
+    narrow: bool = False,
+    native_size: NativeSize | None = None,
     vocabulary: dict[str, Any] | None = None,
 ) -> None:
     """Write the trained safetensors files, what reads `places`, and config.json into a checkpoint folder that already
-    holds the text encoder. `name`: the transformer's file; `base`: the weights whose change it is to state.
+    holds the text encoder. `name`: the transformer's file; `base`: the weights whose change it is to state; `narrow`:
+    the matrices of its blocks in 8 bits. `native_size`: at which sizes it draws, if not as the table says.
 
     Every tensor is checked against the module it is for; raises WeightsError with a full report when one does not fit.
     Where the folder gets another transformer, changes of the one before are taken away: they would spoil it.
@@ -61,7 +65,7 @@ def export(
     else:
         _write(folder / "autoencoder.safetensors", _halved(decoder))
     if base is None:
-        _write(folder / name, _halved(tuned))
+        _write(folder / name, _narrowed(tuned) if narrow else _halved(tuned))
     else:
         _write(folder / name, distillation.difference(weights.read(base), tuned))
         _copy(base, whole)
@@ -74,12 +78,23 @@ def export(
         version=version,
         scale_factor=autoencoder_params.scale_factor,
         shift_factor=autoencoder_params.shift_factor,
+        native_size=native_size,
         vocabulary=vocabulary,
     )
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()}
+
+
+def _narrowed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices of the blocks in 8 bits with a scale a row, as `flux.stored` reads them; everything else in bf16."""
+    stored = _halved(tensors)
+    for key, tensor in tensors.items():
+        if tensor.ndim == 2 and key.startswith(quantise.BLOCKS):
+            stored[key], scales = quantise.rounded(tensor, "int8")
+            stored[f"{key.removesuffix('.weight')}{SCALES[0]}"] = scales.flatten()
+    return stored
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

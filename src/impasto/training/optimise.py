@@ -128,8 +128,7 @@ class Average(Generic[M]):
     def update(self, module: M, step: int) -> None:
         """Move towards the module's weights after the given number of steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for slow, fast in zip(self.module.parameters(), module.parameters(), strict=True):
-            slow.lerp_(fast.detach(), 1 - decay)
+        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
 
 
 def save_state(

@@ -46,6 +46,10 @@ class BlockPCA:
         """Read what `save` wrote."""
         return cls(**load_file(path))
 
+    def to(self, device: str) -> "BlockPCA":
+        """The same map on another device."""
+        return BlockPCA(self.mean.to(device), self.basis.to(device), self.gain.to(device))
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1..1 to latents [B, z, H/8, W/8]."""
         height, width = pixels.shape[-2] // BLOCK, pixels.shape[-1] // BLOCK

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from impasto.errors import ConfigError
-from impasto.flux.models import IMPASTO_MINI
+from impasto.flux.models import IMPASTO_MINI, NativeSize
 from impasto.training.autoencoder import AutoencoderRecipe
 from impasto.training.compose import Mix
 from impasto.training.dataset import BucketSize
@@ -18,7 +18,9 @@ from impasto.training.transformer import TransformerRecipe
 class Recipe:
     """One run: the data's mix and sizes, and the recipes of the two loops. `start` names the embedded model, or the
     folder of a checkpoint, whose weights the run goes on from; None begins anew. `carry` names a checkpoint, too: what
-    few steps changed there is added to what a run with `leaps` begins as.
+    few steps changed there is added to what a run with `leaps` begins as. `whole`: a distilled transformer is exported
+    itself, in 8 bits, not as its change from the start, which then is not shipped. `native_size`: the sizes at which
+    the model draws; None: those of the table.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Recipe:
     transformer: TransformerRecipe
     start: str | None = None
     carry: str | None = None
+    whole: bool = False
+    native_size: NativeSize | None = None
 
 
 def load(name: str) -> Recipe:
@@ -86,6 +90,8 @@ def parse(tree: dict[str, Any]) -> Recipe:
         ),
         start=tree.get("start"),
         carry=tree.get("carry"),
+        whole=tree.get("whole", False),
+        native_size=NativeSize(**tree["native_size"]) if "native_size" in tree else None,
     )
 
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,9 +42,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-_MANY = 20_000
-"""Pictures of a bucket from which several processes, which take seconds to start, are worth it."""
 
 PROMPTS: tuple[str, ...] = (
     "a red apple",
@@ -121,21 +119,34 @@ def train_places(work: Path, recipe: Recipe, *, steps: int) -> float:
 
 def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) -> None:
     """Fit the block transform and train the decoder in `autoencoder/`."""
+    table = _sprites(work)
+    _transform(work, recipe, table)
+    with dataset.Painters(table, cores()) as painters:
+        pool = [painted(recipe.autoencoder, painters, *size).to(device) for size in recipe.autoencoder.sizes]
     autoencoder_loop.train(
         recipe.autoencoder,
-        _sprites(work),
+        table,
         work / "autoencoder",
         end,
         device=device,
         start=_start(recipe, "autoencoder"),
+        pool=pool,
     )
+
+
+def painted(recipe: autoencoder_loop.AutoencoderRecipe, painters: dataset.Painters, width: int, height: int) -> Tensor:
+    """The pictures of a size for the recipe's pool, [N, 3, H, W] uint8."""
+    composer = dataset.Composer(dataset.BucketSize(width, height, recipe.pool, 1.0), recipe.mix, recipe.seed)
+    pictures = [part for part, _ in painters.chunks(composer.chunk, recipe.pool)]
+    return torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2) if pictures else torch.empty(0)
 
 
 def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *, report_minutes: float) -> None:
     """Build what is missing of `buckets/`, then train in `transformer/`, with a sheet and scores now and then."""
     table = _sprites(work)
     text = _text(work, device)
-    buckets = [_bucket(work, recipe, size, table, text) for size in recipe.buckets]
+    with dataset.Painters(table, cores()) as painters:
+        buckets = [_bucket(work, recipe, size, painters, text) for size in recipe.buckets]
     empty = dataset.encode_texts([""], text)
     judge = Judge(work, recipe, table, text, empty)
     start = start_tensors(recipe)
@@ -145,7 +156,7 @@ def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *,
         empty,
         work / "transformer",
         end,
-        report=judge.report,
+        report=judge.report if report_minutes > 0 else None,
         report_minutes=report_minutes,
         device=device,
         start=start,
@@ -190,19 +201,18 @@ def _transform(work: Path, recipe: Recipe, table: sprites.Sprites) -> BlockPCA:
 
 
 def _bucket(
-    work: Path, recipe: Recipe, size: dataset.BucketSize, table: sprites.Sprites, text: MiniLMTextEncoder
+    work: Path, recipe: Recipe, size: dataset.BucketSize, painters: dataset.Painters, text: MiniLMTextEncoder
 ) -> dataset.Bucket:
     path = work / "buckets" / f"{size.name}.safetensors"
     if not path.is_file():
         params = recipe.autoencoder.params
-        dataset.build(
-            dataset.Composer(size, table, recipe.mix, recipe.seed),
-            pca=_transform(work, recipe, table),
-            text=text,
-            scale=params.scale_factor,
-            shift=params.shift_factor,
-            workers=cores() if size.count >= _MANY else 1,
-        ).save(path)
+        encoded = dataset.Encoded(
+            dataset.Composer(size, recipe.mix, recipe.seed),
+            _transform(work, recipe, painters.sprites),
+            params.scale_factor,
+            params.shift_factor,
+        )
+        dataset.build(encoded, painters, text).save(path)
     return dataset.Bucket.load(path, size)
 
 
@@ -274,7 +284,7 @@ def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) ->
     changed. What the run did not train is that of its start.
     """
     trained, start = work / "autoencoder" / "autoencoder.pt", _start(recipe, "autoencoder")
-    distilling = recipe.transformer.params.guidance_embed
+    distilling = recipe.transformer.params.guidance_embed and not recipe.whole
     role: Role = "distillation" if distilling else "transformer"
     exporting.export(
         autoencoder=trained if start is None or trained.is_file() else start,
@@ -286,5 +296,7 @@ def export_checkpoint(work: Path, recipe: Recipe, version: str, folder: Path) ->
         autoencoder_params=recipe.autoencoder.params,
         transformer_params=recipe.transformer.params,
         name=(IMPASTO_MINI_SCHNELL if recipe.transformer.leaps else IMPASTO_MINI).file(role),
+        narrow=recipe.whole,
+        native_size=recipe.native_size,
         vocabulary=captions.vocabulary(recipe.mix),
     )

@@ -70,14 +70,14 @@ def render(
     """Render every (concept, style) from the unpacked packages; raises SourceError when an icon is missing."""
     pixels: dict[SpriteKey, Pixels] = {}
     for source in sources:
-        reader = icon_reader(unpacked(source, cache), source)
+        reader = icon_reader(unpacked(source, cache), source, side)
         for concept in concepts:
             pixels[SpriteKey(concept.name, source.style)] = fit(reader(concept.codepoint), side)
     return Sprites(pixels)
 
 
-def _svg_renderer() -> Callable[[str], bytes]:
-    """SVG to a PNG of 256x256. Only the data step needs it, so the package is not one of impasto's own."""
+def _svg_renderer(side: int) -> Callable[[str], bytes]:
+    """SVG to a PNG of `side` pixels a side. Only the data step needs it, so the package is not one of impasto's own."""
     try:
         import resvg_py
     except ImportError:
@@ -85,13 +85,13 @@ def _svg_renderer() -> Callable[[str], bytes]:
             "rendering the icons needs the package resvg_py. In the folder of impasto's sources: "
             ".venv/bin/pip install -e '.[train]' -c constraints/tested.txt"
         ) from None
-    return lambda svg: bytes(resvg_py.svg_to_bytes(svg_string=svg, width=256, height=256))
+    return lambda svg: bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side))
 
 
-def icon_reader(folder: Path, source: Source) -> Callable[[str], Image.Image]:
+def icon_reader(folder: Path, source: Source, side: int = SIDE) -> Callable[[str], Image.Image]:
     """A function from code point to RGBA picture for one unpacked package (webp files, or iconify's SVG bodies)."""
     if (folder / "icons.json").is_file():
-        render = _svg_renderer()
+        render = _svg_renderer(2 * side)
         icons = json.loads((folder / "icons.json").read_text("utf-8"))
         names: dict[str, str] = json.loads((folder / "chars.json").read_text("utf-8"))
 

@@ -64,24 +64,25 @@ def times(count: int, tokens: int, shift: Shift | None, generator: torch.Generat
     by `lean` more.
     """
     mu = lean + (0.0 if shift is None else shift.mu(tokens))
-    return torch.sigmoid(torch.randn(count, generator=generator) + mu)
+    return torch.sigmoid(torch.randn(count, generator=generator, device=generator.device) + mu)
 
 
 def flow_batch(
     bucket: Bucket, recipe: TransformerRecipe, empty: tuple[Tensor, Tensor], step: int
 ) -> tuple[Tensor, ...]:
-    """The batch of a step: (noisy tokens, target velocity, txt, vec, times). `empty` is the states of the empty
-    prompt.
+    """The batch of a step: (noisy tokens, target velocity, txt, vec, times), where the bucket lies. `empty` is the
+    states of the empty prompt.
     """
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    rows = torch.randint(len(bucket.tokens), (recipe.batch,), generator=generator)
+    device = bucket.tokens.device
+    generator = torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + step)
+    rows = torch.randint(len(bucket.tokens), (recipe.batch,), generator=generator, device=device)
     clean = bucket.tokens[rows].float()
     t = times(recipe.batch, clean.shape[1], recipe.shift, generator, lean=recipe.lean)
-    noise = torch.randn(clean.shape, generator=generator)
+    noise = torch.randn(clean.shape, generator=generator, device=device)
     captions = bucket.caption[rows]
     txt, vec = bucket.txt[captions], bucket.vec[captions]
     dropout = recipe.dropout if recipe.guided is None else 0.0
-    dropped = torch.rand(recipe.batch, generator=generator) < dropout
+    dropped = torch.rand(recipe.batch, generator=generator, device=device) < dropout
     txt = torch.where(dropped[:, None, None], empty[0], txt)
     vec = torch.where(dropped[:, None], empty[1], vec)
     noisy = torch.lerp(clean, noise, t[:, None, None])
@@ -203,8 +204,11 @@ def train(
     """Train until the deadline, resuming from `folder` when it holds a state, beginning at the weights `start` when
     there are some, or at those of `student`, whose teacher is `start` then; returns the state's path.
 
-    `report` is called with the averaged model and the step every `report_minutes`, and at the end.
+    `report` is called with the averaged model and the step every `report_minutes`, and at the end. Random numbers are
+    the device's own, so a run repeats on the kind of device that it was made on.
     """
+    buckets = [bucket.to(device) for bucket in buckets]
+    empty = (empty[0].to(device), empty[1].to(device))
     model = _begun(recipe, start if student is None else student).to(device)
     precise = partial(torch.autocast, device.split(":")[0], torch.bfloat16, enabled=recipe.bf16)
     teacher = _teacher(recipe, empty, start, precise, device)
@@ -216,13 +220,15 @@ def train(
     txt_ids = text_ids(buckets[0].txt.shape[1]).to(device)
     replicas = Replicas(model, recipe.workers)
     if recipe.compile:
-        for module in replicas.modules:
+        # one graph for each length, class of block and, of a teacher, way of running; beyond the limit it gives up
+        torch._dynamo.config.recompile_limit = 64
+        for module in (*replicas.modules, *(() if teacher is None else (teacher.model,))):
             for block in (*module.double_blocks, *module.single_blocks):
                 block.compile(dynamic=False)
     pace, minute, reporting = Pace(), Every(1), Every(report_minutes)
     while not deadline.over(step):
         bucket = choose_bucket(buckets, recipe.seed, step)
-        batch = tuple(tensor.to(device) for tensor in flow_batch(bucket, recipe, empty, step))
+        batch = flow_batch(bucket, recipe, empty, step)
         if teacher is not None:
             batch = teacher.teach(batch, ids[bucket.size.name], txt_ids, step)
         elif model.guidance_in is not None:
