@@ -50,7 +50,7 @@ from impasto.training.sampling import sheet
 from impasto.training.sprites import Pixels, Sprites
 
 RESULTS = Path(__file__).parent / "results"
-RECIPES = ("cpu-groups", "cpu-pairs", "cpu-persons", "cpu-all")
+RECIPES = ("cpu-groups", "cpu-pairs", "cpu-persons", "cpu-all", "gpu")
 """Whose captions no prompt may be, nor those that taught the text encoder places."""
 WIDTH, HEIGHT, STEPS, GUIDANCE = 128, 96, 20, 3.5
 OBJECTS = (

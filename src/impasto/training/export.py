@@ -29,7 +29,7 @@ def averaged(state: Path) -> dict[str, Tensor]:
         return {key: tensor.clone() for key, tensor in weights.read(state).items()}
     if not state.is_file():
         raise WeightsError(f"{state}: no such training state. Train first.")
-    return torch.load(state, weights_only=True)["average"]
+    return torch.load(state, weights_only=True, map_location="cpu")["average"]
 
 
 def export(
