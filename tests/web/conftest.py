@@ -13,11 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Error,
+    Page,
+    Request,
+    Response,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 IMPASTO = [sys.executable, "-m", "impasto.cli"]
 PATIENCE = 60_000  # milliseconds: other work may share the machine
 STEP = "0.03"  # seconds: a picture of 28 steps takes long enough to watch
+
+expect.set_options(timeout=PATIENCE)
 
 
 class Server:
@@ -146,3 +158,31 @@ def visit(server: Server, browser: Browser) -> Iterator[Open]:
     for context, watched in opened:
         context.close()
         assert watched.complaints == []
+
+
+class Held:
+    """The page's calls of `path`, which wait until the test lets them go. A handler that sleeps would stop the test as
+    well, and what the test does next would meet a page that went on in between.
+    """
+
+    def __init__(self, page: Page, path: str, *, times: int | None = None) -> None:
+        self._page = page
+        self._routes: list[Route] = []
+        page.route(path, lambda route: self._routes.append(route), times=times)
+
+    def next(self) -> Route:
+        """The first one that waits. The page may have made it a moment before it is held."""
+        for _ in range(PATIENCE // 20):
+            if self._routes:
+                return self._routes.pop(0)
+            self._page.wait_for_timeout(20)
+        raise AssertionError("the page made no such call")
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+
+@pytest.fixture(scope="session")
+def hold() -> Callable[..., Held]:
+    """`hold(page, "**/path", times=1)`: that many calls wait, each for `.next().continue_()`."""
+    return Held

@@ -1,6 +1,7 @@
 """What the server keeps is there after a reload and a restart, found again, and gone when it is deleted."""
 
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +133,7 @@ def test_filters_stand_in_the_address_and_outlive_a_reload(visit: Visit, kept: A
     page.get_by_label("Prompt").press_sequentially("red ro")
     page.get_by_label("Endpoint").select_option("fal-ai/flux-pro")
     expect(page.locator(".card b")).to_have_text(["a red rocket"])
+    expect(page).to_have_url(re.compile(r"(?=.*endpoint_id=.)(?=.*q=red\+ro)"))
     page.reload()
     expect(page.locator(".card b")).to_have_text(["a red rocket"])
     expect(page.get_by_label("Prompt")).to_have_value("red ro")
@@ -158,10 +160,10 @@ def test_a_long_past_comes_in_pages(visit: Visit, serve: Callable[..., Any], tmp
 def test_what_is_being_drawn_comes_by_itself(visit: Visit, kept: Any) -> None:
     page = visit("/history", origin=kept.url)
     expect(page.locator(".card").first).to_be_visible()
-    request_id = submit(kept.url, "in the making", num_inference_steps=50, num_images=2)
+    request_id = submit(kept.url, "in the making", num_inference_steps=50, num_images=4)
     page.goto(f"/history/{request_id}")
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
-    expect(page.locator("figure img")).to_have_count(2, timeout=60_000)
+    expect(page.locator("figure img")).to_have_count(4)
 
 
 def test_what_is_being_drawn_can_be_stopped(visit: Visit, serve: Callable[..., Any], tmp_path: Path) -> None:

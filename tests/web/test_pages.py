@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 Visit = Callable[..., Page]
+Hold = Callable[..., Any]
 SEED = (
     (Path(__file__).parents[1] / "conformance" / "fixtures" / "flux-pro-api-page.txt").read_text().replace("\xa0", " ")
 )
@@ -135,30 +135,30 @@ def test_two_settings_are_drawn_side_by_side_on_one_seed(visit: Visit) -> None:
     columns.nth(0).get_by_label("Inference steps").fill("4")
     columns.nth(1).get_by_label("Inference steps").fill("9")
     page.get_by_role("button", name="Run all").click()
-    expect(page.locator("[data-state=done]")).to_have_count(2, timeout=60_000)
+    expect(page.locator("[data-state=done]")).to_have_count(2)
     logs = [column.locator("details.log") for column in columns.all()]
     for log, steps in zip(logs, (4, 9), strict=True):
         log.locator("summary").click()
         expect(log).to_contain_text(f"in {steps} steps, seed 1")
 
 
-def test_a_column_that_is_being_drawn_is_not_run_twice(visit: Visit) -> None:
+def test_a_column_that_is_being_drawn_is_not_run_twice(visit: Visit, hold: Hold) -> None:
     page = visit("/compare")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_have_count(2)
     column = page.locator(".column").first
     run = column.get_by_role("button", name="Run", exact=True)
-    held: list[Route] = []
-    page.route("**/queue/fal-ai/flux-pro", lambda route: held.append(route))
+    held = hold(page, "**/queue/fal-ai/flux-pro")
     run.click()
     expect(run).to_be_disabled()
     page.get_by_role("button", name="Run all").click()
     expect(page.get_by_text("Column 1 is still being drawn")).to_be_visible()
     expect(column.get_by_role("button", name="Cancel")).to_be_visible()
     expect(page.get_by_role("button", name="Cancel")).to_have_count(2)
-    assert len(held) == 2, "one of each column"
-    for route in held:
-        route.continue_()
-    expect(page.locator("[data-state=done]")).to_have_count(2, timeout=60_000)
+    for each in (held.next(), held.next()):
+        each.continue_()
+    expect(page.locator("[data-state=done]")).to_have_count(2)
     expect(run).to_be_enabled()
+    assert len(held) == 0, "one of each column"
 
 
 def test_an_unknown_page_and_an_unknown_model_say_so(visit: Visit) -> None:
@@ -178,10 +178,9 @@ def test_the_colours_follow_the_system_and_the_switch(visit: Visit) -> None:
     page = visit(dark=True)
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(ground)
-    for _ in range(2):
+    for chosen in ("light", "dark"):
         page.get_by_role("button", name="Colours").click()
-        page.wait_for_timeout(50)
-        chosen = page.evaluate("document.documentElement.dataset.theme")
+        expect(page.locator("html")).to_have_attribute("data-theme", chosen)
         assert (page.evaluate(ground) == dark) is (chosen == "dark")
     page.reload()
     expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -210,7 +209,7 @@ def test_axe_finds_no_serious_violation_beside_a_result(visit: Visit) -> None:
     page.get_by_label("Inference steps", exact=True).fill("2")
     page.get_by_label("Prompt", exact=True).fill("a red apple")
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("[data-state=done]")).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-state=done]")).to_be_visible()
     page.locator("details.log summary").click()
     found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]})
     assert [v["id"] for v in found.response["violations"] if v["impact"] in {"serious", "critical"}] == []
@@ -304,10 +303,11 @@ def test_a_column_keeps_its_picture_when_another_one_is_removed(visit: Visit) ->
     page = visit("/compare")
     page.get_by_role("button", name="Add a column").click()
     columns = page.locator(".column")
+    expect(columns).to_have_count(3)
     for column, steps in zip(columns.all(), ("4", "9", "6"), strict=True):
         column.get_by_label("Inference steps").fill(steps)
     page.get_by_role("button", name="Run all").click()
-    expect(page.locator("[data-state=done]")).to_have_count(3, timeout=60_000)
+    expect(page.locator("[data-state=done]")).to_have_count(3)
     columns.nth(0).get_by_role("button", name="Remove").click()
     expect(columns).to_have_count(2)
     for column, steps in zip(columns.all(), (9, 6), strict=True):
@@ -316,13 +316,15 @@ def test_a_column_keeps_its_picture_when_another_one_is_removed(visit: Visit) ->
         expect(column.locator("details.log")).to_contain_text(f"in {steps} steps, seed 1")
 
 
-def test_the_page_that_was_asked_for_last_is_shown(visit: Visit) -> None:
+def test_the_page_that_was_asked_for_last_is_shown(visit: Visit, hold: Hold) -> None:
     page = visit()
-    page.route("**/static/history.js", lambda route: (time.sleep(0.5), route.continue_()))
+    held = hold(page, "**/static/history.js")
     page.get_by_role("link", name="History").click()
+    late = held.next()
     page.get_by_role("link", name="Models", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Models")
-    page.wait_for_timeout(1000)
+    late.continue_()
+    page.evaluate("import('/static/history.js').then(() => new Promise(requestAnimationFrame))")
     expect(page.get_by_role("heading", level=1)).to_have_text("Models")
     assert page.url.endswith("/models")
 
