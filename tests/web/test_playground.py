@@ -550,6 +550,41 @@ def test_two_pictures_uploaded_at_once_are_both_kept(visit: Visit, hold: Hold) -
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
 
 
+def test_a_picture_that_is_being_chosen_when_another_one_comes_in_does_not_replace_it(visit: Visit, hold: Hold) -> None:
+    page = visit("/models/fal-ai/flux-pro/kontext/multi")
+    held = hold(page, UPLOAD, times=1)
+    field = page.locator("[data-field=image_urls]")
+    choose(page, "image_urls")
+    first = held.next()
+    with page.expect_file_chooser() as opened:
+        field.get_by_text("Choose a file").click()
+    page.get_by_label("Image URLs, 1").focus()
+    first.continue_()
+    expect(field.locator(".drop img")).to_have_count(1)
+    opened.value.set_files(FILE)
+    expect(field.locator(".drop img")).to_have_count(2)
+    expect(page.get_by_label("Image URLs, 3")).to_be_focused()
+
+
+def test_run_waits_for_the_pictures_that_come_into_a_full_list(visit: Visit, hold: Hold) -> None:
+    page = visit(
+        "/models/fal-ai/flux-pro/kontext/multi" + linked(prompt="a heron", image_urls=["https://a.example"] * 3)
+    )
+    held = hold(page, UPLOAD)
+    run, boxes = page.get_by_role("button", name="Run", exact=True), page.locator("[data-field=image_urls] .drop")
+    expect(boxes).to_have_count(4)
+    choose(page, "image_urls", at=3)
+    choose(page, "image_urls", at=3)
+    uploads = held.next(), held.next()
+    uploads[0].continue_()
+    expect(boxes.locator("img")).to_have_count(1)
+    expect(run).to_be_disabled()
+    uploads[1].continue_()
+    expect(boxes.locator("img")).to_have_count(2)
+    expect(run).to_be_enabled()
+    expect(boxes).to_have_count(5)  # the server says how many it takes; none is lost
+
+
 def test_a_field_of_json_shows_what_is_sent_and_run_waits_until_it_can_be_read(visit: Visit) -> None:
     page = visit("/models/fal-ai/flux-general")
     box, run = page.locator("#field-fill_image"), page.get_by_role("button", name="Run", exact=True)

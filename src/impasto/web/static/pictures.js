@@ -26,8 +26,9 @@ addEventListener("paste", (event) => {
   chosenBox().take(event.clipboardData.files);
 });
 
-/** `adds`: each picture goes into the list that the box belongs to; else the last one stays, whichever is uploaded first. */
-export function Picture({ value, onChange, aria, adds = false, children }) {
+/** `adds`: puts each picture into the list that the box is the blank one of; without it the last one stays, whichever is uploaded
+ * first. `full`: that list takes no more, and the box is there only until its uploads end. */
+export function Picture({ value, onChange, aria, adds, full = false, children }) {
   const box = useRef();
   const running = useRef(null); // what aborts the upload that would fill this box
   const [busy, setBusy] = useState(0); // uploads
@@ -46,7 +47,7 @@ export function Picture({ value, onChange, aria, adds = false, children }) {
     try {
       const url = await api.upload(file, own.signal);
       if (own.signal.aborted) return;
-      onChange(url);
+      (adds ?? onChange)(url);
       say(`Uploaded ${file.name || "the picture"}`);
     } catch (error) {
       if (!own.signal.aborted) setWrong(error.message);
@@ -63,7 +64,9 @@ export function Picture({ value, onChange, aria, adds = false, children }) {
     uploads.value += busy;
     return () => (uploads.value -= busy);
   }, [busy]);
+  const gone = full && !busy;
   useEffect(() => {
+    if (gone) return;
     const own = { box, take, filled: Boolean(value) };
     boxes.add(own);
     return () => boxes.delete(own);
@@ -73,6 +76,7 @@ export function Picture({ value, onChange, aria, adds = false, children }) {
     setOver(false);
     take(event.dataTransfer.files);
   };
+  if (gone) return null;
   return html`<div class=${`drop ${over ? "is-over" : ""}`} ref=${box} onDragOver=${(event) => (event.preventDefault(), setOver(true))}
       onDragLeave=${() => setOver(false)} onDrop=${drop}>
       ${value
@@ -99,11 +103,13 @@ export function Pictures({ field, value, onChange, aria }) {
   const full = field.maxItems !== undefined && list.length >= field.maxItems;
   const set = (key, url) => (url ? rows.set(key, () => url) : rows.remove(key));
   const named = (at) => ({ ...aria, id: `${aria.id}-${at}`, "aria-label": `${field.title}, ${at + 1}` });
-  // The blank box is one of the list: with its first letter it becomes a row, and what is typed goes on in the same box.
-  const keys = rows.keys.slice(0, list.length + (full ? 0 : 1));
+  // The blank box is one of the list: with its first letter it becomes a row, and what is typed goes on in the same box. A picture
+  // comes in before it: whoever chooses the next one from it meanwhile does not replace the one that has just come.
+  const keys = rows.keys.slice(0, list.length + 1);
   return html`<div id=${aria.id}>
-    ${keys.map((key, at) => html`<${Picture} key=${key} field=${field} value=${list[at]} adds=${at >= list.length}
-      onChange=${at < list.length ? (url) => set(key, url) : (url) => url && rows.add(url)} aria=${named(at)} />`)}
+    ${keys.map((key, at) => at < list.length
+      ? html`<${Picture} key=${key} field=${field} value=${list[at]} onChange=${(url) => set(key, url)} aria=${named(at)} />`
+      : html`<${Picture} key=${key} field=${field} adds=${rows.insert} full=${full} onChange=${(url) => url && rows.add(url)} aria=${named(at)} />`)}
   </div>`;
 }
 

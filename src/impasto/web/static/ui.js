@@ -57,6 +57,8 @@ export function useRows(list, onChange) {
   return {
     keys: keys.current,
     add: (row) => change([...latest.current, row]),
+    /** As `add`, and what stands for the row to come goes on standing for the next one. */
+    insert: (row) => (keys.current.splice(latest.current.length, 0, nextKey.current++), change([...latest.current, row])),
     set: (key, changed) => find(key, (at, rows) => change(rows.with(at, changed(rows[at])))),
     remove: (key) => find(key, (at, rows) => (keys.current.splice(at, 1), change(rows.toSpliced(at, 1)))),
   };
