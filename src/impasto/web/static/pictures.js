@@ -1,6 +1,6 @@
 // Pictures that go in: dropped, pasted, chosen or named by URL, and uploaded as fal's JavaScript client does it.
 import { signal } from "@preact/signals-core";
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
 import { html, say, shownUrl, useRows } from "./ui.js";
 
@@ -65,7 +65,7 @@ export function Picture({ value, onChange, aria, adds, full = false, children })
     return () => (uploads.value -= busy);
   }, [busy]);
   const gone = full && !busy;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (gone) return;
     const own = { box, take, filled: Boolean(value) };
     boxes.add(own);
