@@ -44,7 +44,7 @@ def test_denoise_yields_exactly_the_asked_steps_down_to_sigma_zero(pipeline: Pip
     sigmas = [step.sigma for step in steps]
     assert sigmas == sorted(sigmas, reverse=True)
     assert sigmas[-1] == 0.0
-    assert steps[0].latents.shape == (1, 16, 16, 16)
+    assert steps[0].latents.shape == (1, 16, 32, 32)
 
 
 def test_the_default_number_of_steps_is_the_models(pipeline: Pipeline) -> None:
@@ -102,8 +102,8 @@ def test_guidance_is_the_published_combination_of_two_passes(pipeline: Pipeline)
 def test_the_last_preview_is_the_picture_itself(pipeline: Pipeline) -> None:
     *_, last = pipeline.denoise(pipeline.encode("a cat"), seed=1, index=0, height=576, width=1024, steps=2)
     preview = last.preview()
-    assert preview.shape == (72, 128, 3)
-    small = pipeline.decode(last.latents, height=72, width=128)
+    assert preview.shape == (144, 256, 3)
+    small = pipeline.decode(last.latents, height=144, width=256)
     assert np.abs(preview.astype(int) - small.astype(int)).max() <= 1
 
 

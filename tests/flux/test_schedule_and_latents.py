@@ -118,12 +118,12 @@ def test_sizes_that_do_not_pack_are_refused(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("preset", "native"),
     [
-        ("square_hd", (128, 128)),
-        ("square", (128, 128)),
-        ("portrait_4_3", (96, 128)),
-        ("portrait_16_9", (80, 128)),
-        ("landscape_4_3", (128, 96)),
-        ("landscape_16_9", (128, 80)),
+        ("square_hd", (256, 256)),
+        ("square", (256, 256)),
+        ("portrait_4_3", (192, 256)),
+        ("portrait_16_9", (144, 256)),
+        ("landscape_4_3", (256, 192)),
+        ("landscape_16_9", (256, 144)),
     ],
 )
 def test_the_embedded_model_draws_each_preset_at_its_native_size(preset: str, native: tuple[int, int]) -> None:
@@ -139,7 +139,7 @@ def test_flux_draws_each_preset_as_it_is(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("height", "width"), [(64, 14142), (14142, 64), (512, 2048), (1, 1), (900, 400), (333, 1000)])
 def test_extreme_sizes_stay_within_what_the_embedded_model_was_trained_for(height: int, width: int) -> None:
     for side in IMPASTO_MINI.native_size.native(height, width):
-        assert 64 <= side <= 160
+        assert 128 <= side <= 304
         assert side % 16 == 0
 
 

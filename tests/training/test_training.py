@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ from torch import Tensor
 from impasto.errors import ConfigError, WeightsError
 from impasto.flux import checkpoint, checks, weights
 from impasto.flux.autoencoder import Autoencoder
-from impasto.flux.models import IMPASTO_MINI, Shift, TransformerParams, distilled
+from impasto.flux.models import IMPASTO_MINI, NativeSize, Shift, TransformerParams
 from impasto.flux.transformer import Flux
 from impasto.flux.vocabulary import Reading
-from impasto.training import autoencoder, clock, export, optimise, pca, recipe, runs, sampling, transformer
+from impasto.training import autoencoder, clock, dataset, export, optimise, pca, recipe, runs, sampling, transformer
 from impasto.training.autoencoder import AutoencoderRecipe
 from impasto.training.cli import train as command
 from impasto.training.clock import Deadline
@@ -183,6 +184,8 @@ def test_sampling_is_repeatable_and_guidance_matters() -> None:
 # ---------------------------------------------------------------- autoencoder
 
 
+SMALL = recipe.load("cpu").transformer.params
+"""A transformer smaller than the one that is shipped: a checkpoint says its own shape."""
 PLAIN = AutoencoderRecipe(params=IMPASTO_MINI.autoencoder, batch=2, crop=32, crop_share=1.0, bf16=False, mix=Mix())
 
 
@@ -233,6 +236,25 @@ def test_a_cut_and_resumed_decoder_run_equals_the_unbroken_one(
     _same(whole, resumed)
 
 
+def test_a_batch_can_be_cut_out_of_pictures_painted_before(
+    tmp_path: Path, sprites: Sprites, transform: pca.BlockPCA
+) -> None:
+    made = replace(PLAIN, side=64, pool=6, batch=4)
+    with dataset.Painters(sprites, 1) as painters:
+        pool = [runs.painted(made, painters, *size) for size in made.sizes]
+    assert [tuple(pictures.shape) for pictures in pool] == [(6, 3, 64, 64), (6, 3, 48, 64)]
+    crops = autoencoder.pooled_batch(made, pool, 3, crops=True)
+    assert crops.shape == (4, 3, 32, 32)
+    assert torch.equal(crops, autoencoder.pooled_batch(made, pool, 3, crops=True))
+    blocks = [pictures.unfold(2, 32, 8).unfold(3, 32, 8).permute(0, 2, 3, 1, 4, 5) for pictures in pool]
+    windows = torch.cat([part.reshape(-1, 3, 32, 32) for part in blocks]) / 127.5 - 1
+    assert all((windows == crop).flatten(1).all(1).any() for crop in crops)
+    assert autoencoder.pooled_batch(made, pool, 3, crops=False).shape[0] == 1
+    transform.save(tmp_path / "pca.safetensors")
+    autoencoder.train(made, sprites, tmp_path, Deadline(steps=2), pool=pool)
+    assert json.loads((tmp_path / "autoencoder.json").read_text())["steps"] == 2
+
+
 def test_the_decoder_learns_to_draw_a_picture(tmp_path: Path, sprites: Sprites, transform: pca.BlockPCA) -> None:
     made = replace(PLAIN, rate=3e-3, average=0.8, batch=4)
     pixels = autoencoder.training_batch(made, sprites, 0, crops=True)
@@ -259,7 +281,7 @@ def states(tmp_path: Path, transform: pca.BlockPCA) -> tuple[Path, Path]:
     model = Autoencoder(IMPASTO_MINI.autoencoder)
     pca.write(model.encoder, IMPASTO_MINI.autoencoder, transform)
     paths = tmp_path / "autoencoder.pt", tmp_path / "transformer.pt"
-    for path, module in zip(paths, (model, Flux(IMPASTO_MINI.transformer)), strict=True):
+    for path, module in zip(paths, (model, Flux(SMALL)), strict=True):
         optimise.save_state(path, module, torch.optim.SGD(module.parameters()), optimise.Average(module, 0.9), 3)
     return paths
 
@@ -280,7 +302,7 @@ def _export(states: tuple[Path, Path], folder: Path, places: Path | None = None)
         folder=folder,
         version="7",
         autoencoder_params=IMPASTO_MINI.autoencoder,
-        transformer_params=IMPASTO_MINI.transformer,
+        transformer_params=SMALL,
         vocabulary={"things": {"cat": ["kitten"]}, "words": ["red"]},
     )
 
@@ -311,7 +333,7 @@ def test_a_part_that_was_not_trained_on_is_exported_as_it_was(tmp_path: Path, st
 def _distilled(folder: Path, base: dict[str, Tensor], work: Path) -> dict[str, Tensor]:
     """A run's folder whose transformer has an embedder and, in one layer, a change; returns its tensors."""
     torch.manual_seed(3)
-    model = Flux(distilled(IMPASTO_MINI).transformer)
+    model = Flux(replace(SMALL, guidance_embed=True))
     layer = model.single_blocks[0].linear1.weight  # pyright: ignore[reportUnknownMemberType]
     model.load_state_dict(base | {k: v for k, v in model.state_dict().items() if k.startswith("guidance_in")})
     layer.data += 0.1 * torch.randn(layer.shape)
@@ -349,6 +371,40 @@ def test_a_distilled_transformer_is_exported_as_what_distilling_changed(
         assert torch.allclose(loaded[key], tensor, atol=2e-2 if "linear1" in key else 2e-3), key
 
 
+def test_a_distilled_transformer_can_be_exported_whole_and_says_its_sizes(
+    tmp_path: Path, states: tuple[Path, Path]
+) -> None:
+    folder, work = _folder(tmp_path), tmp_path / "work"
+    _export(states, folder)
+    plain = folder / "transformer.safetensors"
+    wanted, wide = _distilled(folder, weights.read(plain), work), plain.stat().st_size
+    made = replace(recipe.load("cpu-guided"), start=str(folder), whole=True, native_size=NativeSize(longest=64))
+    out = tmp_path / "out" / "impasto-mini"
+    shutil.copytree(folder, out)
+    runs.export_checkpoint(work, made, "8", out)
+    found = checkpoint.locate(out)
+    assert (found.spec.guidance, found.find("distillation")) == ("distilled", None)
+    assert found.spec.native_size == NativeSize(longest=64)
+    assert found.spec.transformer == replace(SMALL, guidance_embed=True)
+    assert found.path("transformer").stat().st_size < 0.6 * wide
+    loaded = weights.load_transformer(found, weights.CPU).state_dict()
+    for key, tensor in wanted.items():
+        step = tensor.abs().amax(-1, keepdim=True) / 127  # of eight bits; bf16 is finer
+        assert ((loaded[key] - tensor).abs() <= 0.51 * step).all(), key
+    changed = "single_blocks.0.linear1.weight"
+    few = {**loaded, changed: loaded[changed] + 0.05}
+    model = Flux(replace(SMALL, guidance_embed=True))
+    model.load_state_dict(few)
+    state = tmp_path / "few" / "transformer" / "transformer.pt"
+    optimise.save_state(state, model, torch.optim.SGD(model.parameters()), optimise.Average(model, 0.9), 3)
+    runs.export_checkpoint(tmp_path / "few", replace(recipe.load("cpu-leaps"), start=str(out)), "8", out)
+    (sibling,) = checkpoint.siblings(checkpoint.locate(out))
+    assert sibling.spec.native_size == NativeSize(longest=64)
+    drawn = weights.load_transformer(sibling, weights.CPU).state_dict()
+    assert torch.allclose(drawn[changed], few[changed], atol=1e-3)
+    assert all(torch.equal(drawn[key], tensor) for key, tensor in loaded.items() if key != changed)
+
+
 def test_another_transformer_takes_the_changes_of_the_one_before_away(
     tmp_path: Path, states: tuple[Path, Path]
 ) -> None:
@@ -363,7 +419,7 @@ def test_another_transformer_takes_the_changes_of_the_one_before_away(
     _export(states, folder)  # the same weights again
     assert checkpoint.locate(folder).spec.guidance == "distilled"
     torch.manual_seed(5)
-    model = Flux(IMPASTO_MINI.transformer)
+    model = Flux(SMALL)
     optimise.save_state(states[1], model, torch.optim.SGD(model.parameters()), optimise.Average(model, 0.9), 3)
     _export(states, folder)
     found = checkpoint.locate(folder)
@@ -489,11 +545,13 @@ def test_the_shipped_recipes_load_and_their_shares_are_whole(name: str) -> None:
     assert {style for style, _ in loaded.mix.styles} == {"3d", "flat", "cartoon"}
 
 
-def test_the_cpu_recipe_is_the_embedded_model() -> None:
-    loaded = recipe.load("cpu-next")
-    assert loaded.start == IMPASTO_MINI.name
+def test_the_gpu_recipe_is_the_embedded_model() -> None:
+    loaded = recipe.load("gpu")
     assert loaded.transformer.params == IMPASTO_MINI.transformer
     assert loaded.autoencoder.params == IMPASTO_MINI.autoencoder
+    assert loaded.native_size == IMPASTO_MINI.native_size
+    longest = max(max(size.width, size.height) for size in loaded.buckets)
+    assert longest == IMPASTO_MINI.native_size.limit
 
 
 def test_an_unknown_field_of_a_recipe_is_named(tmp_path: Path) -> None:

@@ -299,9 +299,9 @@ IMPASTO_MINI = ModelSpec(
         out_channels=64,
         vec_in_dim=384,
         context_in_dim=384,
-        hidden_size=256,
+        hidden_size=384,
         mlp_ratio=4.0,
-        num_heads=4,
+        num_heads=6,
         depth=2,
         depth_single_blocks=6,
         axes_dim=(8, 28, 28),
@@ -309,7 +309,7 @@ IMPASTO_MINI = ModelSpec(
         qkv_bias=True,
         guidance_embed=False,
     ),
-    # scale_factor and shift_factor are measured by the training; the checkpoint's config.json overrides these.
+    # Measured by the training: the checkpoint's config.json overrides them, and the sizes, too.
     autoencoder=AutoencoderParams(
         in_channels=3,
         ch=16,
@@ -328,7 +328,7 @@ IMPASTO_MINI = ModelSpec(
     # as it is trained; what is shipped has its distillation beside it and is `distilled` (see `checkpoint`)
     guidance="cfg",
     shift=Shift(),
-    native_size=NativeSize(longest=128, upscale=4),
+    native_size=NativeSize(longest=256, shortest=128, limit=304, upscale=4),
     files=(
         ModelFile("transformer", "transformer.safetensors"),
         ModelFile("distillation", "guidance.safetensors", optional=True),
