@@ -183,7 +183,7 @@ def reading(result: Found) -> None:
     away = offload.text_away(model)
     for name, parameter in model.named_parameters():
         if name in away and not REHEARSAL:
-            placing.page_lock(parameter.data)
+            parameter.data = placing.page_locked(parameter.data)
         elif name not in away:
             parameter.data = parameter.data.to(DEVICE)
     offload.install_text(model, DEVICE)

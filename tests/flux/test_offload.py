@@ -259,3 +259,42 @@ def test_a_prompt_is_read_the_same_with_the_text_encoder_on_the_host(file: Path)
         ours, theirs = far.encode(words, negative="blurry"), near.encode(words, negative="blurry")
         assert torch.equal(ours.txt, theirs.txt)
         assert torch.equal(ours.vec, theirs.vec)
+
+
+class Cudart:
+    """CUDA's registry of locked memory: what is locked already cannot be locked again."""
+
+    def __init__(self) -> None:
+        self.locked: dict[int, int] = {}
+        self.full = False
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        if self.full or address in self.locked:
+            return 712
+        self.locked[address] = size
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:
+        del self.locked[address]
+        return 0
+
+
+def test_page_locked_memory_is_let_go_with_its_weights(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cudart, forgotten = Cudart(), list[bool]()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(placing, "_forget_error", lambda: forgotten.append(True))
+    weight = torch.randn(3, 5)
+    copy = placing.page_locked(weight, torch.bfloat16)
+    assert torch.equal(copy, weight.bfloat16())
+    assert cudart.locked == {copy.data_ptr(): copy.nbytes}
+    parameter = torch.nn.Parameter(copy, requires_grad=False)
+    del copy
+    assert len(cudart.locked) == 1  # another view of the same memory
+    del parameter
+    assert cudart.locked == {}
+    cudart.full = True
+    assert torch.equal(placing.page_locked(weight), weight)
+    assert forgotten == [True]
+    assert "60 bytes of weights could not be page-locked (CUDA error 712)" in caplog.text

@@ -378,13 +378,14 @@ def test_a_distilled_transformer_can_be_exported_whole_and_says_its_sizes(
     _export(states, folder)
     plain = folder / "transformer.safetensors"
     wanted, wide = _distilled(folder, weights.read(plain), work), plain.stat().st_size
-    made = replace(recipe.load("cpu-guided"), start=str(folder), whole=True, native_size=NativeSize(longest=64))
+    own = NativeSize(longest=64)
+    made = replace(recipe.load("cpu-guided"), start=str(folder), whole=True, native_size=own)
     out = tmp_path / "out" / "impasto-mini"
     shutil.copytree(folder, out)
     runs.export_checkpoint(work, made, "8", out)
     found = checkpoint.locate(out)
     assert (found.spec.guidance, found.find("distillation")) == ("distilled", None)
-    assert found.spec.native_size == NativeSize(longest=64)
+    assert found.spec.native_size == own
     assert found.spec.transformer == replace(SMALL, guidance_embed=True)
     assert found.path("transformer").stat().st_size < 0.6 * wide
     loaded = weights.load_transformer(found, weights.CPU).state_dict()
@@ -397,9 +398,10 @@ def test_a_distilled_transformer_can_be_exported_whole_and_says_its_sizes(
     model.load_state_dict(few)
     state = tmp_path / "few" / "transformer" / "transformer.pt"
     optimise.save_state(state, model, torch.optim.SGD(model.parameters()), optimise.Average(model, 0.9), 3)
-    runs.export_checkpoint(tmp_path / "few", replace(recipe.load("cpu-leaps"), start=str(out)), "8", out)
+    behind = replace(recipe.load("cpu-leaps"), start=str(out), native_size=own)
+    runs.export_checkpoint(tmp_path / "few", behind, "8", out)
     (sibling,) = checkpoint.siblings(checkpoint.locate(out))
-    assert sibling.spec.native_size == NativeSize(longest=64)
+    assert sibling.spec.native_size == own
     drawn = weights.load_transformer(sibling, weights.CPU).state_dict()
     assert torch.allclose(drawn[changed], few[changed], atol=1e-3)
     assert all(torch.equal(drawn[key], tensor) for key, tensor in loaded.items() if key != changed)

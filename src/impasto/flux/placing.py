@@ -7,9 +7,12 @@ how tensors get out of files (`stored`, `weights`).
 from __future__ import annotations
 
 import logging
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,10 +41,9 @@ class Placement(weights.Target):
         if self.mapped:
             return weights.Target(HOST, self.dtype).place(key, source)
         tensor = source[key]
-        copy = tensor.to(device=HOST, dtype=tensor.dtype if source.keeps(key) else self.dtype, copy=True)
+        dtype = tensor.dtype if source.keeps(key) else self.dtype
+        copy = page_locked(tensor, dtype) if self.device.type == "cuda" else tensor.to(HOST, dtype, copy=True)
         source.done(key)
-        if self.device.type == "cuda":
-            page_lock(copy)
         return copy
 
 
@@ -81,13 +83,27 @@ def arranged(
     return model
 
 
-def page_lock(tensor: Tensor) -> None:
-    """Keeps the tensor's memory where it is for the life of the process, so that the GPU fetches it by itself. Where
-    the system does not allow that much of it, copies wait for the host: slower, and said once a tensor at most.
+def page_locked(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy in memory that stays where it is until the copy is gone, so that the GPU fetches it by itself. Where the
+    system does not allow that much of it, copies wait for the host: slower, and said once a tensor at most.
 
     Not `Tensor.pin_memory`: its allocator rounds each size up to a power of two, half as much again for FLUX.1.
     """
+    dtype = dtype or tensor.dtype
+    memory = np.empty(tensor.numel() * dtype.itemsize, np.uint8)
     cudart: Any = torch.cuda.cudart()
-    status = int(cudart.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
+    status = int(cudart.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
     if status:
-        log.warning("%d bytes of weights could not be page-locked (CUDA error %d)", tensor.nbytes, status)
+        log.warning("%d bytes of weights could not be page-locked (CUDA error %d)", memory.nbytes, status)
+        _forget_error()
+    else:
+        # memory that is freed while CUDA holds it locked cannot be locked by whom it is given to next
+        weakref.finalize(memory, cudart.cudaHostUnregister, memory.ctypes.data)
+    copy = torch.from_numpy(memory).view(dtype).reshape(tensor.shape)
+    return copy.copy_(tensor)
+
+
+def _forget_error() -> None:
+    """CUDA keeps the last error for whoever launches a kernel next: let that be this one."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
