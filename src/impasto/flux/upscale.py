@@ -1,4 +1,4 @@
-"""The upscaler behind the embedded model: its native 128 pixels a side → 512. Real checkpoints never touch it.
+"""The upscaler behind the embedded model: its native 256 pixels a side → 1024. Real checkpoints never touch it.
 
 The network is Real-ESRGAN's SRVGG ("realesr-animevideov3", BSD-3-Clause, Wang et al. 2021): sixteen plain
 convolutions at the small size and one pixel shuffle at the end, added to the picture repeated four times. Attribute
