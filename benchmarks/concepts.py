@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("impasto-training"))
     parser.add_argument("--model", default="impasto-mini", help="a model's name, or a checkpoint's folder")
     parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--recipe", default="cpu-persons", help="whose things and persons are judged")
+    parser.add_argument("--recipe", default="gpu", help="whose things and persons are judged")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     sprites = Sprites.load(arguments.work / "sprites.npz")

@@ -22,7 +22,8 @@ from impasto.training.sprites import Pixels, Sprites
 Thumbs = npt.NDArray[np.float32]
 
 _THUMB = (32, 24)
-_PLACES = tuple(product((0.75, 0.81, 0.875), (-0.085, 0.0, 0.085), (-0.04, 0.0, 0.04)))
+_STEPS = (-0.083, -0.042, 0.0, 0.042, 0.083)
+_PLACES = tuple(product((0.6, 0.68, 0.77, 0.85, 0.93), _STEPS, _STEPS))
 """Scale, and offset along both axes, of the sprites that a picture is compared with."""
 
 
