@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -128,7 +129,7 @@ class Average(Generic[M]):
     def update(self, module: M, step: int) -> None:
         """Move towards the module's weights after the given number of steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        get_ema_multi_avg_fn(decay)(list(self.module.parameters()), list(module.parameters()), None)
 
 
 def save_state(

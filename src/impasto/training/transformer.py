@@ -221,7 +221,7 @@ def train(
     replicas = Replicas(model, recipe.workers)
     if recipe.compile:
         # one graph for each length, class of block and, of a teacher, way of running; beyond the limit it gives up
-        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.recompile_limit = 64  # pyright: ignore[reportPrivateUsage] - later versions' compile takes it
         for module in (*replicas.modules, *(() if teacher is None else (teacher.model,))):
             for block in (*module.double_blocks, *module.single_blocks):
                 block.compile(dynamic=False)
