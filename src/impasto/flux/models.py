@@ -340,7 +340,7 @@ IMPASTO_MINI = ModelSpec(
     ),
     licence="Apache-2.0",
     memory=450 * 2**20,
-    # So small that a second thread gains a third where it is free and may cost twentyfold where it is not
+    # A second thread takes 40 % of the time away where it is free, and may cost twentyfold where it is not
     # (benchmarks/LOG.md). And a picture's bytes depend on the number of threads: a fixed one makes them the same on
     # 2 cores and on 64.
     threads=1,
