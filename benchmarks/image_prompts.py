@@ -9,7 +9,7 @@ error of the pixels at 16x12. Chance is 5 %. The prompt, where there is one, ask
 background. `other seed` is the mean distance between the outputs of two seeds, beside the mean distance
 between two inputs. Writes benchmarks/results/image_prompts.json.
 
-`--grid` chooses the strengths that redux has no field for, on the first 10 inputs at the native size 128x96, and
+`--grid` chooses the strengths that redux has no field for, on the first 10 inputs at 128x96, and
 writes benchmarks/results/redux_strength.json. An output *resembles* when its input is the nearest of the 10 inputs, it
 *follows* when its words' own picture (the words alone, another seed) is nearest to it of the 10 words' pictures. The
 lowest strength at which all resemble is chosen, with words and without.

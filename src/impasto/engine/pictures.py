@@ -52,7 +52,7 @@ _TEACHER: dict[ImageRole, tuple[str, str, str]] = {
     "context": ("change a picture as the prompt says", FLUX1_KONTEXT.name, "FLUX.1-Kontext-dev"),
 }
 
-LATENT_STRENGTH = 0.3
+LATENT_STRENGTH = 0.2
 LATENT_STRENGTH_WITH_WORDS = 0.5
 """Of the embedded model's image prompts where the wire has no field for it: the lowest at which every output resembles
 its picture (`benchmarks/image_prompts.py --grid`).
