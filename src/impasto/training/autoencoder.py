@@ -74,31 +74,28 @@ def training_batch(recipe: AutoencoderRecipe, sprites: Sprites, step: int, *, cr
     for _ in range(count):
         picture = paint_record(draw_record(rng, recipe.mix), sprites, width=width, height=height)
         if crops:
-            top = BLOCK * int(rng.integers((height - recipe.crop) // BLOCK + 1))
-            left = BLOCK * int(rng.integers((width - recipe.crop) // BLOCK + 1))
-            picture = picture[top : top + recipe.crop, left : left + recipe.crop]
+            rows, columns = window(rng, recipe.crop, height, width)
+            picture = picture[rows, columns]
         pictures.append(picture)
     return pixels_of(pictures)
+
+
+def window(rng: np.random.Generator, crop: int, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of a crop that begins where a block does."""
+    top = BLOCK * int(rng.integers((height - crop) // BLOCK + 1))
+    left = BLOCK * int(rng.integers((width - crop) // BLOCK + 1))
+    return slice(top, top + crop), slice(left, left + crop)
 
 
 def pooled_batch(recipe: AutoencoderRecipe, pool: Sequence[Tensor], step: int, *, crops: bool) -> Tensor:
     """As `training_batch`, from pictures [N, 3, H, W] uint8 that were painted before, on their device."""
     rng = np.random.default_rng((recipe.seed, step))
     pictures = pool[int(rng.integers(len(pool)))]
-    rows = rng.integers(len(pictures), size=recipe.batch if crops else max(1, recipe.batch // 4))
+    count, height, width = len(pictures), *pictures.shape[-2:]
+    chosen = [pictures[row] for row in rng.integers(count, size=recipe.batch if crops else max(1, recipe.batch // 4))]
     if crops:
-        high, wide = ((side - recipe.crop) // BLOCK + 1 for side in pictures.shape[-2:])
-        corners = zip(
-            BLOCK * rng.integers(high, size=len(rows)), BLOCK * rng.integers(wide, size=len(rows)), strict=True
-        )
-        parts = [
-            pictures[row, :, top : top + recipe.crop, left : left + recipe.crop]
-            for row, (top, left) in zip(rows, corners, strict=True)
-        ]
-        chosen = torch.stack(parts)
-    else:
-        chosen = pictures[torch.from_numpy(rows).to(pictures.device)]
-    return (chosen.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
+        chosen = [picture[:, *window(rng, recipe.crop, height, width)] for picture in chosen]
+    return (torch.stack(chosen).float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
 
 
 def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +169,7 @@ def train(
     pool: Sequence[Tensor] = (),
 ) -> Path:
     """Train the decoder until the deadline, resuming from `folder` when it holds a state, from the checkpoint's file
-    `start` when there is one; returns the state's path. `pool`: see `pooled_batch`.
+    `start` when there is one; returns the state's path. `pool`: pictures that batches are cut from (`pooled_batch`).
     """
     torch.manual_seed(recipe.seed)
     model = Autoencoder(recipe.params) if start is None else started(recipe, start)
@@ -192,7 +189,7 @@ def train(
     pace, minute = Pace(), Every(1)
     while not deadline.over(step):
         crops = deadline.progress(step) < recipe.crop_share
-        if recipe.pool:
+        if pool:
             pixels = pooled_batch(recipe, pool, step, crops=crops)
         else:
             pixels = training_batch(recipe, sprites, step, crops=crops).to(device)

@@ -121,8 +121,9 @@ def train_autoencoder(work: Path, recipe: Recipe, device: str, end: Deadline) ->
     """Fit the block transform and train the decoder in `autoencoder/`."""
     table = _sprites(work)
     _transform(work, recipe, table)
+    sizes = recipe.autoencoder.sizes if recipe.autoencoder.pool else ()
     with dataset.Painters(table, cores()) as painters:
-        pool = [painted(recipe.autoencoder, painters, *size).to(device) for size in recipe.autoencoder.sizes]
+        pool = [painted(recipe.autoencoder, painters, *size).to(device) for size in sizes]
     autoencoder_loop.train(
         recipe.autoencoder,
         table,
@@ -138,7 +139,7 @@ def painted(recipe: autoencoder_loop.AutoencoderRecipe, painters: dataset.Painte
     """The pictures of a size for the recipe's pool, [N, 3, H, W] uint8."""
     composer = dataset.Composer(dataset.BucketSize(width, height, recipe.pool, 1.0), recipe.mix, recipe.seed)
     pictures = [part for part, _ in painters.chunks(composer.chunk, recipe.pool)]
-    return torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2) if pictures else torch.empty(0)
+    return torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2)
 
 
 def train_transformer(work: Path, recipe: Recipe, device: str, end: Deadline, *, report_minutes: float) -> None:
