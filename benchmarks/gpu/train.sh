@@ -49,8 +49,7 @@ say data, compiler, decoder
 train autoencoder --work "$work" --recipe "$gpu" --device "$device" --minutes "${AUTOENCODER:-7.5}" >>"$work/autoencoder.log" 2>&1 &
 autoencoder=$!
 until [ -s "$work/autoencoder/pca.safetensors" ]; do kill -0 $autoencoder; sleep 1; done
-nice -n 5 python3 -c 'from impasto.training.cli import train; train()' default-model transformer \
-    --work "$work" --recipe "$gpu" --device "$device" --steps 0 --report-minutes 0 >>"$work/data.log" 2>&1 &
+{ renice -n 5 $BASHPID && train transformer --work "$work" --recipe "$gpu" --device "$device" --steps 0 --report-minutes 0; } >>"$work/data.log" 2>&1 &
 data=$!
 if warm warm >>"$work/warm.log" 2>&1; then
     say compiled

@@ -325,7 +325,7 @@ IMPASTO_MINI = ModelSpec(
     max_text_tokens=32,
     default_steps=20,
     default_guidance=3.5,
-    # as it is trained; what is shipped has its distillation beside it and is `distilled` (see `checkpoint`)
+    # as it is trained; the weights that are shipped say that they are `distilled` (see `checkpoint`)
     guidance="cfg",
     shift=Shift(),
     native_size=NativeSize(longest=256, shortest=128, limit=304, upscale=4),
