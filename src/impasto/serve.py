@@ -66,6 +66,8 @@ async def open_store(settings: Settings, *, make: bool = True) -> SqliteStore:
         max_attempts=settings.queue.max_attempts,
         max_crashes=settings.queue.max_crashes,
         max_running=settings.queue.max_running,
+        key_input_bytes=settings.queue.max_key_input_mb * 2**20,
+        all_input_bytes=settings.queue.max_input_mb * 2**20,
         retention_seconds=settings.queue.retention_hours * 3600,
     )
 

@@ -223,6 +223,13 @@ class QueueSettings(Section):
         description="Requests of one key that run at a time: in the queue more of them wait, a sync run is answered "
         "429. 0: no limit, as without keys.",
     )
+    max_key_input_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="MiB that the stored inputs of one key may take. Beyond it large inputs of ended requests lose "
+        "their long strings, the oldest first; when open requests fill it, new ones are answered 429. 0: no limit.",
+    )
+    max_input_mb: int = Field(default=8192, ge=0, description="The same for the inputs of all keys together.")
     retention_hours: float = Field(
         default=168.0,
         gt=0,

@@ -18,6 +18,7 @@ from impasto.store.records import (
     DeliveryState,
     DurationRow,
     FileRecord,
+    InputFacts,
     Key,
     Lane,
     LogLine,
@@ -37,7 +38,8 @@ class Store(Protocol):
         """T1. IN_QUEUE, durable before it returns. A known (key_id, idempotency_key) returns the first request.
 
         Raises `ModelError` (422) when that key came with another endpoint or input (it is known for 24 hours),
-        `QueueFull` (429) past the request's own `max_queued`, `max_open` or `max_queue_length`.
+        `QueueFull` (429) past the request's own `max_queued`, `max_open` or `max_queue_length`, and when the inputs of
+        open requests fill what the store's inputs may take; `PayloadTooLarge` (413) for one that never fits.
         """
         ...
 
@@ -127,7 +129,9 @@ class Store(Protocol):
         ...
 
     def input(self, request_id: str) -> dict[str, Any] | None:
-        """The input of a request, {} when it was not to be kept; None: unknown."""
+        """The input of a request, {} when it was not to be kept; None: unknown. A large one of a request that drew
+        nothing, or that had to make room, has its long strings cut.
+        """
         ...
 
     def result(self, request_id: str) -> Result | None: ...
@@ -219,6 +223,10 @@ class Store(Protocol):
         highest, both included. `since`, `until`: of the submit. `before`: the `seq` that ended the last page, whose row
         may be gone meanwhile. What a filter leaves out is read all the same: call it in a thread.
         """
+        ...
+
+    def input_facts(self, seqs: Sequence[int]) -> dict[int, InputFacts]:
+        """Prompt and size of the inputs of the requests with these `seq`s, without reading the inputs themselves."""
         ...
 
     async def usage(

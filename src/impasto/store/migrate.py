@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from impasto.errors import StoreError
+from impasto.store.briefs import brief_of_text, prompt_of_text
 from impasto.store.queries import Query
 
 
@@ -42,6 +43,8 @@ def migrate(
     seen reads differently today.
     """
     migrations = shipped() if migrations is None else migrations
+    connection.create_function("prompt_of", 1, prompt_of_text)
+    connection.create_function("brief_of", 1, brief_of_text)
     connection.execute(queries["begin"].sql)
     try:
         connection.execute(queries["schema_version_create"].sql)

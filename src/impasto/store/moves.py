@@ -11,13 +11,14 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from impasto.errors import (
     ClientCancelled,
     ModelError,
+    PayloadTooLarge,
     QueueFull,
     QuotaExceeded,
     RequestError,
@@ -27,6 +28,7 @@ from impasto.errors import (
     docs_url,
 )
 from impasto.store import outbox
+from impasto.store.briefs import prompt_of
 from impasto.store.fairness import Turns, fair_order
 from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
 from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
@@ -42,6 +44,7 @@ UNSTORED_RESULT_SECONDS = 600.0
 MAX_LOG_LINES = 1_000
 MAX_LOG_BYTES = 256 * 1024
 LOG_FULL = "The log limit of a request (1,000 lines, 256 KB) is reached; later lines are dropped."
+MAX_SHORTENED = 512  # inputs in one submit; at 64 KiB each these are more than a body may have
 SWEEP_LIMIT = 500  # rows in one sweep
 SWEEP_STEP = 20  # rows in one of its transactions, during which submits wait
 SWEEP_STEP_SECONDS = 0.1  # that such a transaction goes on moving: one input may take tens of megabytes
@@ -69,9 +72,14 @@ class Moves:
     max_crashes: int
     retention_seconds: float
     max_running: int = 0  # of one key; 0: no limit
+    key_input_bytes: int = 0  # stored inputs of one key; 0: no limit
+    all_input_bytes: int = 0  # stored inputs of all keys; 0: no limit
     turns: Turns = field(default_factory=Turns)
 
-    def submit(self, tx: Transaction, new: NewRequest, input_: str, idempotency_hash: bytes | None) -> Request:
+    def submit(
+        self, tx: Transaction, new: NewRequest, input_: str, idempotency_hash: bytes | None, brief: str | None = None
+    ) -> Request:
+        """Add a request. `input_`: its JSON, ASCII; `brief`: what replaces it where a large one is not kept."""
         now = self.clock()
         if new.idempotency_key is not None:
             known = tx.row("request_by_idempotency", key_id=new.key_id, idempotency_key=new.idempotency_key)
@@ -80,6 +88,7 @@ class Moves:
             if known is not None:
                 tx.run("request_forget_idempotency", request_id=known["request_id"])
         _check_room(tx, new)
+        self._make_room(tx, new.key_id, len(input_))
         row = tx.row(
             "request_insert",
             request_id=new.request_id,
@@ -100,9 +109,17 @@ class Moves:
             input=input_,
             lifecycle=dump_lifecycle(new.lifecycle),
         )
+        tx.run(
+            "input_insert",
+            seq=_there(row)["seq"],
+            key_id=new.key_id,
+            prompt=prompt_of(new.input) if new.store_io else None,
+            bytes=len(input_),
+            brief=brief,
+        )
         tx.changed.append(new.request_id)
         tx.rings.append(0)
-        return request_of(_there(row))
+        return replace(request_of(_there(row)), input=new.input)
 
     def claim(
         self,
@@ -202,6 +219,7 @@ class Moves:
     def erase_payloads(self, tx: Transaction, request_id: str) -> list[str] | None:
         if not tx.run("payloads_erase_input", request_id=request_id):
             return None
+        tx.run("input_erase", request_id=request_id)
         tx.run("payloads_erase_result", request_id=request_id)
         tx.changed.append(request_id)
         tx.erased = True
@@ -421,6 +439,7 @@ class Moves:
             input=input_,
             crash_count=row["crash_count"] if crash_count is None else crash_count,
         )
+        self._note_input(tx, row, outcome, input_)
         tx.run(
             "result_insert",
             request_id=request_id,
@@ -434,6 +453,44 @@ class Moves:
         tx.changed.append(request_id)
         tx.erased |= not row["store_io"]
         return request_of(_there(done))
+
+    def _note_input(self, tx: Transaction, row: sqlite3.Row, outcome: Outcome, input_: str | None) -> None:
+        """Bring the index of inputs in step with what `request_complete` did to the input."""
+        if not row["store_io"]:
+            tx.run("input_end", seq=row["seq"], whole=False, bytes=2)
+        elif input_ is not None:
+            tx.run("input_end", seq=row["seq"], whole=False, bytes=len(input_))
+        else:
+            tx.run("input_end", seq=row["seq"], whole=outcome is Outcome.OK, bytes=None)
+
+    def _make_room(self, tx: Transaction, key_id: str, size: int) -> None:
+        """Keep the stored inputs below their limits: large ones of ended requests become brief, the oldest first.
+
+        Raises `PayloadTooLarge` (413): not even this input fits; `QueueFull` (429): those of open requests fill it.
+        """
+        for scope, most, large, setting in (
+            (f"key:{key_id}", self.key_input_bytes, "input_large_of_key", "queue.max_key_input_mb"),
+            ("all", self.all_input_bytes, "input_large", "queue.max_input_mb"),
+        ):
+            used = tx.row("input_total", scope=scope)
+            over = (0 if used is None else used["bytes"]) + size - most
+            if not most or over <= 0:
+                continue
+            if size > most:
+                raise PayloadTooLarge(
+                    f"The input is larger than all stored inputs together may be (setting {setting})."
+                )
+            ended = tx.rows(large, key_id=key_id, limit=MAX_SHORTENED)
+            if sum(row["freed"] for row in ended) < over:
+                raise QueueFull(
+                    f"The stored inputs of {'this key' if scope != 'all' else 'all keys'} take {most // 2**20} MiB, as "
+                    f"much as they may (setting {setting}). Wait for requests to end, or upload files and send URLs."
+                )
+            for row in ended:
+                if over > 0:
+                    tx.run("input_shorten", seq=row["seq"])
+                    tx.run("input_shortened", seq=row["seq"])
+                    over -= row["freed"]
 
     def _note(self, tx: Transaction, row: sqlite3.Row, message: str, level: str) -> None:
         stamp = datetime.fromtimestamp(self.clock(), UTC).replace(tzinfo=None).isoformat(timespec="microseconds")

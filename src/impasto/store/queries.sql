@@ -69,18 +69,69 @@ INSERT INTO schema_version (version, name, checksum, applied_at) VALUES (:versio
 -- ------------------------------------------------------------------------------------------------ requests: moves
 
 -- name: request_insert
--- T1: a new request enters the queue.
+-- T1: a new request enters the queue. Its input is not read back: it may hold megabytes.
 INSERT INTO requests (
   request_id, endpoint, key_id, priority, seed, base_url, webhook_url, no_retry, store_io, idempotency_key,
   idempotency_hash, max_attempts, boot, start_deadline, created_at, input, lifecycle
 ) VALUES (
   :request_id, :endpoint, :key_id, :priority, :seed, :base_url, :webhook_url, :no_retry, :store_io, :idempotency_key,
   :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input, :lifecycle
-) RETURNING *;
+) RETURNING
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input;
+
+-- name: input_insert
+-- What is known of a new request's input without reading it.
+INSERT INTO input_index (seq, key_id, prompt, bytes, brief) VALUES (:seq, :key_id, :prompt, :bytes, :brief);
+
+-- name: input_end
+-- The request has ended: what its input takes now.
+UPDATE input_index SET ended = 1,
+  brief = CASE WHEN :whole THEN brief END,
+  bytes = CASE WHEN :bytes IS NOT NULL THEN :bytes WHEN :whole OR brief IS NULL THEN bytes ELSE length(brief) END
+WHERE seq = :seq;
+
+-- name: input_erase
+-- The input is gone, and with it what was known of it.
+UPDATE input_index SET prompt = NULL, brief = NULL, bytes = 2
+WHERE seq = (SELECT seq FROM requests WHERE request_id = :request_id);
+
+-- name: input_total
+-- Bytes of the stored inputs of one key, or of all.
+SELECT bytes FROM input_totals WHERE scope = :scope;
+
+-- name: input_large_of_key
+-- Large inputs of a key's ended requests, the oldest first, and what replacing each frees.
+SELECT seq, bytes - length(brief) AS freed FROM input_index INDEXED BY input_large_of_key
+WHERE ended = 1 AND brief IS NOT NULL AND key_id = :key_id ORDER BY seq LIMIT :limit;
+
+-- name: input_large
+-- The same of all keys.
+SELECT seq, bytes - length(brief) AS freed FROM input_index INDEXED BY input_large
+WHERE ended = 1 AND brief IS NOT NULL AND seq > 0 ORDER BY seq LIMIT :limit;
+
+-- name: input_shorten
+-- Replace a large input of an ended request by its brief form.
+UPDATE requests SET input = (SELECT brief FROM input_index WHERE input_index.seq = requests.seq)
+WHERE seq = :seq AND status = 'COMPLETED';
+
+-- name: input_shortened
+-- Note that it was.
+UPDATE input_index SET bytes = length(brief), brief = NULL WHERE seq = :seq AND brief IS NOT NULL;
+
+-- name: input_facts
+-- What is known of the inputs of several requests.
+SELECT seq, prompt, bytes FROM input_index WHERE seq IN (SELECT value FROM json_each(:seqs));
 
 -- name: request_by_idempotency
--- The request that already answers to this key of this caller.
-SELECT * FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency_key;
+-- The request that already answers to this key of this caller, without its input.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time,
+  idempotency_hash, NULL AS input
+FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency_key;
 
 -- name: request_forget_idempotency
 -- Free an idempotency key whose day is over.
@@ -139,17 +190,23 @@ UPDATE requests SET lease_until = :lease_until, boot = :boot WHERE request_id = 
 RETURNING cancel_requested;
 
 -- name: request_held
--- The request, if this lease still holds it.
-SELECT * FROM requests WHERE request_id = :request_id AND lease = :lease;
+-- The request, if this lease still holds it, without its input.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, log_lines, log_bytes, log_full, lifecycle
+FROM requests WHERE request_id = :request_id AND lease = :lease;
 
 -- name: request_complete
--- T4, T6, T7, T9: the one way into COMPLETED; the input is replaced, kept, or erased when its caller asked for that.
+-- T4, T6, T7, T9: the one way into COMPLETED; the input is replaced, kept, made brief when it is large and nothing was
+-- drawn of it, or erased when its caller asked for that.
 -- It is not read back: it may hold megabytes.
 UPDATE requests SET status = 'COMPLETED', outcome = :outcome, http_status = :http_status, error = :error,
   error_type = :error_type, inference_time = :inference_time, pictures = :pictures, finished_at = :now,
   expires_at = :expires_at,
   crash_count = :crash_count, lease = NULL, lease_until = NULL, not_before = 0,
-  input = CASE WHEN store_io THEN coalesce(:input, input) ELSE '{}' END
+  input = CASE WHEN NOT store_io THEN '{}' WHEN :input IS NOT NULL THEN :input WHEN :outcome = 'OK' THEN input
+    ELSE coalesce((SELECT brief FROM input_index WHERE input_index.seq = requests.seq), input) END
 WHERE request_id = :request_id AND status <> 'COMPLETED'
 RETURNING
   seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
@@ -230,8 +287,12 @@ UPDATE files SET deleting = 1
 WHERE token IN (SELECT token FROM files WHERE deleting = 0 AND expires_at <= :now ORDER BY expires_at LIMIT :limit);
 
 -- name: requests_running
--- What the former process left in progress.
-SELECT * FROM requests WHERE status = 'IN_PROGRESS' ORDER BY lease_until;
+-- What the former process left in progress, without the inputs.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, log_lines, log_bytes, log_full
+FROM requests WHERE status = 'IN_PROGRESS' ORDER BY lease_until;
 
 -- ------------------------------------------------------------------------------------------------ requests: reads
 
@@ -276,8 +337,12 @@ SELECT count(*) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint
 SELECT count(*) FROM requests WHERE status = 'IN_QUEUE';
 
 -- name: request_whole
--- One request with all its columns.
-SELECT * FROM requests WHERE request_id = :request_id;
+-- One request with what its log is counted by, without its input.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, log_lines, log_bytes, log_full
+FROM requests WHERE request_id = :request_id;
 
 -- ------------------------------------------------------------------------------------------------ webhooks
 

@@ -123,6 +123,18 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class InputFacts:
+    """What is known of an input without reading it."""
+
+    prompt: str | None  # its first 2,000 characters; None: there is none, or it was not to be kept
+    size: int  # bytes of JSON
+
+    @property
+    def kept(self) -> bool:
+        return self.size > len("{}")
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The one stored answer of a request; immutable once visible."""
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from impasto.errors import StoreError
 from impasto.store import history, keyring, moves, outbox
+from impasto.store.briefs import brief_of
 from impasto.store.migrate import migrate
 from impasto.store.moves import LastWord, Moves
 from impasto.store.positions import Positions, Waiting
@@ -32,6 +33,7 @@ from impasto.store.records import (
     DeliveryState,
     DurationRow,
     FileRecord,
+    InputFacts,
     Key,
     Lane,
     LogLine,
@@ -101,6 +103,8 @@ class SqliteStore:
         max_attempts: int = 10,
         max_crashes: int = 3,
         max_running: int = 0,
+        key_input_bytes: int = 0,
+        all_input_bytes: int = 0,
         retention_seconds: float = 168 * 3600.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] | None = None,
@@ -123,6 +127,8 @@ class SqliteStore:
             max_attempts=max_attempts,
             max_crashes=max_crashes,
             max_running=max_running,
+            key_input_bytes=key_input_bytes,
+            all_input_bytes=all_input_bytes,
             retention_seconds=retention_seconds,
         )
         writer = Writer(connection, queries, watch)
@@ -161,7 +167,8 @@ class SqliteStore:
         if new.idempotency_key is not None:
             body = json.dumps([new.endpoint, new.input], sort_keys=True)
             body_hash = keyed_hash(self._pepper, body.encode())
-        return await self._writer.run(lambda tx: self._moves.submit(tx, new, input_, body_hash))
+        brief = brief_of(new.input, size=len(input_))
+        return await self._writer.run(lambda tx: self._moves.submit(tx, new, input_, body_hash, brief))
 
     async def claim(
         self,
@@ -371,6 +378,10 @@ class SqliteStore:
             "limit": limit,
         }
         return [request_of(row) for row in self._lister.rows(query, values)]
+
+    def input_facts(self, seqs: Sequence[int]) -> dict[int, InputFacts]:
+        rows = self._lister.rows(self._queries["input_facts"], {"seqs": json.dumps(list(seqs))})
+        return {row["seq"]: InputFacts(row["prompt"], row["bytes"]) for row in rows}
 
     async def usage(
         self, *, buckets: Sequence[float], until: float, key_id: str | None = None, whole: bool = False

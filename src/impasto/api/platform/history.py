@@ -16,7 +16,7 @@ from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
 from impasto.api.platform.requests import HTTP, WAITING, item, named, own, page_of
 from impasto.api.queue import end_early, log_line
-from impasto.store.records import Request, Status
+from impasto.store.records import InputFacts, Request, Status
 
 SEARCHED = 2_000  # newest requests that a search for words looks at
 BATCH = 200
@@ -73,16 +73,17 @@ def _search(call: Call, listed: Listing, size: int) -> list[Request]:
     found: list[Request] = []
     for _ in range(0, SEARCHED, BATCH):
         batch = listed(before, BATCH)
-        found += [request for request in batch if all(word in _prompt(call, request) for word in words)]
+        prompts = call.gateway.store.input_facts([request.seq for request in batch])
+        found += [request for request in batch if _has(prompts.get(request.seq), words)]
         if len(found) >= size or len(batch) < BATCH:
             break
         before = batch[-1].seq
     return found[:size]
 
 
-def _prompt(call: Call, request: Request) -> str:
-    prompt = (call.gateway.store.input(request.request_id) or {}).get("prompt")
-    return prompt.lower() if isinstance(prompt, str) else ""
+def _has(facts: InputFacts | None, words: Sequence[str]) -> bool:
+    prompt = (facts.prompt or "").lower() if facts is not None else ""
+    return all(word in prompt for word in words)
 
 
 def _row(call: Call, request: Request, expand: Sequence[str]) -> dict[str, Any]:

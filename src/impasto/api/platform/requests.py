@@ -13,7 +13,7 @@ from impasto.api.gateway import Call
 from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
 from impasto.errors import BadRequest, NotFound
-from impasto.store.records import Request, Status
+from impasto.store.records import InputFacts, Request, Status
 
 HTTP = {"success": (0, 399), "user_error": (400, 499), "error": (500, 599)}
 SHORT = 200  # characters of a text in a summary
@@ -129,25 +129,25 @@ def item(call: Call, request: Request, expand: Sequence[str]) -> dict[str, Any]:
     }
     if "payloads" in expand or "summary" in expand:
         result = store.result(request.request_id)
-        given, made = store.input(request.request_id), None if result is None else result.payload
+        made = None if result is None else result.payload
         if "payloads" in expand:
-            row["json_input"], row["json_output"] = given, made
+            row["json_input"], row["json_output"] = store.input(request.request_id), made
         if "summary" in expand:
-            row["summary"] = _summary(given, made)
+            row["summary"] = _summary(store.input_facts([request.seq]).get(request.seq), made)
     return row
 
 
-def _summary(given: dict[str, Any] | None, made: Any) -> dict[str, Any]:
+def _summary(given: InputFacts | None, made: Any) -> dict[str, Any]:
     """What a list of requests shows of one, in a few hundred bytes: payloads may hold whole pictures. `picture` is the
     first one's URL, None where that is a data URI; `kept` whether there is an input still.
     """
-    prompt = (given or {}).get("prompt")
+    prompt = None if given is None else given.prompt
     images = made.get("images") if isinstance(made, dict) else None
     pictures = images if isinstance(images, list) else []
     url = pictures[0].get("url") if pictures and isinstance(pictures[0], dict) else None
     return {
-        "prompt": prompt[:SHORT] if isinstance(prompt, str) else None,
+        "prompt": None if prompt is None else prompt[:SHORT],
         "picture": url if isinstance(url, str) and not url.startswith("data:") else None,
         "pictures": len(pictures),
-        "kept": bool(given),
+        "kept": given is not None and given.kept,
     }
