@@ -15,6 +15,7 @@ import click
 
 from impasto import terminal
 from impasto.endpoints.base import WantedLora
+from impasto.endpoints.fields import noise_seed
 from impasto.endpoints.flux_lora import LORA
 from impasto.endpoints.flux_pro import FLUX_PRO
 from impasto.endpoints.validation import validate
@@ -69,6 +70,7 @@ def generate_files(
         },
     )
     job = endpoint.to_job(input_, request_id="generate", seed=drawn_seed, model=settings.model.name)
+    job = replace(job, seed=noise_seed(job.seed))
     if endpoint.loras is not None:
         job = replace(job, loras=_bring(endpoint.loras(input_), settings))
     pipeline = load_pipeline(settings.loading)
@@ -88,7 +90,7 @@ def generate_files(
         if preview:
             click.echo("\n".join(terminal.lines(picture.data)), err=True)
         note = ", flagged by the safety classifier: black" if picture.nsfw else ""
-        click.echo(f"{target}  {picture.width}x{picture.height}, seed {result.seed}{note}")
+        click.echo(f"{target}  {picture.width}x{picture.height}, seed {drawn_seed}{note}")
     return targets
 
 

@@ -82,6 +82,13 @@ async def test_binary_in_gives_raw_pictures_and_text_in_gives_data_uris(url, wor
         assert image["content"][:3] == b"\xff\xd8\xff"
 
 
+@pytest.mark.parametrize("seed", [-1, 2**53 + 1, 2**64 - 1, float(2**70)])
+async def test_a_seed_comes_back_in_a_frame_as_it_was_sent(url, working, seed: float) -> None:
+    async with connect(url + PATH) as socket:
+        await socket.send(pack({**SMALL, "seed": seed}))
+        assert (await say(socket))["seed"] == seed
+
+
 @pytest.mark.parametrize(
     ("frame", "error", "words"),
     [

@@ -43,6 +43,14 @@ def test_several_pictures_get_names_of_their_own_and_the_first_is_that_of_one(tm
     assert many.read_bytes() == one.read_bytes()
 
 
+def test_a_negative_seed_is_drawn_and_printed_as_it_was_given(tmp_path: Path) -> None:
+    one, same = tmp_path / "one.png", tmp_path / "same.png"
+    ended = generate("x", "-o", str(one), "--seed", "-1", "--size", "square")
+    assert (ended.exit_code, "seed -1" in ended.stdout) == (0, True)
+    assert generate("x", "-o", str(same), "--seed", str(2**64 - 1), "--size", "square").exit_code == 0
+    assert one.read_bytes() == same.read_bytes()
+
+
 def test_the_bytes_are_the_server_s(start: Callable[..., Any], tmp_path: Path):
     target = tmp_path / "star.jpeg"
     assert generate("a star", "-o", str(target), "--seed", "9", "--size", "square").exit_code == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from impasto.endpoints.base import Endpoint
-from impasto.endpoints.fields import PRESETS, SizeLimits, pixels
+from impasto.endpoints.fields import PRESETS, SizeLimits, noise_seed, pixels
 from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
@@ -240,8 +240,11 @@ def test_the_callers_seed_wins_over_the_drawn_one() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, "-1", -1.0, 2**64 - 1, 2**65 - 1])
-def test_every_integer_is_a_seed_of_sixty_four_bits(seed: object) -> None:
-    assert job({"prompt": "a", "seed": seed}).seed == 2**64 - 1
+def test_every_integer_is_a_seed_and_stays_as_it_was_sent(seed: object) -> None:
+    assert job({"prompt": "a", "seed": seed}).seed == int(seed)  # type: ignore[call-overload]
+    assert noise_seed(job({"prompt": "a", "seed": seed}).seed) == 2**64 - 1
+    for unheld in (10**309, -(10**400)):
+        assert only({"prompt": "a", "seed": unheld})["type"] == "int_parsing_size"
     for wrong in (0.5, "random", [1]):
         assert only({"prompt": "a", "seed": wrong})["loc"] == ["body", "seed"]
     schema = schemas(PRO)["FluxProTextToImageInput"]["properties"]["seed"]

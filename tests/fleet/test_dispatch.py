@@ -39,6 +39,18 @@ async def test_a_request_becomes_files_a_result_and_logs(house: House) -> None:
     assert house.dispatcher.runners[0].busy == 0
 
 
+async def test_a_seed_comes_back_as_it_was_sent_and_is_reduced_for_the_noise_only(house: House) -> None:
+    sums: dict[int, list[str]] = {}
+    for seed in (-1, 2**64 - 1, 2**65 - 1, 2**64 + 5, 5):
+        request_id = await house.submit(seed=seed)
+        _, result = await house.ended(request_id)
+        assert result.payload["seed"] == seed
+        assert house.messages(request_id)[0].endswith(f"seed {seed}")
+        sums[seed] = house.sums(result)
+    assert sums[-1] == sums[2**64 - 1] == sums[2**65 - 1] != sums[5]
+    assert sums[5] == sums[2**64 + 5]
+
+
 async def test_sync_mode_answers_inside_the_result_and_makes_no_file(house: House) -> None:
     request_id = await house.submit(sync_mode=True, output_format="png")
     _, result = await house.ended(request_id)

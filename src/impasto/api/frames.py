@@ -27,6 +27,22 @@ def parse(frame: bytes | str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
+def pack(output: dict[str, Any]) -> bytes:
+    """Encode `output` as MessagePack. A whole number past its 64 bits goes out as the double nearest to it."""
+    try:
+        return msgspec.msgpack.encode(output)
+    except OverflowError:
+        return msgspec.msgpack.encode(_held(output))
+
+
+def _held(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _held(item) for name, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_held(item) for item in cast("list[Any]", value)]
+    return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
+
+
 def as_content(output: dict[str, Any], *, keep_urls: bool) -> dict[str, Any]:
     """`output` with every picture's data URI as the raw bytes `content`; `keep_urls`: beside its `url`."""
     images = output.get("images")

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from impasto.api.admission import resolve
 from impasto.api.auth import Caller
 from impasto.api.bodies import MIB, whole_number
-from impasto.api.frames import as_content, parse
+from impasto.api.frames import as_content, pack, parse
 from impasto.api.gateway import Gateway
 from impasto.api.roles import Role
 from impasto.api.sockets import POLICY_VIOLATION, Answer, OpenTokens, call_run, caller_of, until_revoked
@@ -188,7 +188,7 @@ class _Realtime(_Session):
             await self.socket.send_text(_text({**payload, **echo}))
         else:
             output = await asyncio.to_thread(as_content, payload, keep_urls=asked_for_uris)
-            await self.socket.send_bytes(msgspec.msgpack.encode({**output, **echo}))
+            await self.socket.send_bytes(pack({**output, **echo}))
         seconds = round(time.perf_counter() - began, 4)
         timings = {"type": "x-fal-message", "action": "timings", "timing": seconds}
         await self.socket.send_text(_text({**timings, "request_id": answer.request_id}))

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, 
 from pydantic_core import PydanticCustomError
 
 MAX_PROMPT = 10_000  # characters; the text encoders read far fewer
-MAX_SEED = 2**64 - 1
+SEEDS = 2**64  # the noise is drawn from a seed modulo this
 
 PRESETS: dict[str, tuple[int, int]] = {
     "square_hd": (1024, 1024),
@@ -126,9 +126,27 @@ def _word(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _noise(seed: int) -> int:
-    """What the noise is drawn from. fal declares no range, and torch takes a negative seed as 2**64 more."""
-    return seed % (MAX_SEED + 1)
+def noise_seed(seed: int) -> int:
+    """Reduce a seed as sent to the one that the noise is drawn from, 0 <= seed < 2**64.
+
+    fal declares no range, and torch takes a negative seed as 2**64 more. Answers repeat the seed as sent, because a
+    program compares it with its own and sends it again: a browser cannot hold 2**64 - 1 where it sent -1.
+    """
+    return seed % SEEDS
+
+
+def _whole(value: Any) -> Any:
+    """1e21 → 10**21: pydantic takes no float past 64 bits, and JavaScript writes large whole numbers so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _finite(seed: int) -> int:
+    """Refuse what no double can hold: a client that reads numbers as doubles would read it as infinite."""
+    try:
+        float(seed)
+    except OverflowError:
+        raise PydanticCustomError("int_parsing_size", "Seed should be a whole number of at most 308 digits") from None
+    return seed
 
 
 # pydantic puts them into `loc`; no caller has such a field
@@ -143,7 +161,7 @@ Size = Annotated[
 ]
 Steps = Annotated[int, Field(ge=1, le=50, description="The number of inference steps to perform.")]
 Seed = Annotated[
-    Annotated[int, AfterValidator(_noise)] | None,
+    Annotated[int, BeforeValidator(_whole), AfterValidator(_finite)] | None,
     Field(
         description="The same seed and the same prompt given to the same version of the model will output the same "
         "image every time."

@@ -32,7 +32,7 @@ from impasto.endpoints.flux_pro import (
     FluxProUltraTextToImageInput,
     takes_after,
 )
-from impasto.engine.job import Job
+from impasto.engine.job import Job, Notice
 
 PICTURE = "https://fal.media/files/kangaroo/acQvq-Kmo2lajkgvcEHdv.png"
 START = "https://fal.media/files/koala/Chls9L2ZnvuipUTEwlnJC.png"
@@ -104,12 +104,28 @@ class SchnellReduxInput(WireInput):
 
 
 def size_of_image(job: Job) -> Job:
-    """Image-to-image draws in the size of its picture, as near as the model can."""
+    """Give the job the size of its image, as near as the model can draw, and a notice where it differs."""
     image = job.images[0]
     longest = max(image.width, image.height)
     scale = min(1.0, LIMITS.max_side / longest)
     width, height = LIMITS.fit(round(image.width * scale), round(image.height * scale))
-    return replace(job, width=max(width, LIMITS.min_side), height=max(height, LIMITS.min_side))
+    why = f"sides are multiples of {LIMITS.multiple}, {LIMITS.min_side} to {LIMITS.max_side}, of images up to 2 MP"
+    return resized(job, width=max(width, LIMITS.min_side), height=max(height, LIMITS.min_side), why=why)
+
+
+def resized(job: Job, *, width: int, height: int, why: str, field: str | None = None) -> Job:
+    """Set the size that follows from the job's first image. Adds `size_rounded` where the result is not of its size.
+
+    `field`: of the input; None: the image's own.
+    """
+    image = job.images[0]
+    before = image.sent if all(image.sent) else (image.width, image.height)
+    job = replace(job, width=width, height=height)
+    if before == (width, height):
+        return job
+    message = f"The image has {before[0]}x{before[1]} pixels, the result {width}x{height}: {why}."
+    notice = Notice(code="size_rounded", message=message, field=field or image.field.partition(".")[0])
+    return replace(job, notices=(*job.notices, notice))
 
 
 def starts_from(input_: Any) -> tuple[Wanted, ...]:

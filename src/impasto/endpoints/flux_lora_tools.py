@@ -21,7 +21,7 @@ from impasto.endpoints.fields import (
     SyncMode,
     WireInput,
 )
-from impasto.endpoints.flux_images import ImageUrl, ManySteps, size_of_image
+from impasto.endpoints.flux_images import ImageUrl, ManySteps, resized, size_of_image
 from impasto.endpoints.flux_lora import (
     EXAMPLE_FROM_IMAGE,
     LORA,
@@ -50,7 +50,7 @@ from impasto.endpoints.flux_tools import (
     each_of,
     fills,
 )
-from impasto.engine.job import Job, Notice
+from impasto.engine.job import Job
 from impasto.errors import ModelError
 
 ORIGINAL = -1  # a width that is open until the picture is read: its own, to the pixel
@@ -181,11 +181,8 @@ def _fill_size(job: Job) -> Job:
     image = job.images[0]
     scale = min(1.0, LIMITS.max_side / max(image.width, image.height))
     width, height = (max(round(side * scale), LIMITS.min_side) for side in (image.width, image.height))
-    if (width, height) == image.sent:
-        return replace(job, width=width, height=height)
-    message = f"The image's own size, {image.sent[0]}x{image.sent[1]}, cannot be drawn: it became {width}x{height}."
-    notice = Notice(code="size_rounded", message=message, field="resize_to_original")
-    return replace(job, width=width, height=height, notices=(*job.notices, notice))
+    why = f"sides can be {LIMITS.min_side} to {LIMITS.max_side}, of images up to 2 MP"
+    return resized(job, width=width, height=height, why=why, field="resize_to_original")
 
 
 def _canny(input_: Any) -> tuple[Wanted, ...]:

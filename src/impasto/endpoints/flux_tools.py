@@ -31,6 +31,7 @@ from impasto.endpoints.flux_images import (
     BaseReduxInput,
     ImageUrl,
     ManySteps,
+    resized,
     size_of_image,
 )
 from impasto.endpoints.flux_open import DEV, DEV_EXAMPLE, Acceleration, BaseInput
@@ -175,7 +176,7 @@ def _kontext_size(job: Job) -> Job:
     if job.width != NEAREST:
         return job
     height, width = kontext_size(job.images[0].height, job.images[0].width)
-    return replace(job, height=height, width=width)
+    return resized(job, width=width, height=height, why="it is drawn in the nearest of the sizes for its ratio")
 
 
 def each_of(urls: Sequence[str], *, role: ImageRole, field: str) -> tuple[Wanted, ...]:

@@ -375,7 +375,7 @@ class Engine:
 
 def _opening(job: Job) -> str:
     images = "1 image" if job.num_images == 1 else f"{job.num_images} images"
-    return f"Drawing {images} of {job.width}x{job.height} in {job.steps} steps, seed {job.seed}"
+    return f"Drawing {images} of {job.width}x{job.height} in {job.steps} steps, seed {job.sent_seed or job.seed}"
 
 
 def _reason(verdict: Verdict) -> str:

@@ -59,7 +59,8 @@ class Job:
     height: int
     steps: int
     guidance: float
-    seed: int  # 0 <= seed < 2**64
+    seed: int  # what the noise is drawn from: 0 <= seed < 2**64 in a runner, any number before (`fields.noise_seed`)
+    sent_seed: str = ""  # the seed as the caller sent it where that differs, for messages
     unheard: str = ""  # the caller's words where they do not count; the safety checks read them all the same
     negative: str | None = None  # what a second pass of each step is told; None: the model's own way
     cfg: float = 1.0  # how far from it, on top of `guidance`; at most 1: no such pass

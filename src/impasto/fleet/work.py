@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from impasto.endpoints.base import Endpoint, Wanted, WantedLora
+from impasto.endpoints.fields import noise_seed
 from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Notice
 from impasto.errors import ModelError, NotFound, WireError
@@ -28,6 +29,7 @@ class Work:
     endpoint: Endpoint
     input: BaseModel
     job: Job
+    seed: int  # as the caller sent it; `job.seed` is the same modulo 2**64
     cancel_sent: bool = False
     handed_over: bool = False  # the runner was told of it
     ended: bool = False  # the runner said how: it renews the lease no more
@@ -61,7 +63,10 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
         raise NotFound(f"This server no longer has the endpoint {request.endpoint}")
     input_ = validate(endpoint, request.input)
     job = endpoint.to_job(input_, request_id=request.request_id, seed=request.seed, model=model)
-    job = replace(job, priority=request.priority)
+    seed = job.seed
+    job = replace(job, priority=request.priority, seed=noise_seed(seed))
+    if seed != job.seed:
+        job = replace(job, sent_seed=str(seed))
     if endpoint.own_code:
         job = replace(job, endpoint=endpoint.id, arguments=input_.model_dump(mode="json"))
     check(job)
@@ -71,6 +76,7 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
         endpoint=endpoint,
         input=input_,
         job=job,
+        seed=seed,
         pictures=() if endpoint.pictures is None else tuple(endpoint.pictures(input_)),
         loras=() if endpoint.loras is None else tuple(endpoint.loras(input_)),
     )
@@ -78,7 +84,7 @@ def prepare(request: Request, *, endpoints: Mapping[str, Endpoint], model: str) 
 
 def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:
     """`urls`: one a picture, none for inline pictures. Raises: a fault in the endpoint, which wrote the output."""
-    payload = work.endpoint.to_output(work.input, result, urls)
+    payload = work.endpoint.to_output(work.input, replace(result, seed=work.seed), urls)
     _check_json(payload)
     headers = warnings(result.notices)
     return Ending(

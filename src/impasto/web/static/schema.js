@@ -126,7 +126,7 @@ export class Unread {
 /** A seed as typed → its number, undefined for none, or an `Unread`: a browser's numbers are exact up to 2^53 only. */
 export function readSeed(text) {
   if (!text) return undefined;
-  if (!/^\d+$/.test(text)) return new Unread(text, "A seed is a whole number.");
+  if (!/^-?\d+$/.test(text)) return new Unread(text, "A seed is a whole number.");
   if (Number.isSafeInteger(Number(text))) return Number(text);
   return new Unread(text, `A browser's numbers are exact up to ${Number.MAX_SAFE_INTEGER} only: use a program for this seed.`);
 }
