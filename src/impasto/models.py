@@ -7,12 +7,14 @@ through `huggingface_hub`, an optional package, which draws the progress bars an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from impasto.endpoints.own import load_endpoints
+from impasto.engine.senses import lack, senses_of
 from impasto.errors import ConfigError, ModelUnavailable, WeightsError
 from impasto.flux import library
 from impasto.flux.models import ADD_ONS, MODELS, AddOn, ModelSpec
@@ -24,7 +26,7 @@ NEVER = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.onnx*")
 
 
 def lines(settings: Settings) -> Iterator[str]:
-    """The table, then what is on this machine under other names."""
+    """The table, what is on this machine under other names, and the endpoints that the chosen model cannot serve."""
     kept = {item.name: item for item in library.kept(settings.models_folder)}
     for spec in (*MODELS.values(), *ADD_ONS.values()):
         if isinstance(spec, ModelSpec) and spec.embedded:
@@ -37,6 +39,28 @@ def lines(settings: Settings) -> Iterator[str]:
     for name, item in kept.items():
         if name not in MODELS and name not in ADD_ONS:
             yield f"{name:<20} {'':>8}  {item.model:<36} {item.path}"
+    yield from _refused(settings, kept)
+
+
+def _refused(settings: Settings, kept: Mapping[str, library.Kept]) -> Iterator[str]:
+    """The endpoints that the model of `settings.model.name` cannot draw for, below the commands that change it.
+
+    Yields nothing for the path of a checkpoint: what it holds is known once it was read.
+    """
+    name = settings.model.name
+    spec = MODELS.get(kept[name].model if name in kept else name)
+    if spec is None:
+        return
+    senses = replace(senses_of(spec, redux=any(each in kept for each in ADD_ONS)), model=name)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for endpoint in load_endpoints(settings.server.endpoints).values():
+        lacking = None if endpoint.pipeline is not None else lack(senses, endpoint.roles)
+        if lacking is not None:
+            found.setdefault(lacking.commands, []).append(endpoint.id)
+    for commands, ids in found.items():
+        yield ""
+        yield f"{name} (setting model.name) cannot draw for these endpoints. To serve them: {' && '.join(commands)}"
+        yield from (f"  {id_}" for id_ in ids)
 
 
 def add(settings: Settings, path: Path, *, name: str | None = None, model: str | None = None, sums: bool = True) -> str:

@@ -22,6 +22,7 @@ from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
 from impasto.endpoints.validation import validate
 from impasto.engine.job import JobResult, Picture
+from impasto.engine.senses import Lack, Senses, everything, lack
 from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.link import RunnerFacts
@@ -70,9 +71,13 @@ class Worker:
     steps: dict[str, Progress] = field(default_factory=dict)
     seen: dict[str, list[Preview]] = field(default_factory=dict)
     runners: list[RunnerFacts] = field(default_factory=lambda: [runner()])
+    senses: Senses = field(default_factory=lambda: everything("fake"))
 
     def served_by(self, endpoint: Endpoint) -> str | None:
-        return "fake" if self.ready else None
+        return "fake" if self.ready and self.lack(endpoint) is None else None
+
+    def lack(self, endpoint: Endpoint) -> Lack | None:
+        return lack(self.senses, endpoint.roles) if self.ready else None
 
     def want_previews(self, request_id: str) -> None:
         self.watched.append(request_id)

@@ -154,5 +154,5 @@ async def test_the_top_level_llms_txt_lists_every_endpoint(client, server) -> No
     assert all(f"`{id_}`" in text for id_ in ENDPOINTS)
     server.worker.ready = False
     page = (await client.get("/models/fal-ai/flux-pro/llms.txt")).text
-    assert "nobody now; requests wait in the queue" in page
+    assert "no model now; requests wait in the queue" in page
     assert (await client.get("/models/fal-ai/none/llms.txt")).status_code == 404

@@ -9,11 +9,14 @@ import pytest
 
 from impasto.api.platform import history, requests
 from impasto.endpoints.table import Endpoints
+from impasto.engine.senses import senses_of
 from impasto.errors import InternalError
+from impasto.flux.models import IMPASTO_MINI
 from impasto.store.records import FileRecord, Outcome, Result
 
 APP = "fal-ai/flux-pro"
 ENDPOINTS = Endpoints()
+TAUGHT = ("fill", "canny", "depth", "kontext")  # in the ids of endpoints that need a model trained for them
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
@@ -74,12 +77,35 @@ class TestModels:
         assert row["impasto"] == {
             "model": "flux-pro",
             "served_by": "fake",
+            "availability": {"status": "available", "reason": None, "commands": []},
             "licence": None,
             "residency": "weights in int8",
         }
         server.worker.ready = False
         body = (await client.get("/v1/models")).json()
-        assert body["models"][0]["impasto"]["served_by"] is None, "nobody draws it now, and that is said"
+        ours = body["models"][0]["impasto"]
+        assert ours["served_by"] is None, "no runner draws it now, and that is said"
+        assert (ours["availability"]["status"], ours["availability"]["commands"]) == ("waiting", [])
+
+    async def test_an_endpoint_that_the_loaded_model_cannot_draw_for_says_so_with_the_commands(self, client, server):
+        server.worker.senses = senses_of(IMPASTO_MINI, redux=False)
+        body = (await client.get("/v1/models?limit=100")).json()
+        ours = {row["endpoint_id"]: row["impasto"] for row in body["models"]}
+        refused = {id_ for id_, row in ours.items() if row["availability"]["status"] == "unsupported"}
+        assert refused == {
+            id_ for id_ in ENDPOINTS if any(word in id_ for word in TAUGHT) and not id_.endswith("text-to-image")
+        }
+        assert all(ours[id_]["served_by"] is None for id_ in refused)
+        assert ours["fal-ai/flux-pro/v1/fill"]["availability"] == {
+            "status": "unsupported",
+            "reason": "impasto-mini cannot fill the masked part of a picture: that needs FLUX.1-Fill-dev.",
+            "commands": ["impasto models pull flux.1-fill-dev", "impasto serve --model flux.1-fill-dev"],
+        }
+        page = (await client.get("/models/fal-ai/flux-pro/v1/fill/llms.txt")).text
+        assert "requests are refused with 422" in page
+        assert "`impasto models pull flux.1-fill-dev`" in page
+        installed = (await client.get("/v1/system/models?limit=100")).json()["models"]
+        assert refused.isdisjoint(id_ for row in installed for id_ in row["serves"])
 
     async def test_pages_join_to_the_whole(self, client):
         ids: list[str] = []

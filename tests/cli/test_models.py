@@ -25,6 +25,9 @@ def test_the_list_names_licences_and_where_to_get_them(impasto: Callable[..., An
     listed = impasto("models", "list", "--data", str(tmp_path)).stdout
     assert "flux.1-schnell" in listed
     assert "impasto models pull flux.1-fill-dev" in listed
+    need = listed.split("To serve them: impasto models pull flux.1-fill-dev && impasto serve --model flux.1-fill-dev")
+    assert need[1].split("\n\n")[0].split() == ["fal-ai/flux-pro/v1/fill", "fal-ai/flux-lora-fill"]
+    assert "fal-ai/flux-pro/v1/redux" not in listed, "the embedded model takes after images by itself"
     assert "FLUX.1 [dev] Non-Commercial License" in listed
     assert "comes with impasto" in listed
 

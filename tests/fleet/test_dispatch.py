@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from impasto.endpoints.table import Endpoints
+from impasto.engine.senses import senses_of
 from impasto.errors import StoreError
 from impasto.files.images import data_uri
 from impasto.fleet.inputs import Inputs
+from impasto.flux.models import FLUX1_FILL, IMPASTO_MINI
 from impasto.store.records import Outcome
 
 from .conftest import BASE_URL, House, make_settings, open_house
@@ -251,3 +253,22 @@ async def test_a_model_of_few_steps_draws_for_its_own_endpoints_unless_the_opera
     assert house.dispatcher.served_by(dev) == "impasto-mini"
     house.dispatcher._settings.model.serve["flux-schnell"] = "impasto-mini"
     assert house.dispatcher.served_by(schnell) == "impasto-mini"
+
+
+async def test_a_model_serves_no_endpoint_whose_images_it_cannot_use(house: House) -> None:
+    await house.until_ready()
+    (runner,) = house.dispatcher._runners.values()
+    assert runner.ready is not None
+    endpoints = Endpoints()
+    fill, dev, canny = (endpoints[f"fal-ai/{id_}"] for id_ in ("flux-pro/v1/fill", "flux/dev", "flux-pro/v1/canny"))
+    assert house.dispatcher.lack(fill) is None, "the test pictures take every image"
+    name = runner.ready.models[0]
+    runner.ready = msgspec.structs.replace(runner.ready, senses={name: senses_of(IMPASTO_MINI, redux=False)})
+    assert (house.dispatcher.served_by(fill), house.dispatcher.served_by(dev)) == (None, name)
+    assert house.dispatcher.lack(fill).commands == (  # pyright: ignore[reportOptionalMemberAccess]
+        "impasto models pull flux.1-fill-dev", "impasto serve --model flux.1-fill-dev",
+    )  # fmt: skip
+    runner.ready = msgspec.structs.replace(runner.ready, senses={name: senses_of(FLUX1_FILL, redux=False)})
+    assert (house.dispatcher.served_by(fill), house.dispatcher.served_by(dev)) == (name, None)
+    assert "can only fill" in house.dispatcher.lack(dev).reason  # pyright: ignore[reportOptionalMemberAccess]
+    assert "needs FLUX.1-Canny-dev" in house.dispatcher.lack(canny).reason  # pyright: ignore[reportOptionalMemberAccess]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from impasto.engine.job import Job, JobResult, Notice, Picture
+from impasto.engine.senses import Senses
 from impasto.fleet import messages as m
 from impasto.fleet.runner import _encoded
 
@@ -27,7 +28,10 @@ RESULT = JobResult(
 WORK = {"request_id": "r", "lease": "l"}
 EXAMPLES: dict[type[Any], Any] = {
     m.Hello: m.Hello(runner_id="runner-1", pid=7, token="secret"),
-    m.Ready: m.Ready(models=["a", "b"], slots=2, device="cpu", dtype="float32", load_seconds=1.5),
+    m.Ready: m.Ready(
+        models=["a", "b"], slots=2, device="cpu", dtype="float32", load_seconds=1.5,
+        senses={"a": Senses(model="a", able=("init", "fill"), needs=("fill",))},
+    ),
     m.Unready: m.Unready(reason="no weights"),
     m.Beat: m.Beat(leases={"r": "l"}),
     m.Progress: m.Progress(**WORK, step=3, steps=28, image=1, images=4),

@@ -22,6 +22,7 @@ from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
+from impasto.engine.senses import Lack
 from impasto.errors import MethodNotAllowed
 from impasto.files.draft import Draft
 from impasto.files.parts import Parts
@@ -48,7 +49,11 @@ class Fleet(Protocol):
         ...
 
     def served_by(self, endpoint: Endpoint) -> str | None:
-        """Name of the loaded model that draws for the endpoint; None: nobody now."""
+        """Name of the loaded model that draws for the endpoint; None: none does now."""
+        ...
+
+    def lack(self, endpoint: Endpoint) -> Lack | None:
+        """Why the loaded model refuses the endpoint's images, with the commands that mend it; None: it does not."""
         ...
 
     def want_previews(self, request_id: str) -> None:

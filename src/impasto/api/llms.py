@@ -15,6 +15,7 @@ from impasto.api.gateway import Call
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
+from impasto.engine.senses import Lack
 
 BOUNDS = {
     "minimum": "at least {}",
@@ -33,8 +34,9 @@ async def of_server(call: Call) -> Response:
 async def of_endpoint(call: Call) -> Response:
     """404 for an unknown endpoint."""
     endpoint = resolve("/" + call.request.path_params["endpoint"], call.gateway.endpoints)
-    served = call.gateway.dispatcher.served_by(endpoint)
-    return PlainTextResponse(page(endpoint, home=call.address.file_base, served_by=served))
+    fleet = call.gateway.dispatcher
+    served, lack = fleet.served_by(endpoint), fleet.lack(endpoint)
+    return PlainTextResponse(page(endpoint, home=call.address.file_base, served_by=served, lack=lack))
 
 
 def overview(endpoints: Endpoints, *, home: str) -> str:
@@ -64,10 +66,12 @@ def overview(endpoints: Endpoints, *, home: str) -> str:
     )
 
 
-def page(endpoint: Endpoint, *, home: str, served_by: str | None) -> str:
+def page(endpoint: Endpoint, *, home: str, served_by: str | None, lack: Lack | None = None) -> str:
     """One endpoint: overview, API information, input, output, examples."""
     found = schemas(endpoint)
-    drawn = f"`{served_by}`" if served_by else "nobody now; requests wait in the queue"
+    drawn = f"`{served_by}`" if served_by else "no model now; requests wait in the queue"
+    if lack is not None:
+        drawn = f"no model now; requests are refused with 422. {lack.reason} {lack.remedy}"
     return "\n".join(
         [
             f"# {endpoint.title}",

@@ -79,6 +79,13 @@ class Endpoint:
         return split_id(self.id)[0]
 
     @property
+    def roles(self) -> tuple[ImageRole, ...]:
+        """What the images of its example are for: without these the endpoint has no use. () for one that takes none."""
+        if self.pictures is None:
+            return ()
+        return tuple(dict.fromkeys(image.role for image in self.pictures(self.Input.model_validate(self.example))))
+
+    @property
     def own_code(self) -> bool:
         """Whether the runner has to know the endpoint, too."""
         return self.post is not None or self.pipeline is not None

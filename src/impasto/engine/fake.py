@@ -14,6 +14,7 @@ import numpy as np
 
 from impasto.engine.job import Job
 from impasto.engine.pipeline import Conditioning, Pixels, Step
+from impasto.engine.senses import everything
 
 DISCS = 5
 
@@ -23,6 +24,7 @@ class FakePipeline:
 
     def __init__(self, model: str = "fake", *, step_seconds: float = 0.0) -> None:
         self.models = (model,)
+        self.senses = {model: everything(model)}
         self.device = "cpu"
         self.dtype = "uint8"
         self.residency = "no weights"

@@ -13,6 +13,7 @@ from impasto.engine.loras import Applied, Loras
 from impasto.engine.memory import Plan, available_memory, plan, plan_on_cpu
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.engine.prompts import PromptCache, Words
+from impasto.engine.senses import senses_of
 from impasto.engine.streams import Streams
 from impasto.flux import footprint, fp8, precision
 from impasto.flux import pipeline as flux
@@ -57,6 +58,9 @@ class FluxPipeline:
         self._settings = settings or ModelSettings()
         self._siblings = {sibling.spec.name: sibling for sibling in pipeline.siblings}
         self.models = (pipeline.spec.name, *self._siblings)
+        self.senses = {
+            each.spec.name: senses_of(each.spec, redux=each.has_redux) for each in (pipeline, *pipeline.siblings)
+        }
         self.residency = residency
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         self.dtype = str(dtype).removeprefix("torch.")
@@ -104,7 +108,7 @@ class FluxPipeline:
 
     @property
     def warm_up_images(self) -> tuple[ImageInput, ...]:
-        return tuple(pictures.blank(role) for role in pictures.NEEDS[self._pipeline.spec.sight])
+        return tuple(pictures.blank(role) for role in self.senses[self._pipeline.spec.name].needs)
 
     @property
     def counters(self) -> Mapping[str, int]:

@@ -15,42 +15,17 @@ from PIL import Image
 
 from impasto.engine.job import ImageInput, ImageRole, Job
 from impasto.engine.pipeline import Pixels
+from impasto.engine.senses import lack, senses_of
 from impasto.errors import ModelError
 from impasto.flux import canny
 from impasto.flux.box import Box
 from impasto.flux.images import fit, white
-from impasto.flux.models import (
-    FLUX1_CANNY,
-    FLUX1_DEPTH,
-    FLUX1_FILL,
-    FLUX1_KONTEXT,
-    FLUX1_REDUX,
-    ModelSpec,
-    Sight,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from impasto.flux import pipeline as flux
     from impasto.flux.conditioning import Context, Init, Reference, Seen
-
-NEEDS: dict[Sight, tuple[ImageRole, ...]] = {
-    "none": (),
-    "reference": (),
-    "mask": ("fill", "mask"),
-    "canny": ("canny",),
-    "depth": ("depth",),
-}
-"""Pictures without which a model cannot draw."""
-
-_TEACHER: dict[ImageRole, tuple[str, str, str]] = {
-    "fill": ("fill the masked part of a picture", FLUX1_FILL.name, "FLUX.1-Fill-dev"),
-    "mask": ("fill the masked part of a picture", FLUX1_FILL.name, "FLUX.1-Fill-dev"),
-    "canny": ("draw along edges", FLUX1_CANNY.name, "FLUX.1-Canny-dev"),
-    "depth": ("draw after a depth map", FLUX1_DEPTH.name, "FLUX.1-Depth-dev"),
-    "context": ("change a picture as the prompt says", FLUX1_KONTEXT.name, "FLUX.1-Kontext-dev"),
-}
 
 LATENT_STRENGTH = 0.2
 LATENT_STRENGTH_WITH_WORDS = 0.5
@@ -83,35 +58,11 @@ def read(job: Job, model: flux.Pipeline) -> Given:
 
 
 def _judge(job: Job, model: flux.Pipeline) -> None:
-    spec = model.spec
-    for image in job.images:
-        if image.role == "prompt" and not (spec.image_prompts or model.has_redux):
-            raise _unsupported(
-                image.field,
-                f"{spec.name} cannot take after a picture: that needs the image encoder of FLUX.1-Redux-dev.",
-                f"On the server: `impasto models pull {FLUX1_REDUX.name}`, then a restart; or leave the image out.",
-            )
-        if image.role in _TEACHER and image.role not in _able(spec):
-            deed, name, title = _TEACHER[image.role]
-            raise _unsupported(
-                image.field,
-                f"{spec.name} cannot {deed}: that needs {title}.",
-                f"On the server: `impasto models pull {name}`, then `impasto serve --model {name}`.",
-            )
-    given = {image.role for image in job.images}
-    for role in NEEDS[spec.sight]:
-        if role in given:
-            continue
-        deed, _, _ = _TEACHER[role]
-        raise _unsupported(
-            "prompt",
-            f"The model that is loaded, {spec.name}, can only {deed}; this endpoint gives it none.",
-            "Ask the endpoint that belongs to it, or have another model served.",
-        )
-
-
-def _able(spec: ModelSpec) -> tuple[ImageRole, ...]:
-    return ("context",) if spec.sight == "reference" else NEEDS[spec.sight]
+    found = lack(senses_of(model.spec, redux=model.has_redux), [image.role for image in job.images])
+    if found is None:
+        return
+    field = next((image.field for image in job.images if image.role == found.role), "prompt")
+    raise _unsupported(field, found.reason, found.remedy)
 
 
 def _unsupported(field: str, *sentences: str) -> ModelError:

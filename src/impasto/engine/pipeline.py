@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from impasto.engine.job import ImageInput, Job, Notice
+from impasto.engine.senses import Senses
 
 Pixels = NDArray[np.uint8]
 """[H, W, 3], RGB."""
@@ -48,6 +49,11 @@ class Pipeline(Protocol):
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models that jobs may ask for, the default first."""
+        ...
+
+    @property
+    def senses(self) -> Mapping[str, Senses]:
+        """What each of `models` can do with the caller's images."""
         ...
 
     @property

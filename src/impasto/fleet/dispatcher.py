@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +30,7 @@ from impasto import telemetry
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
 from impasto.engine.job import Job
+from impasto.engine.senses import Lack, lack
 from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.files.parts import FOLDER, Parts
@@ -160,9 +161,30 @@ class Dispatcher:
         return [facts for runner in self._runners.values() if (facts := runner.facts) is not None]
 
     def served_by(self, endpoint: Endpoint) -> str | None:
-        """Name of the loaded model that draws for the endpoint; None: none of the runners that are ready now."""
-        names = (self._model_for(endpoint, runner) for runner in self._runners.values() if self._is_able(runner))
-        return next((name for name in names if name is not None), None)
+        """Name of the loaded model that draws for the endpoint; None: no runner that is ready has one, or none of
+        theirs can (`lack`).
+        """
+        return next((name for name, found in self._candidates(endpoint) if found is None), None)
+
+    def lack(self, endpoint: Endpoint) -> Lack | None:
+        """Why the model that is asked for the endpoint refuses its images; None: one can draw, or no runner is ready
+        that has the model.
+        """
+        found = [each for _, each in self._candidates(endpoint)]
+        return None if None in found else next(iter(found), None)
+
+    def _candidates(self, endpoint: Endpoint) -> Iterator[tuple[str, Lack | None]]:
+        """The model that each ready runner would ask for the endpoint, and what that model lacks for it."""
+        for runner in self._runners.values():
+            name = self._model_for(endpoint, runner) if self._is_able(runner) else None
+            if runner.ready is None or name is None:
+                continue
+            senses = runner.ready.senses.get(name)
+            # An endpoint with a pipeline of its own may do with the images what the model cannot.
+            if senses is None or endpoint.pipeline is not None:
+                yield name, None
+            else:
+                yield name, lack(senses, endpoint.roles)
 
     def progress(self, request_id: str) -> m.Progress | None:
         """The last step that a running request has made."""

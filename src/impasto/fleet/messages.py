@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from impasto.engine.job import Job, JobResult
+from impasto.engine.senses import Senses
 
 PROTOCOL = 1
 MAX_FRAME = 256 * 1024 * 1024  # bytes; four PNGs of 4 MP fit easily
@@ -39,6 +40,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     dtype: str
     load_seconds: float
     residency: str = ""  # for people: where the weights live, in how many bits
+    senses: dict[str, Senses] = {}  # by model; one that is missing is taken to be able to do everything
 
 
 class Unready(msgspec.Struct, frozen=True, tag=True, kw_only=True):

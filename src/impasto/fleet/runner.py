@@ -152,6 +152,7 @@ class Runner:
             dtype=pipeline.dtype,
             load_seconds=round(time.monotonic() - start, 3),
             residency=pipeline.residency,
+            senses=dict(pipeline.senses),
         )
         if not self._draining.is_set():
             self._say(ready)

@@ -12,10 +12,12 @@ from impasto.api.openapi import queue_document
 from impasto.api.platform import query as q
 from impasto.api.platform.installed import licence_of
 from impasto.endpoints.base import Endpoint
+from impasto.engine.senses import Lack
 
 Licence = Callable[[str], str | None]
 STATUSES = ("active", "deprecated")
 EXPANDS = ("openapi-3.0",)
+WAITING = "No runner that is ready has a model for this endpoint; requests wait in the queue."
 
 
 async def models(call: Call) -> Response:
@@ -61,6 +63,7 @@ def _model(call: Call, endpoint: Endpoint, licence: Licence, *, openapi: bool) -
         "impasto": {
             "model": endpoint.model,
             "served_by": served_by,
+            "availability": _availability(served_by, fleet.lack(endpoint)),
             "licence": served_by and licence(served_by),
             "residency": residency,
         },
@@ -68,3 +71,12 @@ def _model(call: Call, endpoint: Endpoint, licence: Licence, *, openapi: bool) -
     if openapi:
         row["openapi"] = queue_document(endpoint, base=call.address.queue_door, home=home)
     return row
+
+
+def _availability(served_by: str | None, lack: Lack | None) -> dict[str, Any]:
+    """Whether a request can be drawn now; "unsupported": it is refused (422) until the operator runs `commands`."""
+    if lack is not None:
+        return {"status": "unsupported", "reason": lack.reason, "commands": list(lack.commands)}
+    if served_by is None:
+        return {"status": "waiting", "reason": WAITING, "commands": []}
+    return {"status": "available", "reason": None, "commands": []}
