@@ -256,6 +256,7 @@ def step(result: Found) -> None:
     torch.set_default_dtype(torch.float32)
     values = moved(inputs(params, height=size, width=size, tokens=tokens), DEVICE)
     result["eager_ms"] = milliseconds(lambda: model(**values))
+    result["matrix_product_tflops"] = matrix_product_rate()
     with attached(model, side_branches(model)):
         result["eager_with_lora_ms"] = milliseconds(lambda: model(**values))
     peer(result, model, values)
@@ -264,6 +265,14 @@ def step(result: Found) -> None:
     coder = replace(spec.autoencoder, ch=32) if REHEARSAL else spec.autoencoder
     passes.request(result, model, spec, coder, values, milliseconds, means=means)
     result["peak_gib"] = None if REHEARSAL else torch.cuda.max_memory_allocated() / 2**30
+
+
+def matrix_product_rate() -> float | None:
+    """Return the TFLOP/s of one large product in bf16, the most that a pass can reach; None in a rehearsal."""
+    side = 64 if REHEARSAL else 8192
+    left, right = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    took = milliseconds(lambda: left @ right)
+    return None if took is None else 2 * side**3 / took / 1e9
 
 
 def peer(result: Found, model: Flux, values: dict[str, Any]) -> None:
