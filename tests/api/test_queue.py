@@ -531,3 +531,22 @@ async def test_polling_does_not_write(client, server) -> None:
 async def test_bodies_are_compact_json(client) -> None:
     answer = await client.post("/queue" + APP, json={"prompt": "a"})
     assert answer.text == json.dumps(answer.json(), separators=(",", ":"))
+
+
+async def test_urls_of_files_are_formed_for_the_client_that_asks(server) -> None:
+    async with server.client(base="http://impasto:8000") as client:
+        body = await submit(client)
+        await server.worker.draw(await server.worker.take())
+        first = (await client.get(url(body))).json()["images"][0]["url"]
+    assert first.startswith("http://impasto:8000/files/b/")
+    token = first.removeprefix("http://impasto:8000")
+    for base in ("http://localhost:9000", "http://[::1]:8000", "https://queue.fal.run"):
+        async with server.client(base=base) as client:
+            path = url(body).partition("/fal-ai/")[2]
+            found = (await client.get(f"{base}/fal-ai/{path}")).json()["images"][0]["url"]
+            assert found == ("https://v3.fal.media" if "fal.run" in base else base) + token
+            if "fal.run" not in base:
+                assert (await client.get(found)).status_code == 200
+                listed = await client.get("/v1/requests?expand=payloads,summary")
+                (row,) = listed.json()["items"]
+                assert row["json_output"]["images"][0]["url"] == row["summary"]["picture"] == base + token

@@ -105,13 +105,29 @@ async def test_our_own_file_that_goes_while_it_is_asked_for_is_told_at_its_field
     assert (item["type"], item["msg"]) == ("file_download_error", "This file of the server is not there.")
 
 
-@pytest.mark.parametrize("home", ["http://localhost:8000", "http://[::1]:8000", "http://127.0.0.1:8000"])
-async def test_our_own_file_is_known_by_every_name_of_this_machine(room: Room, home: str) -> None:
+@pytest.mark.parametrize(
+    "home",
+    ["http://localhost:8000", "http://[::1]:8001", "http://impasto:8000", "https://old.example/a/files/x", "HTTP://A"],
+)
+async def test_our_own_file_is_known_by_its_token_under_every_host_and_port(room: Room, home: str) -> None:
     token = room.blobs.put(RED, media_type="image/png")
-    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED)))
-    await room.read(f"{home}/files/{token}")
-    for other in (home.replace("8000", "8001"), home.replace("http:", "https:")):
-        assert "not a public address" in (await room.refused(f"{other}/files/{token}"))["msg"]
+    acl = Acl(Decision.HIDE)
+    await room.store.add_file(FileRecord(token=token, media_type="image/png", size=len(RED), key_id="alice", acl=acl))
+    for name in (token, f"{token}?x=1#y", token.replace("b/", "b%2F", 1)):
+        image, _ = await room.read(f"{home}/files/{name}", reader="alice")
+        assert (image.width, image.height) == (40, 30)
+    assert "is not there" in (await room.refused(f"{home}/files/{token}", reader="bob"))["msg"]
+
+
+async def test_a_token_that_the_store_does_not_know_is_fetched_as_any_url_is(room: Room) -> None:
+    token = room.blobs.new_token("image/png")
+    for home in ("http://127.0.0.1:8001", "https://127.0.0.1:8000", "http://10.0.0.1"):
+        assert "not a public address" in (await room.refused(f"{home}/files/{token}"))["msg"]
+    assert "is not there" in (await room.refused(f"http://localhost:8000/files/{token}"))["msg"]
+    kept = room.blobs.put(RED, media_type="image/png")
+    await room.store.add_file(FileRecord(token=kept, media_type="image/png", size=len(RED)))
+    for url in (f"http://127.0.0.1:8001/admin?/files/{kept}", f"http://127.0.0.1:8001/files/{kept}/x"):
+        assert "not a public address" in (await room.refused(url))["msg"]
 
 
 @pytest.mark.parametrize("name", ["rabbit/rmgBxhwGYb2d3pl3x9sKf_output.png", "b/0a1b2c3d/AbCdEfGhIjKlMnOpQrStUv.png"])

@@ -42,3 +42,12 @@ async def test_the_gateway_id_is_the_requests_own_until_it_was_tried_again(reque
     assert len({request_.request_id, second, third}) == 3
     assert second == gateway_request_id(replace(request_, attempt=2))
     assert str(uuid.UUID(second)) == second
+
+
+async def test_a_webhook_names_files_under_the_public_url_of_now(request_):
+    token = "files/b/0a1b2c3d/AbCdEfGhIjKlMnOpQrStUv.png"
+    made = replace(request_, base_url="http://old:1")
+    result = Result(200, {"images": [{"url": f"http://old:1/{token}"}]})
+    for base in ("http://old:1", "https://new.example"):
+        body = json.loads(body_of(made, result, max_bytes=1000, base_url=base))
+        assert body["payload"]["images"][0]["url"] == f"{base}/{token}"

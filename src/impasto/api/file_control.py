@@ -67,7 +67,7 @@ def _named(call: Call) -> str:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
-    token = parts.path.partition("/files/")[2]
+    token = parts.path.rpartition("/files/")[2]
     if parts.scheme not in {"http", "https"} or not token or parts.query or parts.fragment:
         raise BadRequest("The query parameter url is the URL of a file, as the upload gave it, without a query.")
     return token

@@ -19,6 +19,7 @@ from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.base import split_id
 from impasto.errors import RequestTimeout, StillInProgress, UnknownRequest
 from impasto.files.images import data_uri
+from impasto.files.urls import moved
 from impasto.store.records import CancelResult, LogLine, Outcome, Request, Result, Status
 from impasto.webhooks.payload import gateway_request_id
 
@@ -129,7 +130,7 @@ async def result(call: Call) -> Response:
     stored = call.gateway.store.result(request.request_id)
     if stored is None:  # past its retention
         raise UnknownRequest
-    return answer(request, stored)
+    return answer(call, request, stored)
 
 
 async def cancel(call: Call) -> Response:
@@ -161,9 +162,18 @@ def progress_of(call: Call, request: Request) -> dict[str, Any]:
     }
 
 
-def answer(request: Request, stored: Result) -> Response:
+def shown_payload(call: Call, request: Request, stored: Result) -> Any:
+    """The stored output with the URLs of its files as the asking client reaches them; an error as it is."""
+    if stored.http_status >= 400:
+        return stored.payload
+    return moved(stored.payload, before=request.base_url, after=call.address.file_base)
+
+
+def answer(call: Call, request: Request, stored: Result) -> Response:
     """A stored result as the HTTP answer of the sync run and of the queue alike."""
-    return Json(stored.payload, status_code=stored.http_status, headers=headers_of(request, stored))
+    return Json(
+        shown_payload(call, request, stored), status_code=stored.http_status, headers=headers_of(request, stored)
+    )
 
 
 def headers_of(request: Request, stored: Result) -> dict[str, str]:

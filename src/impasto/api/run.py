@@ -33,7 +33,7 @@ async def run(call: Call) -> Response:
     stored = call.gateway.store.result(request.request_id)
     if stored is None:
         raise UnknownRequest
-    return queue.answer(completed, stored)
+    return queue.answer(call, completed, stored)
 
 
 async def completed_or_gone(call: Call, request: Request) -> Request:

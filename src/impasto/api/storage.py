@@ -28,6 +28,7 @@ from impasto.api.incoming import disk_errors, keep, receive, room
 from impasto.api.media import bare, clean_name
 from impasto.api.signing import Claims, sign, verify
 from impasto.errors import BadRequest, Forbidden, Unauthorized
+from impasto.files.urls import file_url
 
 TOKEN_SECONDS = 3600.0  # life of an upload token and of an upload URL
 TOKEN, PUT, MULTIPART = "token", "put", "multipart"  # kinds of signed claims
@@ -89,7 +90,7 @@ def _new_file(call: Call, kind: str, key_id: str, declared: object, file_name: o
 
 
 def _url(call: Call, token: str) -> str:
-    return f"{call.address.file_base}/files/{token}"
+    return file_url(call.address.file_base, token)
 
 
 # ---------------------------------------------------------------- with a token or a key

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from impasto.api.admission import admit, comes_back, resolve
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call
-from impasto.api.queue import progress_of
+from impasto.api.queue import progress_of, shown_payload
 from impasto.api.run import OVERDUE, end_overdue, start_deadline
 from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.validation import validate
@@ -42,7 +42,7 @@ async def _events(call: Call, request: Request) -> AsyncIterator[bytes]:
                 elif now.status is Status.COMPLETED:
                     stored = call.gateway.store.result(now.request_id)
                     if stored is not None:
-                        yield event(stored.payload)
+                        yield event(shown_payload(call, now, stored))
                 elif (progress := _progress(call, now)) != told:
                     told = progress
                     yield event(progress)

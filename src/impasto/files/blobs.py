@@ -8,7 +8,6 @@ the two leaves an orphan, which `orphans` lists. Everything here blocks: call it
 
 import contextlib
 import os
-import re
 import secrets
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import BinaryIO
 
 from impasto.errors import NotFound
 from impasto.files.draft import Draft, same_bytes
+from impasto.files.urls import TOKEN
 
 EXTENSIONS = {
     "image/jpeg": "jpeg",
@@ -33,8 +33,6 @@ OTHER_EXTENSION = "bin"
 WEIGHTS = "safetensors"  # no media type says so: clients send application/octet-stream, and the name tells
 RANDOM_BYTES = 16  # 128 bits: whoever knows the URL may fetch it, so nobody may guess it
 ORPHAN_SECONDS = 24 * 3600.0
-
-_TOKEN = re.compile(r"b/[0-9a-f]{8}/[A-Za-z0-9_-]{22}\.(?:[a-z]{3,4}|safetensors)")
 
 
 class BlobStore:
@@ -98,7 +96,7 @@ class BlobStore:
 
     def path(self, token: str) -> Path:
         """Where the blob of `token` lies or would lie. Raises `NotFound`: nothing but a token becomes a path."""
-        if not _TOKEN.fullmatch(token):
+        if not TOKEN.fullmatch(token):
             raise NotFound
         return self._folder / token
 
@@ -128,7 +126,7 @@ class BlobStore:
         # Unlike `glob`, `walk` does not mind a folder that is removed meanwhile.
         for path in sorted(Path(at, name) for at, _, names in os.walk(self._folder / "b") for name in names):
             token = path.relative_to(self._folder).as_posix()
-            if _TOKEN.fullmatch(token) and _written(path) < horizon and not known(token):
+            if TOKEN.fullmatch(token) and _written(path) < horizon and not known(token):
                 yield token
 
     def delete_drafts(self, *, older_than: float = ORPHAN_SECONDS) -> int:

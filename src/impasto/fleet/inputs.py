@@ -20,13 +20,13 @@ from impasto.files.blobs import BlobStore
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
 from impasto.files.images import parse_data_uri
 from impasto.files.names import Names
+from impasto.files.urls import PATH, token_of
 from impasto.fleet.decoders import BLACK, WHITE, Decoders, Undecodable
 from impasto.settings import Settings, is_loopback
 from impasto.store.base import Store
 from impasto.store.records import Decision
 
 MIB = 1024 * 1024
-FILES = "/files/"
 FAL_FILES = "https://v3.fal.media"  # where URLs of ours point, for clients that reach us as fal.ai
 MASKS: dict[ImageRole, ImageRole] = {"mask": "fill", "region": "init"}  # and whose they are
 
@@ -150,16 +150,21 @@ class Inputs:
         return secret is not None and any(links.opens(text, token, now=time.time(), secret=secret) for text in texts)
 
     def _own(self, url: str, base_url: str) -> str | None:
-        """The token of a file of this very server, by whatever name the caller knows it: no network is needed."""
-        home, _, rest = url.partition(FILES)
-        token = rest.partition("?")[0].partition("#")[0]
-        if not token:
-            return None
-        if home == FAL_FILES:  # whoever comes from fal has pictures there, too
-            return token if self._store.file(token) is not None else None
+        """The token of a file of this very server; None: the URL is to be fetched. No network is needed.
+
+        A token that the store knows is ours under whatever host, port and prefix: it cannot be guessed, and the ACL
+        is judged all the same. Below a base of our own an unknown token is a file that is gone.
+        """
+        token = token_of(url)
+        if token is not None and self._store.file(token) is not None:
+            return token
+        home, _, rest = url.partition(PATH)
+        name = rest.partition("?")[0].partition("#")[0]
         local = self._settings.local_url
         ours = (base.rstrip("/") for base in (base_url, self._settings.server.public_url, local) if base)
-        return token if home in ours or _is_same_door(home, local) else None
+        if not name or home == FAL_FILES:  # callers who come from fal have images there, too
+            return None
+        return name if home in ours or _is_same_door(home, local) else None
 
     def _read_blob(self, token: str) -> bytes:
         with self._blobs.open(token) as file:

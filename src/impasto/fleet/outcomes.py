@@ -13,6 +13,7 @@ from impasto import telemetry
 from impasto.engine.job import JobResult
 from impasto.errors import InternalError, ServiceUnavailable, StoreError
 from impasto.files.blobs import BlobStore
+from impasto.files.urls import file_url
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
 from impasto.fleet.link import Link, Settled
@@ -122,7 +123,7 @@ class Outcomes:
                 for picture in result.pictures:
                     token = await asyncio.to_thread(self._blobs.put, picture.data, media_type=picture.media_type)
                     files.append(FileRecord(token=token, media_type=picture.media_type, size=len(picture.data)))
-            urls = [f"{work.request.base_url}/files/{file.token}" for file in files]
+            urls = [file_url(work.request.base_url, file.token) for file in files]
             ending = w.succeeded(work, result, urls)
             # If this raises, nobody knows whether the commit is in the log, to be replayed at the next start: the
             # files stay, and the sweep for orphans decides.

@@ -73,6 +73,7 @@ class Deliverer:
 
     def __init__(self, *, settings: Settings, store: Store, policy: FetchPolicy | None = None) -> None:
         self._settings = settings.webhooks
+        self._public_url = settings.server.public_url
         self._store = store
         self._names = Names()
         self._policy = policy or replace(policy_of(settings), resolve=self._names.resolve)
@@ -210,7 +211,8 @@ class Deliverer:
         request, result = self._store.get(delivery.request_id), self._store.result(delivery.request_id)
         if request is None or result is None:
             return Try(None, "The result is no longer kept.", final=True)
-        body = body_of(request, result, max_bytes=int(self._settings.max_mb * MIB))
+        base = self._public_url or request.base_url
+        body = body_of(request, result, max_bytes=int(self._settings.max_mb * MIB), base_url=base)
         now = time.time()
         headers = signed_headers(
             private=_signer(self._store.signing_keys(), now).private,

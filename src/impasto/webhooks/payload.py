@@ -1,17 +1,23 @@
-"""A request that ended → the bytes of its webhook. The same bytes at every attempt: results never change."""
+"""A request that ended → the bytes of its webhook. The same bytes at every attempt, save for the URLs of
+files when the server got another public URL meanwhile.
+"""
 
 from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
 
+from impasto.files.urls import moved
 from impasto.store.records import Outcome, Request, Result
 
 MIB = 1024 * 1024
 
 
-def body_of(request: Request, result: Result, *, max_bytes: int) -> bytes:
-    """The JSON body, in fal's shape and order. A payload that is too large or no JSON is null, with a payload_error."""
+def body_of(request: Request, result: Result, *, max_bytes: int, base_url: str | None = None) -> bytes:
+    """The JSON body, in fal's shape and order. A payload that is too large or no JSON is null, with a payload_error.
+
+    `base_url`: of the URLs of files; None: as when the result was stored.
+    """
     head: dict[str, Any] = {
         "request_id": request.request_id,
         "gateway_request_id": gateway_request_id(request),
@@ -20,7 +26,10 @@ def body_of(request: Request, result: Result, *, max_bytes: int) -> bytes:
     if request.outcome is not Outcome.OK:
         head["error"] = f"Invalid status code: {result.http_status}"
     try:
-        body = msgspec.json.encode(head | {"payload": result.payload})
+        payload = result.payload
+        if request.outcome is Outcome.OK:
+            payload = moved(payload, before=request.base_url, after=base_url or request.base_url)
+        body = msgspec.json.encode(head | {"payload": payload})
     except (UnicodeEncodeError, msgspec.MsgspecError, TypeError, OverflowError) as error:
         return msgspec.json.encode(head | {"payload": None, "payload_error": f"The payload is no valid JSON: {error}"})
     if len(body) <= max_bytes:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from impasto.api.bodies import Json
 from impasto.api.gateway import Blobs
+from impasto.files.urls import token_of
 
 FIELDS = {"image_size": "size", "num_images": "n", "image_url": "image"}  # fal's names in errors → OpenAI's
 CODES = {401: "invalid_api_key", 413: "request_too_large", 429: "rate_limit_exceeded"}
@@ -42,7 +43,7 @@ async def base64_of(url: str, blobs: Blobs) -> str:
     """The bytes behind one of our own URLs, or in a data URI."""
     if url.startswith("data:"):
         return url.partition(",")[2]
-    return await asyncio.to_thread(_read, blobs, url.partition("/files/")[2])
+    return await asyncio.to_thread(_read, blobs, token_of(url) or "")
 
 
 def _read(blobs: Blobs, token: str) -> str:

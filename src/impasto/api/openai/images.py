@@ -73,10 +73,11 @@ async def _draw(call: Call, wish: Wish, kind: str) -> Response:
     headers = _headers(wish, queue.headers_of(completed, stored))
     if stored.http_status >= 400:
         return failure(stored.http_status, stored.payload, headers)
+    output = queue.shown_payload(call, completed, stored)
     return Json(
         {
             "created": int(completed.finished_at or completed.created_at),
-            "data": await pictures(stored.payload, call.gateway.blobs, wish.form),
+            "data": await pictures(output, call.gateway.blobs, wish.form),
             "background": "opaque",
             "output_format": wish.output_format,
             "size": size_of(stored.payload["images"][0]),

@@ -12,7 +12,9 @@ from impasto.api.bodies import Json
 from impasto.api.gateway import Call
 from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
+from impasto.api.queue import shown_payload
 from impasto.errors import BadRequest, NotFound
+from impasto.files.urls import file_url
 from impasto.store.records import InputFacts, Request, Status
 
 HTTP = {"success": (0, 399), "user_error": (400, 499), "error": (500, 599)}
@@ -95,7 +97,7 @@ async def _erase(call: Call) -> list[dict[str, Any]]:
             await asyncio.to_thread(blobs.delete, token)
         except OSError as error:
             fault = error.strerror or str(error)  # the hourly collection tries again
-        results.append({"link": f"{call.address.file_base}/files/{token}", "exception": fault})
+        results.append({"link": file_url(call.address.file_base, token), "exception": fault})
     await store.forget_files([token for token, row in zip(tokens, results, strict=True) if row["exception"] is None])
     return results
 
@@ -129,7 +131,7 @@ def item(call: Call, request: Request, expand: Sequence[str]) -> dict[str, Any]:
     }
     if "payloads" in expand or "summary" in expand:
         result = store.result(request.request_id)
-        made = None if result is None else result.payload
+        made = None if result is None else shown_payload(call, request, result)
         if "payloads" in expand:
             row["json_input"], row["json_output"] = store.input(request.request_id), made
         if "summary" in expand:
