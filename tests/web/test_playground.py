@@ -456,7 +456,7 @@ def test_steps_are_announced_in_quarters_and_shown_one_by_one(visit: Visit) -> N
     page.evaluate(NOTE)
     draw(page)
     done(page)
-    expect(page.locator(".result [role=status]")).to_have_text("Done: 1 picture")
+    expect(page.locator(".result [role=status]")).to_have_text("Done: 1 image")
     expect(page).to_have_title("FLUX.1 [pro] Text to Image · impasto")
     spoken = {now["spoken"] for now in noted(page) if now["spoken"].startswith("Drawing")}
     assert spoken & {f"Drawing, {quarter} %" for quarter in (25, 50, 75)}

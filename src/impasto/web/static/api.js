@@ -25,6 +25,12 @@ export class Problem extends Error {
     this.items = items;
   }
 
+  /** The same without what it says of the field `name`; null: nothing is left. `seen`: nobody is led to the rest of it again. */
+  without(name) {
+    const detail = this.items.filter((item) => item.loc?.[1] !== name);
+    return detail.length ? Object.assign(new Problem(this.status, { detail }, this.requestId), { seen: true }) : null;
+  }
+
   /** Messages of one input field; "" for what belongs to none of `names`. */
   at(name, names = []) {
     return this.items

@@ -80,7 +80,9 @@ function Activity() {
   const [, title, timeframe, length] = SPANS.find(([name]) => name === span);
   const times = buckets(timeframe, length);
   const query = new URLSearchParams({ timeframe, start: times[0].toISOString(), ...(endpoint && { endpoint_id: endpoint }) });
-  const [activity, error, again] = useLive(() => api.get(`/v1/system/activity?${query}`), [query.toString()], () => CALM);
+  // The answer keeps what it was asked for: until the next one arrives, the plots bear the title of their own time.
+  const ask = async () => ({ activity: await api.get(`/v1/system/activity?${query}`), times, timeframe, title });
+  const [answer, error, again, stale] = useLive(ask, [query.toString()], () => CALM);
   return html`<h2 id="activity">Activity</h2>
     <div class="filters">
       <div class="segments" role="group" aria-label="Time">
@@ -92,9 +94,9 @@ function Activity() {
       </select></label>
     </div>
     ${error && html`<${Trouble} error=${error} retry=${again} />`}
-    ${!activity && !error && html`<${Waiting} />`}
-    ${activity && html`<${Plots} activity=${activity} times=${times} timeframe=${timeframe} title=${title} />`}
-    <${Keys} usage=${activity?.keys} />`;
+    ${!answer && !error && html`<${Waiting} />`}
+    <div aria-busy=${stale ? "true" : "false"}>${answer && html`<${Plots} ...${answer} />`}</div>
+    <${Keys} usage=${answer?.activity.keys} />`;
 }
 
 /** The starts of the last `length` hours or days of UTC, as the server counts them. */

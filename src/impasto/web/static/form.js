@@ -15,16 +15,17 @@ const EXAMPLES = [
 ];
 const MAX_RANDOM = 2 ** 32;
 
-/** `values`: a signal of {field: value}; `problem`: a signal of the last refusal; `blocked`: why it cannot be run now, "": it can. */
-export function Form({ input, values, problem, onRun, busy, blocked, onCancel, onReset }) {
+/** `values`: a signal of {field: value}; `problem`: a signal of the last refusal; `blocked`: why it cannot be run now, "": it can;
+ * `warnings`: the server's, of the run that has this very input. `busy`: the run that is shown is in progress, `waits`: some run is; another one can be started all the same. */
+export function Form({ input, values, problem, warnings = [], onRun, busy, waits, blocked, onCancel, onReset }) {
   const change = (name, value) => {
     values.value = { ...values.value, [name]: value };
-    // A field that was mended is no longer shown as wrong.
-    if (problem.value?.at(name).length) problem.value = null;
+    // A field that was mended is no longer shown as wrong; the others are.
+    if (problem.value?.at(name).length) problem.value = problem.value.without(name);
   };
   const submit = (event) => {
     event.preventDefault();
-    if (!busy && !blocked) onRun();
+    onRun();
   };
   useEffect(() => {
     const keys = (event) => {
@@ -32,15 +33,16 @@ export function Form({ input, values, problem, onRun, busy, blocked, onCancel, o
     };
     addEventListener("keydown", keys);
     return () => removeEventListener("keydown", keys);
-  }, [busy, blocked, onRun]);
+  }, [onRun]);
   const seen = useRef(problem.value); // who comes back to the page is not led to what was wrong before
   useEffect(() => {
     // The first wrong field is brought to the eye, and a screen reader reads what is wrong with it.
-    if (problem.value && problem.value !== seen.current) document.querySelector(".form [aria-invalid=true]")?.focus();
+    if (problem.value && !problem.value.seen && problem.value !== seen.current) document.querySelector(".form [aria-invalid=true]")?.focus();
   }, [problem.value]);
   const names = input.fields.map((field) => field.name);
   const control = (field) =>
     html`<${Field} key=${field.name} field=${field} value=${values.value[field.name]} errors=${problem.value?.at(field.name) ?? []}
+      warnings=${warnings.filter((each) => each.field === field.name)}
       beside=${values.value} onChange=${(value) => change(field.name, value)} />`;
   const hidden = input.fields.filter((field) => field.apiOnly);
   const rest = problem.value && !problem.value.items.length ? [problem.value.message] : problem.value?.at("", names) ?? [];
@@ -54,10 +56,10 @@ export function Form({ input, values, problem, onRun, busy, blocked, onCancel, o
     ${rest.map((message) => html`<p class="wrong" role="alert">${message}</p>`)}
     <div class="actions run-bar">
       <span class=${blocked ? "faint why" : "unseen"} role="status">${blocked}</span>
-      <button type="submit" class="primary" disabled=${busy || blocked}>Run</button>
+      <button type="submit" class="primary" disabled=${Boolean(blocked)} title=${waits ? "Adds this input to the queue; what is in progress goes on" : undefined}>${waits ? "Run next" : "Run"}</button>
       ${busy && html`<button type="button" onClick=${onCancel}>Cancel</button>`}
       <span class="faint keys-hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
-      <button type="button" class="quiet at-end" onClick=${onReset} disabled=${busy || uploads.value > 0}>Reset</button>
+      <button type="button" class="quiet at-end" onClick=${onReset} disabled=${uploads.value > 0}>Reset</button>
     </div>
   </form>`;
 }
@@ -79,9 +81,9 @@ const CONTROLS = {
   json: Json,
 };
 
-function Field({ field, value, errors, onChange, beside, id = `field-${field.name}` }) {
+function Field({ field, value, errors, warnings = [], onChange, beside, id = `field-${field.name}` }) {
   const Control = CONTROLS[field.kind];
-  const described = [field.description && `${id}-about`, errors.length && `${id}-wrong`].filter(Boolean).join(" ");
+  const described = [field.description && `${id}-about`, errors.length && `${id}-wrong`, warnings.length && `${id}-warning`].filter(Boolean).join(" ");
   const aria = { id, "aria-describedby": described || undefined, "aria-invalid": errors.length ? "true" : undefined };
   const grouped = GROUPED.has(field.kind);
   // Of several controls none is the wrong one: the group is, and takes the focus. Pictures have a box each for their address.
@@ -97,6 +99,7 @@ function Field({ field, value, errors, onChange, beside, id = `field-${field.nam
     </div>
     <${Control} field=${field} value=${value} onChange=${onChange} aria=${aria} beside=${beside} />
     ${errors.map((message) => html`<p class="wrong" id=${`${id}-wrong`} role="alert">${message}</p>`)}
+    ${warnings.length > 0 && html`<div class="warning" id=${`${id}-warning`} role="status">${warnings.map(({ code, message }) => html`<p><b>${code}</b> ${message}</p>`)}</div>`}
     ${field.description && html`<p class="about" id=${`${id}-about`}>${field.description}</p>`}
   </div>`;
 }

@@ -31,7 +31,8 @@ export function open(id, input) {
   go(`/models/${id}`);
 }
 
-function filled(input, { [PICTURE]: picture, ...given }) {
+/** The form's values for `input`: what it says, and defaults for the rest. */
+export function filled(input, { [PICTURE]: picture, ...given }) {
   const values = { ...initialInput(input), ...wellFormed(input, given) };
   return picture ? withPicture(input, values, picture) : values;
 }

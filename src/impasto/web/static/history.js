@@ -26,7 +26,7 @@ export function History() {
   const [cursors, setCursors] = useState([""]);
   const cursor = cursors.at(-1);
   const query = new URLSearchParams({ limit: PAGE, expand: "summary", ...wanted, ...(cursor ? { cursor } : {}) });
-  const [page, error, again] = useLive(() => api.get(`/v1/requests?${query}`), [query.toString()], ({ items }) =>
+  const [page, error, again, stale] = useLive(() => api.get(`/v1/requests?${query}`), [query.toString()], ({ items }) =>
     items.some((item) => !item.ended_at) ? LOOK : cursor ? 0 : CALM);
   const typed = useRef();
   const set = (name, value) => {
@@ -56,15 +56,15 @@ export function History() {
       <button type="button" onClick=${again}>Refresh</button>
     </form>
     ${error && html`<${Trouble} error=${error} retry=${again} />`}
-    ${!error && !page && html`<${Waiting} />`}
-    ${page && !page.items.length && html`<div class="canvas empty none">${filtered
+    ${!error && (!page || (stale && !page.items.length)) && html`<${Waiting} />`}
+    ${page && !stale && !page.items.length && html`<div class="canvas empty none">${filtered
       ? html`<p>Nothing matches these filters.</p>`
       : html`<p>Nothing yet. <${Link} to="/">Draw something<//>; it will stand here.</p>`}</div>`}
-    ${page && html`<ul class="gallery">${page.items.map((item) => html`<${Card} key=${item.request_id} item=${item} />`)}</ul>`}
+    ${page && html`<ul class="gallery" aria-busy=${stale ? "true" : "false"}>${page.items.map((item) => html`<${Card} key=${item.request_id} item=${item} />`)}</ul>`}
     <nav class="row pager" aria-label="Pages of the history">
       ${cursors.length > 1 && html`<button type="button" onClick=${() => setCursors(cursors.slice(0, -1))}>Newer</button>`}
       ${(cursors.length > 1 || page?.has_more) && html`<span class="faint">Page ${cursors.length}</span>`}
-      ${page?.has_more && html`<button type="button" onClick=${() => setCursors([...cursors, page.next_cursor])}>Older</button>`}
+      ${page?.has_more && html`<button type="button" disabled=${stale} onClick=${() => setCursors([...cursors, page.next_cursor])}>Older</button>`}
     </nav>`;
 }
 

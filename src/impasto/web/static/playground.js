@@ -4,20 +4,21 @@ import { useMemo, useRef, useState } from "preact/hooks";
 import * as api from "./api.js";
 import { LANGUAGES, program } from "./code.js";
 import { Form } from "./form.js";
-import { linkTo, valuesOf } from "./forms.js";
+import { filled, linkTo, valuesOf } from "./forms.js";
 import { uploads } from "./pictures.js";
-import { Result } from "./result.js";
+import { Result, sentence } from "./result.js";
 import { Run } from "./run.js";
-import { briefInput, initialInput, sentInput, types, unreadFields } from "./schema.js";
+import { briefInput, emptyFields, initialInput, sentInput, types, unreadFields } from "./schema.js";
 import { recall, remember } from "./storage.js";
-import { Code, copy, CopyButton, html, Link, narrow, say, Tabs, Trouble, useAnswer, useLive, useTitle, Waiting } from "./ui.js";
+import { Code, copy, CopyButton, html, Link, narrow, say, shownUrl, Tabs, Trouble, useAnswer, useLive, useTitle, Waiting } from "./ui.js";
 
 const SERVED_SOON = 3000; // milliseconds between looks whether a runner serves the endpoint by now
 const LANGUAGE = "impasto.language";
-const lasts = new Map(); // endpoint id → signals of its last run and of what the form is still shown as wrong for: leaving the page ends neither
+const EARLIER = 8; // runs kept in sight below the latest one; the history has all
+const lasts = new Map(); // endpoint id → signals of its runs, of the one that is shown, and of what is wrong in the form: leaving the page ends none
 
 function lastOf(id) {
-  if (!lasts.has(id)) lasts.set(id, { current: signal(null), problem: signal(null) });
+  if (!lasts.has(id)) lasts.set(id, { runs: signal([]), current: signal(null), problem: signal(null) });
   return lasts.get(id);
 }
 
@@ -32,7 +33,7 @@ export function Playground({ id }) {
 function Ready({ id, document, models }) {
   const { input, output } = useMemo(() => types(document, id), [document, id]);
   const values = valuesOf(id, input);
-  const { current, problem } = lastOf(id);
+  const { runs, current, problem } = lastOf(id);
   const run = current.value;
   const place = useRef();
   const model = models?.find((each) => each.endpoint_id === id);
@@ -40,17 +41,29 @@ function Ready({ id, document, models }) {
   const blocked = uploads.value ? "A picture is still being uploaded." : unread.length ? `${unread.join(", ")}: mend it or empty it, then it can be run.` : "";
   const start = async () => {
     if (blocked) return say(blocked);
-    problem.value = null;
-    const next = new Run(id, sentInput(input, values.value));
+    problem.value = refusal(emptyFields(input, values.value));
+    if (problem.value) return;
+    const sent = sentInput(input, values.value);
+    const twin = runs.value.find((each) => each.busy.value && JSON.stringify(each.input) === JSON.stringify(sent));
+    if (twin) return (current.value = twin), say("This input is being drawn already. Change it, or wait for the image.");
+    const next = new Run(id, sent, briefInput(input, values.value));
+    runs.value = kept([next, ...runs.value]);
     current.value = next;
     if (narrow()) place.current?.scrollIntoView();
     await next.start();
-    if (current.value === next) problem.value = next.problem.value;
+    if (current.value === next && next.problem.value) problem.value = next.problem.value;
   };
-  const again = (changes) => {
-    values.value = { ...values.value, ...changes };
+  const restore = (run) => ((values.value = filled(input, run.input)), (problem.value = null));
+  /** Another image from the same input, whatever the form says by now. */
+  const vary = () => {
+    values.value = { ...filled(input, run.input), seed: undefined };
     return start();
   };
+  const sameSeed = (seed) => {
+    values.value = { ...values.value, seed };
+    return start();
+  };
+  const changed = run !== null && JSON.stringify(run.input) !== JSON.stringify(sentInput(input, values.value));
   const brief = briefInput(input, values.value);
   const title = model?.metadata?.display_name ?? id;
   useTitle(run?.state.value === "drawing" ? `${Math.round(run.progress.value * 100)} % · ${title}` : title);
@@ -70,12 +83,14 @@ function Ready({ id, document, models }) {
     <div class="bench">
       <section aria-labelledby="input-title">
         <h2 id="input-title">Input</h2>
-        <${Form} input=${input} values=${values} problem=${problem} busy=${run?.busy.value ?? false} blocked=${blocked} onRun=${start}
-          onCancel=${() => run.cancel()} onReset=${() => ((values.value = initialInput(input)), (problem.value = null))} />
+        <${Form} input=${input} values=${values} problem=${problem} busy=${run?.busy.value ?? false} waits=${runs.value.some((each) => each.busy.value)} blocked=${blocked} onRun=${start}
+          warnings=${run && !changed ? run.warnings.value : []} onCancel=${() => run.cancel()} onReset=${() => ((values.value = initialInput(input)), (problem.value = null))} />
       </section>
       <section aria-labelledby="result-title" class="result-side" ref=${place}>
         <h2 id="result-title">Result</h2>
-        <${Result} run=${run} fields=${input.fields} onAgain=${again} models=${models} onCancel=${() => run.cancel()} />
+        <${Result} run=${run} fields=${input.fields} onVary=${vary} onSameSeed=${sameSeed} models=${models} changed=${changed}
+          onRestore=${() => restore(run)} onCancel=${() => run.cancel()} />
+        <${Others} runs=${runs.value.filter((each) => each !== run)} onShow=${(each) => ((current.value = each), (problem.value = null))} />
       </section>
     </div>
     <section aria-labelledby="code-title" class="wide">
@@ -85,6 +100,32 @@ function Ready({ id, document, models }) {
     </section>
     <p class="faint">Output: ${output.fields.map((field) => field.name).join(", ")}.${" "}
       <${Link} to=${`/models/${id}/api`}>Every field, with its type and default<//></p>`;
+}
+
+/** The latest runs, and whatever is still in progress. */
+const kept = (runs) => runs.filter((run, at) => at < EARLIER || run.busy.value);
+
+/** The form's own refusal of required fields that are empty; null: there are none. */
+function refusal(fields) {
+  const detail = fields.map(({ name, kind }) => ({ loc: ["body", name], msg: kind === "prompt" ? "Write what should be drawn, or choose an example." : "This is required." }));
+  return detail.length ? new api.Problem(422, { detail }) : null;
+}
+
+/** The other runs of this visit: each with its own words, to be shown again or cancelled. */
+function Others({ runs, onShow }) {
+  if (!runs.length) return null;
+  return html`<section class="others" aria-label="Other runs">
+    <h3>Other runs</h3>
+    <ul>${runs.map((run) => {
+      const image = run.output.value?.images?.[0];
+      return html`<li key=${run.submitted}>
+        ${image && shownUrl(image.url) ? html`<img src=${shownUrl(image.url)} alt="" />` : html`<span class="no-image"></span>`}
+        <span class="grow"><span class="clamped">${run.input.prompt || "No words"}</span><small class="faint">${sentence(run)}</small></span>
+        ${run.busy.value && html`<button type="button" class="small" onClick=${() => run.cancel()} aria-label=${`Cancel: ${run.input.prompt}`}>Cancel</button>`}
+        <button type="button" class="small" onClick=${() => onShow(run)} aria-label=${`Show: ${run.input.prompt}`}>Show</button>
+      </li>`;
+    })}</ul>
+  </section>`;
 }
 
 /** Nothing when a runner draws for the endpoint; else that its requests will wait. */

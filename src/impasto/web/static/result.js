@@ -3,23 +3,44 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { openWithPicture } from "./forms.js";
 import { copy, count, html, narrow, say, seconds, shownUrl } from "./ui.js";
 
-export function Result({ run, fields, onAgain, models, onCancel, empty = "Write a prompt and press Run. The picture appears here." }) {
+const MOST = 80; // characters shown of a setting: a data URI has millions
+
+/** `changed`: the form has another input by now than this run; `onRestore` brings the run's input back into it. `named`: say the
+ * endpoint, too. */
+export function Result({ run, fields, onVary, onSameSeed, models, onCancel, onRestore, changed = false, named = false, empty = "Write a prompt and press Run. The image appears here." }) {
   if (!run) return html`<div class="canvas empty"><p>${empty}</p></div>`;
   const state = run.state.value;
+  // What concerns a field is said at that field; here when the form has gone on to another input.
+  const elsewhere = run.warnings.value.filter(({ field }) => changed || !fields.some(({ name }) => name === field));
   return html`<div class="result" data-state=${state}>
     <div class="state" aria-hidden="true">${sentence(run)}</div>
     <div class="unseen" role="status">${spoken(run)}</div>
+    <${Asked} run=${run} changed=${changed} named=${named} onRestore=${onRestore} />
     ${run.busy.value && html`<progress max="1" value=${state === "drawing" ? run.progress.value : undefined} aria-label="How far it is"></progress>`}
     ${run.busy.value && onCancel && narrow() && html`<p><button type="button" onClick=${onCancel}>Cancel</button></p>`}
     ${state === "failed" && html`<${Refused} problem=${run.problem.value} fields=${fields} />`}
-    <${Pictures} run=${run} onAgain=${onAgain} models=${models} fields=${fields} />
-    ${run.warnings.value.map((warning) => html`<p class="warning"><b>${warning.code}</b> ${warning.message}</p>`)}
+    <${Pictures} run=${run} onVary=${onVary} onSameSeed=${onSameSeed} models=${models} fields=${fields} />
+    ${elsewhere.map((warning) => html`<p class="warning"><b>${warning.code}</b> ${warning.message}</p>`)}
     <${Times} run=${run} />
     <${Log} lines=${run.logs.value} />
   </div>`;
 }
 
-function sentence(run) {
+const cut = (text) => (text.length > MOST ? `${text.slice(0, MOST)}…` : text);
+
+/** The input that made this result: the form may say something else by now. */
+function Asked({ run, changed, named, onRestore }) {
+  const { prompt, ...more } = run.brief;
+  const words = Object.entries(more).map(([name, value]) => `${name} ${cut(typeof value === "string" ? value : JSON.stringify(value))}`);
+  const settings = [named ? run.id : "", ...words].filter(Boolean).join(", ");
+  return html`<div class="asked">
+    ${prompt && html`<p class="clamped" title=${prompt}>${prompt}</p>`}
+    ${settings && html`<p class="faint clamped">${settings}</p>`}
+    ${changed && html`<p class="faint">The form has changed since. ${onRestore && html`<button type="button" class="small" onClick=${onRestore}>Restore this input</button>`}</p>`}
+  </div>`;
+}
+
+export function sentence(run) {
   const position = run.position.value;
   switch (run.state.value) {
     case "sending":
@@ -29,7 +50,7 @@ function sentence(run) {
     case "drawing":
       return `Drawing, ${Math.round(run.progress.value * 100)} %`;
     case "done":
-      return `Done: ${count(run.output.value?.images?.length ?? 0, "picture")}`;
+      return `Done: ${count(run.output.value?.images?.length ?? 0, "image")}`;
     case "cancelled":
       return "Cancelled";
     default:
@@ -55,12 +76,12 @@ function Refused({ problem, fields }) {
   </div>`;
 }
 
-function Pictures({ run, onAgain, models, fields }) {
+function Pictures({ run, onVary, onSameSeed, models, fields }) {
   const output = run.output.value;
   const pictures = output?.images ?? run.previews.value;
   if (!pictures.length) return run.busy.value ? html`<div class="canvas waiting-canvas" style=${ratio(run.input)}></div>` : null;
   return html`<div class=${`pictures n${pictures.length}`}>
-    ${pictures.map((picture, at) => html`<${Picture} key=${at} picture=${picture} at=${at} run=${run} onAgain=${onAgain} models=${models} fields=${fields} />`)}
+    ${pictures.map((picture, at) => html`<${Picture} key=${at} picture=${picture} at=${at} run=${run} onVary=${onVary} onSameSeed=${onSameSeed} models=${models} fields=${fields} />`)}
   </div>`;
 }
 
@@ -69,7 +90,7 @@ function ratio(input) {
   return typeof size === "object" && size?.width && size?.height ? `aspect-ratio:${size.width}/${size.height}` : "aspect-ratio:4/3";
 }
 
-function Picture({ picture, at, run, onAgain, models, fields }) {
+function Picture({ picture, at, run, onVary, onSameSeed, models, fields }) {
   const [large, setLarge] = useState(false);
   const output = run.output.value;
   const flagged = output?.has_nsfw_concepts?.[at];
@@ -89,17 +110,17 @@ function Picture({ picture, at, run, onAgain, models, fields }) {
         <a class="button" href=${source} download=${`impasto-${run.requestId.value.slice(0, 8)}-${at + 1}.${extension(picture)}`}>Download</a>
         <button type="button" onClick=${() => copy(picture.url, "Link copied")}>Copy link</button>
         ${models && html`<button type="button" onClick=${() => openWithPicture(models, run.id, picture.url, run.input.prompt)}>Use as input</button>`}
-        ${has("seed") && html`<button type="button" onClick=${() => keepSeed(onAgain, seed)}>Same seed</button>`}
-        ${has("seed") && html`<button type="button" onClick=${() => onAgain({ seed: undefined })}>Variation</button>`}
+        ${has("seed") && html`<button type="button" title="Draw what the form says with this seed" onClick=${() => keepSeed(onSameSeed, seed)}>Same seed</button>`}
+        ${has("seed") && html`<button type="button" title="Another image from this one's input" onClick=${onVary}>Variation</button>`}
       </span>
     </figcaption>`}
     ${large && html`<${Large} source=${source} alt=${alt} onClose=${() => setLarge(false)} />`}
   </figure>`;
 }
 
-function keepSeed(onAgain, seed) {
+function keepSeed(onSameSeed, seed) {
   if (!Number.isSafeInteger(seed)) return say("This seed is too large for a browser's numbers; use a program.");
-  onAgain({ seed });
+  onSameSeed(seed);
 }
 
 function extension(picture) {

@@ -7,9 +7,11 @@ const TRIES = 5; // to take up a broken status stream, each after a longer pause
 
 /** A request in the making. `state`: sending, queued, drawing, done, failed, cancelled. */
 export class Run {
-  constructor(id, input) {
+  /** `brief`: of the input what differs from the defaults, as the result shows it. */
+  constructor(id, input, brief = input) {
     this.id = id;
     this.input = input;
+    this.brief = brief;
     this.state = signal("sending");
     this.requestId = signal("");
     this.position = signal(null);

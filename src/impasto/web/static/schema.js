@@ -136,6 +136,11 @@ const unread = (value) => value instanceof Unread || (typeof value === "object" 
 /** The fields with an `Unread` in them. */
 export const unreadFields = (input, values) => input.fields.filter(({ name }) => unread(values[name]));
 
+const blank = (value) => value === undefined || value === null || (typeof value === "string" && !value.trim()) || (Array.isArray(value) && !value.length);
+
+/** The required fields with nothing in them: the form refuses these by itself, before anything is sent. */
+export const emptyFields = (input, values) => input.fields.filter(({ name, required }) => required && blank(values[name]));
+
 /** The input as it is sent: what is empty is left out, so that the server's defaults hold. */
 export function sentInput(input, values) {
   const sent = {};

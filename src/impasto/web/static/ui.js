@@ -164,27 +164,32 @@ export function Trouble({ error, retry, title }) {
   </div>`;
 }
 
-/** `[value, error, again]` of a promise that `ask` gives; asked anew when `on` changes. */
+/** `[value, error, again]` of a promise that `ask` gives; asked again when `on` changes. An answer is shown only for the `on`
+ * that it belongs to: between a change and its answer there is none. */
 export function useAnswer(ask, on) {
   const [turn, setTurn] = useState(0);
-  const [state, setState] = useState([undefined, undefined]);
+  const [state, setState] = useState({});
+  const asked = [...on, turn];
   useEffect(() => {
     let wanted = true;
-    setState([undefined, undefined]);
     ask().then(
-      (value) => wanted && setState([value, undefined]),
-      (error) => wanted && setState([undefined, error]),
+      (value) => wanted && setState({ asked, value }),
+      (error) => wanted && setState({ asked, error }),
     );
     return () => (wanted = false);
-  }, [...on, turn]);
-  return [...state, () => setTurn(turn + 1)];
+  }, asked);
+  const { value, error } = same(state.asked, asked) ? state : {};
+  return [value, error, () => setTurn(turn + 1)];
 }
 
-/** As `useAnswer`, and asked again and again: `pause(value)` milliseconds after an answer, 0: no more. What is shown stays
- * until the next answer is there. A refusal (4xx) is not asked about again. */
+const same = (one, other) => one !== undefined && one.every((each, at) => Object.is(each, other[at]));
+
+/** `[value, error, again, stale]`, as `useAnswer` and asked again and again: `pause(value)` milliseconds after an answer, 0: no
+ * more. The last answer stays until the next one arrives; `stale`: it belongs to another `on` than the present one, so nothing
+ * may be concluded from it. A refusal (4xx) is not asked about again. */
 export function useLive(ask, on, pause) {
   const [turn, setTurn] = useState(0);
-  const [state, setState] = useState([undefined, undefined]);
+  const [state, setState] = useState({});
   useEffect(() => {
     let wanted = true;
     let timer;
@@ -193,11 +198,11 @@ export function useLive(ask, on, pause) {
       try {
         const value = await ask();
         if (!wanted) return;
-        setState([value, undefined]);
+        setState({ on, value });
         wait = pause(value);
       } catch (error) {
         if (!wanted) return;
-        setState(([value]) => [error.status ? undefined : value, error]);
+        setState((last) => ({ on, value: error.status || !same(last.on, on) ? undefined : last.value, error }));
         if (error.status >= 400 && error.status < 500) return;
       }
       if (wait) timer = setTimeout(look, document.hidden ? 5 * wait : wait);
@@ -205,7 +210,7 @@ export function useLive(ask, on, pause) {
     look();
     return () => ((wanted = false), clearTimeout(timer));
   }, [...on, turn]);
-  return [...state, () => setTurn(turn + 1)];
+  return [state.value, state.error, () => setTurn(turn + 1), !same(state.on, on)];
 }
 
 const HOPE = 5000; // milliseconds until a server that did not answer is asked again
