@@ -262,7 +262,7 @@ def test_a_custom_size_is_drawn_and_its_rounding_is_told(visit: Visit) -> None:
     page.get_by_label("Height").fill("300")
     draw(page)
     done(page)
-    expect(page.locator(".result .warning")).to_contain_text("size_rounded")
+    expect(page.locator("[data-field=image_size] .warning")).to_contain_text("size_rounded")
     assert page.locator(".result img").evaluate("image => image.naturalWidth") == 496
 
 
