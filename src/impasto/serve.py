@@ -46,7 +46,7 @@ FILES = 512  # open files besides the clients' connections: database, blobs, run
 def run(settings: Settings) -> int:
     """Serve until told to stop; → exit status. Raises `ConfigError` when the start is impossible."""
     telemetry.configure(settings.server.log_level)
-    _allow_files(settings.server.max_connections + FILES)
+    _allow_files(2 * settings.server.max_connections + FILES)
     endpoints = load_endpoints(settings.server.endpoints)
     listener = _listen(settings)
     with contextlib.closing(listener), _only_server(settings.data), asyncio.Runner(loop_factory=_loop) as runner:

@@ -36,6 +36,13 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            ipaddress.ip_network(entry, strict=False)
+        return entries
+
     host: str = Field(default="127.0.0.1", description="Address to listen on. Anything but loopback requires API keys.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     public_url: str | None = Field(
@@ -61,8 +68,14 @@ class ServerSettings(Section):
     max_connections_per_address: int = Field(
         default=256,
         ge=0,
-        description="Open connections of one client address, loopback excepted; 0: no limit. Behind a proxy on another "
-        "machine all clients have the proxy's address.",
+        description="Open connections of one client address (of IPv6: one /64), loopback excepted; 0: no limit.",
+    )
+    max_connections_per_key: int = Field(
+        default=512, ge=0, description="Open connections that one key used last; 0: no limit."
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.0/8", "::1"),
+        description="Networks of proxies whose X-Forwarded-For says which address a connection counts for.",
     )
     head_seconds: float = Field(
         default=10.0, gt=0, description="A request whose head takes longer is answered 408 and its connection closed."
@@ -407,6 +420,7 @@ LISTS = {
     "auth.origins",
     "fetch.allow",
     "server.endpoints",
+    "server.trusted_proxies",
     "fetch.ports",
     "safety.thresholds",
     "safety.prompt_thresholds",

@@ -29,7 +29,7 @@ SHORT: dict[str, Any] = {
     "idle_seconds": 0.4,
 }
 LONG = 2.0  # seconds that a patient client waits, many times the limits above
-BOTH = pytest.mark.parametrize("offer", ["", "Connection: Upgrade\r\nUpgrade: h2c\r\n"], ids=["fast", "patient"])
+BOTH = pytest.mark.parametrize("offer", ["", "Connection: Upgrade\r\nUpgrade: h2c\r\n"], ids=["fast", "offer"])
 
 
 async def echo(request: Request) -> PlainTextResponse:

@@ -74,6 +74,12 @@ def identify(
     return _of_key(authorization, store)
 
 
+def named_key(headers: Mapping[str, str]) -> str:
+    """Return the key id that a request names, genuine or not; "": none. Tells callers of an open server apart."""
+    scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
+    return credentials.strip().partition(":")[0] if scheme.lower() in {"key", "bearer"} else ""
+
+
 def _refuse_foreign_page(origin: str | None, settings: Settings) -> None:
     """Only browsers send an Origin, and no page can change its own."""
     if origin is None or origin in settings.auth.origins or settings.auth.mode == "open":

@@ -1,31 +1,20 @@
 """A client's connection: uvicorn's protocols, strict about what a request is and watched by the `warden`.
 
-    Connection   HTTP/1.1, the fast parser
-    _Patient     the slower one, for clients that offer HTTP/2 on a plain connection
-    _Socket      WebSocket, once a handshake has made one of a Connection
-
-`Upgrade: h2c` is what Java's HttpClient and `curl --http2` add to requests without TLS. A server that speaks no HTTP/2
-ignores the offer; httptools stops reading at it and loses the body, so that a submit became an empty one.
+Connection   HTTP/1.1; `framing` judges every head before the parser reads it
+_Socket      WebSocket, once a handshake has made one of a Connection
 """
 
 import asyncio
-import re
-from typing import Any, cast
+from typing import Any
 
-import h11
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from impasto.api.framing import END, MAX_HEAD, check_headers, check_start, read_head
 from impasto.api.problems import refuse
-from impasto.api.warden import Line, Phase, Warden
+from impasto.api.warden import STATE, Line, Phase, Warden
 from impasto.errors import BadRequest, HeadersTooLarge, WireError
-
-MAX_HEAD = 64 * 1024  # bytes of request line and headers
-
-_OFFER = re.compile(rb"\r\nupgrade:[ \t]*(?!websocket)", re.IGNORECASE)
-_LOOSE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]")  # line ends that others may read otherwise; folded headers
 
 
 def protocols(warden: Warden) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
@@ -34,34 +23,78 @@ def protocols(warden: Warden) -> tuple[type[asyncio.Protocol], type[asyncio.Prot
     return type("WatchedConnection", (Connection,), watched), type("WatchedSocket", (_Socket,), watched)
 
 
-class _Watched(asyncio.Protocol):
-    """What both HTTP protocols tell the warden, and how they give up."""
+class Connection(HttpToolsProtocol):
+    """Made by `protocols`; stricter than its parser where a proxy in front could read the bytes otherwise."""
 
     warden: Warden
     line: Line
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
     flow: FlowControl
-    cycle: Any  # the request that is being answered; each parser has a class of its own
+    cycle: Any
+
+    _running: Any = None  # the request that is being answered; `cycle` is the last one that was read
+    _problem: WireError | None = None
+    _last_word: WireError | None = None  # what ends the connection when those are answered that came before
+    _head: bytes = b""  # of a request, as far as it has come
+    _left: int | None = 0  # bytes of the body that the parser still expects; None: it comes in chunks
+    _inside = False  # a request has begun and is not complete
+    _beside = 0  # bytes since the last ones of the body: chunk extensions, trailers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
         self.line = self.warden.open(self.transport, self)
+        self.app_state = {**self.app_state, STATE: self.line}
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.warden.close(self.transport)
+        if self._running is not None and not self._running.response_complete:  # not the last one, if more were read
+            _disconnect(self._running)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        if self.line.crowded:
-            refuse(self.transport, self.warden.refusal())
+        if self._over:
             return
         self.line.arrived(len(data), self.loop.time())
-        super().data_received(data)
-        if self.line.phase is Phase.HEAD and self.line.got > MAX_HEAD and not self.transport.is_closing():
+        self._beside += len(data)
+        while data and not self._over:
+            data = self._feed(data)
+        if self._over:
+            return
+        if (self.line.phase is Phase.HEAD and self.line.got > MAX_HEAD) or (
+            self.line.phase is Phase.BODY and self._beside > MAX_HEAD
+        ):
             self.give_up(_too_large())
+
+    @property
+    def _over(self) -> bool:
+        """Nothing more is read."""
+        return self._last_word is not None or self.transport.is_closing()
+
+    def _feed(self, data: bytes) -> bytes:
+        """Give the parser its next piece: a whole judged head, or bytes of a body; what remains comes back."""
+        if self._inside:
+            piece = data if self._left is None else data[: self._left]
+            if self._left is not None:
+                self._left -= len(piece)
+            super().data_received(piece)
+            return data[len(piece) :]
+        known = len(self._head)
+        self._head = self._head + data if known else data.lstrip(b"\r\n")
+        end = self._head.find(END, max(known - len(END), 0))
+        try:
+            if end < 0:
+                if len(self._head) <= MAX_HEAD:  # else `data_received` refuses it
+                    check_start(self._head, known=known)
+                return b""
+            if end > MAX_HEAD:
+                self.give_up(_too_large())
+                return b""
+            head = read_head(self._head[: end + len(END)])
+        except BadRequest as problem:
+            self.give_up(problem)
+            return b""
+        rest, self._head, self._left = self._head[end + len(END) :], b"", head.body
+        super().data_received(head.data)
+        return rest
 
     def resume_writing(self) -> None:
         self.line.reads(self.loop.time())
@@ -75,37 +108,42 @@ class _Watched(asyncio.Protocol):
     def holding_back(self) -> bool:
         return self.flow.read_paused
 
+    def close_after_answer(self) -> None:
+        if self.answering:
+            self.cycle.keep_alive = False
+
     def give_up(self, error: WireError | None) -> None:
-        started = self.answering and self.cycle.response_started
-        if self.answering:  # the app hears that its client is gone, and says nothing more
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        """Refuse the request that is being read and end the connection, once those before it are answered."""
+        own = self.line.phase is Phase.BODY  # else `cycle` is the request before
+        waits = [entry for entry in self.pipeline if entry[0] is self.cycle]
+        if own and waits:
+            self.pipeline.remove(waits[0])
+            _disconnect(self.cycle)
+            own = False
+        if not own and self._running is not None and not self._running.response_complete:
+            self._last_word = error or BadRequest()
+            return
+        started = own and self.answering and self.cycle.response_started
+        if own and self.answering:  # the app hears that its client is gone, and says nothing more
+            _disconnect(self.cycle)
         if error is None or started:
             self.transport.close()
         else:
             refuse(self.transport, error)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        over = not self.pipeline and (self._running is None or self._running.response_complete)
+        if self._last_word is not None and over and not self.transport.is_closing():
+            refuse(self.transport, self._last_word)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def send_400_response(self, msg: str) -> None:
         """uvicorn's word for bytes that are no HTTP. Never in the middle of another answer."""
-        self.give_up(BadRequest(msg))
-
-
-class Connection(_Watched, HttpToolsProtocol):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Made by `protocols`; stricter than its parser where a proxy in front could read the bytes otherwise."""
-
-    _problem: WireError | None = None
-    _beside = 0  # bytes since the last ones of the body: chunk extensions, trailers
-
-    def data_received(self, data: bytes) -> None:
-        """A connection is judged by its first bytes: clients that offer an upgrade do so from the first request on."""
-        self._beside += len(data)
-        first = self.scope is None  # pyright: ignore[reportUnnecessaryComparison] - None until a request has begun
-        if first and _OFFER.search(data.partition(b"\r\n\r\n")[0]):
-            self._hand_over(data)
-        else:
-            super().data_received(data)
-            if self.line.phase is Phase.BODY and self._beside > MAX_HEAD and not self.transport.is_closing():
-                self.give_up(_too_large())
+        self.give_up(self._problem or BadRequest(msg))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.line.phase is not Phase.BODY:  # trailers are nobody's business
@@ -117,78 +155,40 @@ class Connection(_Watched, HttpToolsProtocol):  # pyright: ignore[reportIncompat
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._inside = True
         if self.line.phase is Phase.IDLE:  # it came in one piece with the request before
             self.line.enter(Phase.HEAD, self.loop.time())
 
     def on_headers_complete(self) -> None:
         """An error raised here reaches `send_400_response`: the parser calls it one of the bytes."""
-        self._problem = self._wrong_head(self.parser.get_http_version() if self.parser else "1.1")
+        self._problem = self._judge(self.parser.get_http_version() if self.parser else "1.1")
         if self._problem is not None:
             raise self._problem
         self.line.enter(Phase.BODY, self.loop.time())
         self._beside = 0
         super().on_headers_complete()
+        if self.line.crowded:
+            self.close_after_answer()
 
     def on_message_complete(self) -> None:
+        self._inside = False
         self.line.enter(Phase.IDLE, self.loop.time())
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        self.give_up(self._problem or BadRequest(msg))
-
-    def _wrong_head(self, version: str) -> WireError | None:
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            return BadRequest("A request has exactly one Host header.")
+    def _judge(self, version: str) -> WireError | None:
+        """What is wrong with the request whose head is complete: its framing (one that came in the same bytes as the
+        end of a chunked body was read by the parser alone), its size, or that its client has too many connections.
+        """
+        try:
+            check_headers(self.headers, version=version)
+        except BadRequest as problem:
+            return problem
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
             return _too_large()
-        return None
-
-    def _hand_over(self, data: bytes) -> None:
-        patient = _Patient(config=self.config, server_state=self.server_state, app_state=self.app_state)
-        patient.warden = self.warden
-        self.connections.discard(self)
-        patient.take_over(self.transport, self.line)
-        self.transport.set_protocol(patient)
-        patient.data_received(data)
-
-
-class _Patient(_Watched, H11Protocol):  # pyright: ignore[reportIncompatibleVariableOverride]
-    def take_over(self, transport: asyncio.Transport, line: Line) -> None:
-        self.conn = _Strict(h11.SERVER, MAX_HEAD)
-        H11Protocol.connection_made(self, transport)
-        self.line = self.warden.hand_over(transport, self)
-
-    def handle_events(self) -> None:
-        super().handle_events()
-        state, line = self.conn.their_state, self.line
-        if state is h11.SEND_BODY:
-            phase = Phase.BODY
-        else:
-            phase = Phase.HEAD if state is h11.IDLE and self.conn.trailing_data[0] else Phase.IDLE
-        if phase is not line.phase:
-            line.enter(phase, self.loop.time())
+        return self.warden.admit(self.line, self.url, self.headers)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Not worth a line in the log at every request: the answer is HTTP/1.1, which the client takes as no."""
-
-
-class _Strict(h11.Connection):
-    """Refuses what the fast parser refuses, so that an offer of HTTP/2 opens no second, laxer door."""
-
-    def next_event(self) -> Any:
-        if self.their_state is h11.IDLE:
-            head = self.trailing_data[0].partition(b"\r\n\r\n")[0]
-            if _LOOSE.search(head[:-1] if head.endswith(b"\r") else head):
-                raise h11.RemoteProtocolError("bare line end or folded header")
-            if len(head) > MAX_HEAD:
-                raise h11.RemoteProtocolError("head too large")
-        event = cast("Any", super().next_event())
-        if isinstance(event, h11.Request) and {b"content-length", b"transfer-encoding"} <= {
-            n for n, _ in event.headers
-        }:
-            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
-        return event
 
 
 class _Socket(WebSocketsSansIOProtocol):
@@ -198,7 +198,7 @@ class _Socket(WebSocketsSansIOProtocol):
     line: Line
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
         self.line = self.warden.hand_over(self.transport, None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -208,6 +208,12 @@ class _Socket(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         self.line.reads(self.loop.time())
         super().resume_writing()
+
+
+def _disconnect(cycle: Any) -> None:
+    """Tell the app of a request that its client is gone; what it says from now on goes nowhere."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 def _too_large() -> HeadersTooLarge:

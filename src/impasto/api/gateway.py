@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from impasto.api.auth import Access, Caller, identify
+from impasto.api.auth import Access, Caller, identify, named_key
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
+from impasto.api.warden import STATE, Line
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
 from impasto.engine.senses import Lack
@@ -122,6 +123,13 @@ class Call:
 Handler = Callable[[Call], Awaitable[Response]]
 
 
+def hold(scope: Scope, caller: Caller | None, headers: Mapping[str, str]) -> None:
+    """Count the connection for the key that uses it. Raises `TooManyConnections` when that has its share of them."""
+    line: Line | None = scope.get("state", {}).get(STATE)
+    if line is not None and caller is not None:
+        line.warden.hold(line, caller.key_id or named_key(headers))
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """One path of the route table. `handlers`: method → handler; a HEAD is answered by GET."""
@@ -141,6 +149,7 @@ class Door:
             token=request.query_params.get(PARAMETER) if scope["impasto.address"].role is Role.RUN else None,
             secret=self.gateway.secret,
         )
+        hold(scope, caller, request.headers)
         method = "GET" if request.method == "HEAD" and "HEAD" not in self.handlers else request.method
         handler = self.handlers.get(method)
         if handler is None:

@@ -19,7 +19,7 @@ from impasto.api.admission import resolve
 from impasto.api.auth import Caller
 from impasto.api.bodies import MIB, whole_number
 from impasto.api.frames import as_content, pack, parse
-from impasto.api.gateway import Gateway
+from impasto.api.gateway import Gateway, hold
 from impasto.api.roles import Role
 from impasto.api.sockets import POLICY_VIOLATION, Answer, OpenTokens, call_run, caller_of, until_revoked
 from impasto.api.token_claims import PARAMETER
@@ -43,6 +43,7 @@ class Sockets:
         realtime = scope["impasto.address"].role is not Role.WS
         try:
             caller = caller_of(socket, self.gateway)
+            hold(scope, caller, socket.headers)
             path = _endpoint_path(scope["path"]) if realtime else scope["path"]
             resolve(path, self.gateway.endpoints)
             kind = _Realtime if realtime else _Calls

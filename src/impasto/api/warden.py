@@ -2,19 +2,27 @@
 
 In: connections that open and close, and how far each has come. Out: the ones to refuse, to answer 408 and to cut. One
 timer for all of them looks every second. What it never touches: a client that waits for us (a running picture, an
-event stream, an open WebSocket), however long that takes.
+event stream, an open WebSocket), however long that takes; and a question whether the server is alive or ready.
+
+A connection counts for its client's address (`addresses`) from its first byte on, and for the key that used it last
+from the moment that the key is known (`hold`).
 """
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Protocol
 
+from impasto.api.addresses import Proxies, group_of
 from impasto.errors import RequestTooSlow, TooManyConnections, WireError
 from impasto.settings import ServerSettings, is_loopback
 
+STATE = "impasto.line"  # in a scope's `state`: the connection that a request came on
 KIB = 1024
 SWEEP_SECONDS = 1.0
+CROWDED_SECONDS = 2.0  # that a connection too many has for its head: only a look at the health is answered
+HEALTH = frozenset({b"/healthz", b"/health", b"/readyz"})  # answered whoever asks and however many ask for other things
 TAKEN = 8 * KIB  # bytes of an answer: who takes so many within `server.write_seconds` is reading
 
 
@@ -37,6 +45,10 @@ class Owner(Protocol):
         """It is we who do not read on."""
         ...
 
+    def close_after_answer(self) -> None:
+        """Keep the connection open no longer than until the present request is answered."""
+        ...
+
     def give_up(self, error: WireError | None) -> None:
         """Close the connection, with this answer if none has begun."""
         ...
@@ -45,14 +57,30 @@ class Owner(Protocol):
 class Line:
     """One connection, as far as its pace matters."""
 
-    __slots__ = ("_got", "_left", "_since", "_stuck", "address", "crowded", "owner", "phase", "transport")
+    __slots__ = (
+        "_got",
+        "_left",
+        "_since",
+        "_stuck",
+        "address",
+        "client",
+        "crowded",
+        "holder",
+        "owner",
+        "phase",
+        "transport",
+        "warden",
+    )
 
-    def __init__(self, transport: asyncio.Transport, owner: Owner | None, now: float) -> None:
+    def __init__(self, warden: "Warden", transport: asyncio.Transport, owner: Owner | None, now: float) -> None:
+        self.warden = warden
         self.transport = transport
         self.owner = owner  # None: a WebSocket, whose own pings find who is gone
         peer: tuple[object, ...] | str | None = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
-        self.crowded = False  # one too many; refused at its first bytes, so that the refusal can be read
+        self.client = group_of(self.address)  # whom it counts for; behind a proxy the client that the proxy names
+        self.holder = ""  # the key that used it last
+        self.crowded = False  # one too many; refused when its head is there, so that the refusal can be read
         self.enter(Phase.HEAD, now)
         self._left, self._stuck = 0, now
 
@@ -93,9 +121,11 @@ class Warden:
 
     def __init__(self, limits: ServerSettings) -> None:
         self._limits = limits
+        self._proxies = Proxies(limits.trusted_proxies)
         self._lines: dict[asyncio.Transport, Line] = {}
-        self._addresses: Counter[str] = Counter()
-        self._crowded = 0
+        self._clients: Counter[str] = Counter()
+        self._holders: Counter[str] = Counter()
+        self._crowd: dict[Line, None] = {}  # the crowded ones, the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._pause = min(SWEEP_SECONDS, limits.head_seconds / 4, limits.body_seconds / 4, limits.write_seconds / 4)
 
@@ -103,18 +133,15 @@ class Warden:
         return len(self._lines)
 
     def open(self, transport: asyncio.Transport, owner: Owner) -> Line:
-        """A new connection. Judge it by `crowded` at its first bytes; far past all limits it is cut at once."""
+        """A new connection. One past the limits is `crowded`; of too many of those the oldest is cut."""
         loop = asyncio.get_running_loop()
-        line = Line(transport, owner, loop.time())
-        limit = self._limits.max_connections_per_address
-        line.crowded = len(self._lines) >= self._limits.max_connections or (
-            0 < limit <= self._addresses[line.address] and not is_loopback(line.address)
-        )
-        self._crowded += line.crowded
-        if self._crowded > self._limits.max_connections:
-            transport.abort()
+        line = Line(self, transport, owner, loop.time())
+        line.crowded = len(self._lines) - len(self._crowd) >= self._limits.max_connections or self._is_full(line.client)
         self._lines[transport] = line
-        self._addresses[line.address] += 1
+        self._clients[line.client] += 1
+        if line.crowded:
+            self._crowd[line] = None
+            self._cut_crowd(line.client)
         if self._timer is None:
             self._timer = loop.call_later(self._pause, self._sweep)
         return line
@@ -130,15 +157,66 @@ class Warden:
         line = self._lines.pop(transport, None)
         if line is None:
             return
-        self._crowded -= line.crowded
-        self._addresses[line.address] -= 1
-        if not self._addresses[line.address]:
-            del self._addresses[line.address]
+        self._crowd.pop(line, None)
+        _count_out(self._clients, line.client)
+        _count_out(self._holders, line.holder)
+
+    def admit(self, line: Line, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> TooManyConnections | None:
+        """Judge a request by its head: None, or how it is refused.
+
+        Behind a trusted proxy the connection counts from now on for the client that the proxy names.
+        """
+        if url.partition(b"?")[0] in HEALTH:
+            return None
+        client = group_of(self._proxies.client(line.address, headers))
+        if client != line.client:
+            full = self._is_full(client)
+            _count_out(self._clients, line.client)
+            line.client = client
+            self._clients[client] += 1
+            if full:
+                return self.refusal()
+        return self.refusal() if line.crowded else None
+
+    def hold(self, line: Line, holder: str) -> None:
+        """Count the connection for the key (or whatever names its user) that uses it now; "": nobody known.
+
+        Raises `TooManyConnections` when that key has its share of them.
+        """
+        if holder == line.holder:
+            return
+        share = self._limits.max_connections_per_key
+        if holder and 0 < share <= self._holders[holder]:
+            if line.owner is not None:
+                line.owner.close_after_answer()  # else it stays open and counts for nobody
+            raise TooManyConnections(
+                f"This key has {share} connections open, as many as it may (setting server.max_connections_per_key)."
+            )
+        _count_out(self._holders, line.holder)
+        line.holder = holder
+        if holder:
+            self._holders[holder] += 1
 
     def refusal(self) -> TooManyConnections:
         return TooManyConnections(
             "Too many connections are open (settings server.max_connections, server.max_connections_per_address)."
         )
+
+    def _is_full(self, client: str) -> bool:
+        limit = self._limits.max_connections_per_address
+        return 0 < limit <= self._clients[client] and not is_loopback(client)
+
+    def _cut_crowd(self, client: str) -> None:
+        """Of one address no more may wait for their refusal than may be open, and the same of all together."""
+        if self._is_full(client) and self._clients[client] > 2 * self._limits.max_connections_per_address:
+            oldest = next((line for line in self._crowd if line.client == client), None)
+        elif len(self._crowd) > self._limits.max_connections:
+            oldest = next(iter(self._crowd))
+        else:
+            oldest = None
+        if oldest is not None:
+            del self._crowd[oldest]
+            oldest.transport.abort()
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -156,8 +234,9 @@ class Warden:
         if owner is None or line.transport.is_closing():
             return
         if line.phase is Phase.HEAD and not owner.answering:
-            if line.lasts(now) > limits.head_seconds:
-                late = RequestTooSlow(f"The request's head took more than {limits.head_seconds:g} s.")
+            seconds = min(limits.head_seconds, CROWDED_SECONDS) if line.crowded else limits.head_seconds
+            if line.lasts(now) > seconds:
+                late = RequestTooSlow(f"The request's head took more than {seconds:g} s.")
                 owner.give_up(late if line.got else None)
         elif line.phase is Phase.BODY:
             self._measure(line, owner, now)
@@ -175,3 +254,9 @@ class Warden:
                 owner.give_up(None)
             else:
                 line.enter(Phase.BODY, now)
+
+
+def _count_out(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if counts[name] <= 0:
+        del counts[name]
