@@ -73,6 +73,10 @@ class Worker:
     runners: list[RunnerFacts] = field(default_factory=lambda: [runner()])
     senses: Senses = field(default_factory=lambda: everything("fake"))
 
+    @property
+    def serving(self) -> object:
+        return self.ready, self.senses, tuple(each.residency for each in self.runners)
+
     def served_by(self, endpoint: Endpoint) -> str | None:
         return "fake" if self.ready and self.lack(endpoint) is None else None
 

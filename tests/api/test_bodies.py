@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from impasto.api.bodies import MAX_DEPTH, MAX_VALUES, parse_object, takes_gzip
+from impasto.api.bodies import MAX_DEPTH, MAX_VALUES, parse_object
+from impasto.documents import takes_gzip
 from impasto.errors import DOCS_URL, ModelError, docs_url
 
 APP = "/fal-ai/flux-pro"

@@ -179,6 +179,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         row("/openapi.json", Access.PUBLIC, GET=openapi.of_server),
         row("/llms.txt", Access.PUBLIC, GET=llms.of_server),
         row("/models/{endpoint:path}/llms.txt", Access.PUBLIC, GET=llms.of_endpoint),
+        row("/api/models", Access.PUBLIC, GET=models.catalogue),
         row("/api/openapi/queue/openapi.json", Access.PUBLIC, GET=openapi.of_queue),
         # ------------------------------------------------------------ the platform API
         platform("/models", Access.PUBLIC, GET=models.models),

@@ -5,7 +5,6 @@ cannot be parsed cannot be kept for later. An empty body means {}: JavaScript's 
 """
 
 import codecs
-import gzip
 import re
 from typing import Any, cast
 
@@ -29,29 +28,6 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return msgspec.json.encode(content)
-
-
-def zipped(request: Request, answer: Response) -> Response:
-    """`answer` gzipped where the client takes that: for what is long, the same for all, and holds no secret."""
-    answer.headers.add_vary_header("Accept-Encoding")
-    if takes_gzip(request.headers.get("accept-encoding", "")):
-        answer.body = gzip.compress(answer.body, compresslevel=6, mtime=0)
-        answer.headers["Content-Encoding"] = "gzip"
-        answer.headers["Content-Length"] = str(len(answer.body))
-    return answer
-
-
-def takes_gzip(accepted: str) -> bool:
-    """Whether an `Accept-Encoding` names gzip, or everything, and not with `q=0` (RFC 9110, 12.5.3)."""
-    weights: dict[str, float] = {}
-    for part in accepted.lower().split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((value.removeprefix("q=") for value in parameters if value.startswith("q=")), "1")
-        try:
-            weights[name] = float(weight)
-        except ValueError:
-            weights[name] = 0.0
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
 async def read_body(request: Request, *, limit_mb: int, setting: str) -> bytes:

@@ -187,6 +187,7 @@ PART_DONE = Answer("The part is kept.", _object(partNumber={"type": "integer"}, 
 ENDPOINT_IDS = Parameter(
     name="endpoint_id", schema={"type": "array", "items": _text(), "maxItems": 50}, description="Up to 50 endpoints."
 )
+SEARCH = Parameter(name="q", schema=_text(maxLength=200), description="Words of the id, title or description.")
 LIMIT = Parameter(name="limit", schema={"type": "integer", "minimum": 1, "maximum": 100})
 CURSOR = Parameter(name="cursor", description="`next_cursor` of the page before.")
 EXPAND = Parameter(name="expand", schema={"type": "array", "items": _text()}, description="What to add.")
@@ -396,7 +397,7 @@ CONTRACT: dict[tuple[str, str], Operation] = {
         "Say who may read a file", ACL, NAMED_FILE, body=ACL, failures=(*OWN, *BODY)
     ),
     ("/v1/models", "GET"): _platform(
-        "The endpoints", _page("models", OBJECT), ENDPOINT_IDS, Parameter(name="q"), Parameter(name="category"),
+        "The endpoints", _page("models", OBJECT), ENDPOINT_IDS, SEARCH, Parameter(name="category"),
         Parameter(name="status", schema=_text(enum=["active", "deprecated"])), *PAGING, public=True,
     ),
     ("/v1/models/pricing", "GET"): _platform(
@@ -525,6 +526,26 @@ CONTRACT: dict[tuple[str, str], Operation] = {
         "Whether it can draw", {"200": Answer("It can.", OBJECT), "503": Answer("It cannot; why.", OBJECT)}, public=True
     ),
     ("/openapi.json", "GET"): Operation("This document", public=True),
+    ("/api/models", "GET"): Operation(
+        "The endpoints, as fal's pages list them",
+        {
+            "200": Answer(
+                "A page of them.",
+                _object(
+                    items={"type": "array", "items": OBJECT},
+                    **{key: {"type": "integer"} for key in ("total", "page", "size", "pages")},
+                ),
+            )
+        },
+        ("401",),
+        (
+            Parameter(name="keywords", schema=_text(maxLength=200)),
+            Parameter(name="categories", schema={"type": "array", "items": _text()}),
+            Parameter(name="page", schema={"type": "integer", "minimum": 0}),
+            Parameter(name="limit", schema={"type": "integer", "minimum": 1, "maximum": 1000}),
+        ),
+        public=True,
+    ),
     ("/api/openapi/queue/openapi.json", "GET"): Operation(
         "The document of one endpoint's queue",
         failures=OWN,

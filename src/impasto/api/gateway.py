@@ -8,7 +8,7 @@ Door      ASGI end point of a route: judges the caller before it looks at method
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
@@ -21,6 +21,7 @@ from impasto.api.auth import Access, Caller, identify, named_key
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
 from impasto.api.warden import STATE, Line
+from impasto.documents import Documents
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
 from impasto.engine.senses import Lack
@@ -47,6 +48,11 @@ class Fleet(Protocol):
     @property
     def runners(self) -> list[RunnerFacts]:
         """The runners that are ready."""
+        ...
+
+    @property
+    def serving(self) -> Hashable:
+        """Changes when `served_by`, `lack` or the residency of what is loaded may have: documents tell them."""
         ...
 
     def served_by(self, endpoint: Endpoint) -> str | None:
@@ -96,6 +102,7 @@ class Gateway:
     endpoints: Endpoints
     secret: bytes  # signs upload tokens, upload URLs and links
     started_at: float = field(default_factory=time.time)
+    documents: Documents = field(default_factory=Documents)
     naming: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
     """Tokens that are being given their content: one upload at a time decides about one name."""
 

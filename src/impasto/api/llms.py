@@ -7,16 +7,19 @@ import json
 import shlex
 from typing import Any
 
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from impasto import __version__
 from impasto.api.admission import resolve
+from impasto.api.bases import Bases, bases_of
 from impasto.api.gateway import Call
+from impasto.api.roles import FAL_RUN
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import Endpoints
 from impasto.engine.senses import Lack
 
+MARKDOWN = "text/plain; charset=utf-8"
 BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "more than {}",
@@ -28,20 +31,30 @@ BOUNDS = {
 
 
 async def of_server(call: Call) -> Response:
-    return PlainTextResponse(overview(call.gateway.endpoints, home=call.address.file_base))
+    documents, endpoints, bases = call.gateway.documents, call.gateway.endpoints, bases_of(call.address)
+
+    def build() -> bytes:
+        return overview(endpoints, bases).encode()
+
+    return await documents.answer(call.request, ("llms", bases), build, media_type=MARKDOWN)
 
 
 async def of_endpoint(call: Call) -> Response:
     """404 for an unknown endpoint."""
     endpoint = resolve("/" + call.request.path_params["endpoint"], call.gateway.endpoints)
-    fleet = call.gateway.dispatcher
+    documents, fleet, bases = call.gateway.documents, call.gateway.dispatcher, bases_of(call.address)
     served, lack = fleet.served_by(endpoint), fleet.lack(endpoint)
-    return PlainTextResponse(page(endpoint, home=call.address.file_base, served_by=served, lack=lack))
+
+    def build() -> bytes:
+        return page(endpoint, bases, served_by=served, lack=lack).encode()
+
+    return await documents.answer(call.request, ("llms", endpoint.id, served, lack, bases), build, media_type=MARKDOWN)
 
 
-def overview(endpoints: Endpoints, *, home: str) -> str:
+def overview(endpoints: Endpoints, bases: Bases) -> str:
     rows = [
-        f"- [{endpoint.title}]({home}/models/{id_}/llms.txt): `{id_}`, {endpoint.category}. {endpoint.description}"
+        f"- [{endpoint.title}]({bases.site}/models/{id_}/llms.txt): `{id_}`, {endpoint.category}. "
+        f"{endpoint.description}"
         for id_, endpoint in endpoints.items()
     ]
     return "\n".join(
@@ -49,7 +62,7 @@ def overview(endpoints: Endpoints, *, home: str) -> str:
             "# impasto",
             "",
             f"> FLUX text-to-image on this machine, behind fal.ai's wire protocol (impasto {__version__}). Programs "
-            f"written for fal's clients run against {home} unchanged.",
+            f"written for fal's clients run against {bases.run} unchanged.",
             "",
             "## Endpoints",
             "",
@@ -57,16 +70,16 @@ def overview(endpoints: Endpoints, *, home: str) -> str:
             "",
             "## Interfaces",
             "",
-            f"- [OpenAPI]({home}/openapi.json): every route",
-            f"- [Models]({home}/v1/models): the endpoints as JSON, with `expand=openapi-3.0` their documents",
-            f"- Run: `POST {home}/{{endpoint_id}}`",
-            f"- Queue: `POST {home}/queue/{{endpoint_id}}`, then the URLs of its answer",
+            f"- [OpenAPI]({bases.site}/openapi.json): every route",
+            f"- [Models]({bases.platform}/v1/models): the endpoints as JSON, with `expand=openapi-3.0` their documents",
+            f"- Run: `POST {bases.run}/{{endpoint_id}}`",
+            f"- Queue: `POST {bases.queue}/{{endpoint_id}}`, then the URLs of its answer",
             "",
         ]
     )
 
 
-def page(endpoint: Endpoint, *, home: str, served_by: str | None, lack: Lack | None = None) -> str:
+def page(endpoint: Endpoint, bases: Bases, *, served_by: str | None, lack: Lack | None = None) -> str:
     """One endpoint: overview, API information, input, output, examples."""
     found = schemas(endpoint)
     drawn = f"`{served_by}`" if served_by else "no model now; requests wait in the queue"
@@ -80,15 +93,15 @@ def page(endpoint: Endpoint, *, home: str, served_by: str | None, lack: Lack | N
             "",
             "## Overview",
             "",
-            f"- **Endpoint**: `{home}/{endpoint.id}`",
-            f"- **Queue**: `{home}/queue/{endpoint.id}`",
+            f"- **Endpoint**: `{bases.run}/{endpoint.id}`",
+            f"- **Queue**: `{bases.queue}/{endpoint.id}`",
             f"- **Model ID**: `{endpoint.id}`",
             f"- **Category**: {endpoint.category}",
             f"- **Drawn by**: {drawn}",
             "",
             "## API Information",
             "",
-            f"- **OpenAPI**: `{home}/api/openapi/queue/openapi.json?endpoint_id={endpoint.id}`",
+            f"- **OpenAPI**: `{bases.site}/api/openapi/queue/openapi.json?endpoint_id={endpoint.id}`",
             "- **Authorization**: `Key $FAL_KEY`; on a loopback address any key passes",
             "",
             "### Input Schema",
@@ -102,7 +115,7 @@ def page(endpoint: Endpoint, *, home: str, served_by: str | None, lack: Lack | N
             *_fields(found, endpoint.Output.__name__),
             "## Usage Examples",
             "",
-            *_usage(endpoint, home),
+            *_usage(endpoint, bases),
         ]
     )
 
@@ -163,13 +176,13 @@ def _name(schema: dict[str, Any]) -> str:
     return schema["$ref"].rpartition("/")[2]
 
 
-def _usage(endpoint: Endpoint, home: str) -> list[str]:
+def _usage(endpoint: Endpoint, bases: Bases) -> list[str]:
     arguments = json.dumps(endpoint.example, indent=2, ensure_ascii=False)
     python = repr(endpoint.example)
     body = shlex.quote(json.dumps(endpoint.example, ensure_ascii=False))
+    way = f"Start programs with `impasto exec --url {bases.run} -- …`: they reach this server without a change."
     return [
-        f"Start programs with `impasto exec --url {home} -- …`: they reach this server without a change.",
-        "",
+        *([] if bases.run == FAL_RUN else [way, ""]),  # a client that knows us as fal's host reaches us already
         "### Python",
         "",
         *_block(
@@ -188,7 +201,7 @@ def _usage(endpoint: Endpoint, home: str) -> list[str]:
         "",
         *_block(
             "bash",
-            f'curl {home}/{endpoint.id} \\\n  -H "Authorization: Key $FAL_KEY" \\\n'
+            f'curl {bases.run}/{endpoint.id} \\\n  -H "Authorization: Key $FAL_KEY" \\\n'
             f'  -H "Content-Type: application/json" \\\n  -d {body}',
         ),
     ]

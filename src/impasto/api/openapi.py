@@ -1,16 +1,16 @@
 """The OpenAPI documents: one of an endpoint's queue, as fal publishes it, and one of all that this server answers."""
 
-import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from impasto import __version__
 from impasto.api.admission import resolve
-from impasto.api.bodies import Json, zipped
+from impasto.api.bases import ROOM, bases_of, fill
 from impasto.api.contract import (
     BYTES,
     COMMON,
@@ -61,23 +61,37 @@ async def of_queue(call: Call) -> Response:
     id_ = call.request.query_params.get("endpoint_id")
     if not id_:
         raise BadRequest("The query lacks endpoint_id, e.g. endpoint_id=fal-ai/flux-pro.")
-    endpoints = call.gateway.endpoints
+    endpoints, bases = call.gateway.endpoints, bases_of(call.address)
     endpoint = resolve("/" + id_, endpoints)
-    document = queue_document(endpoint, base=call.address.queue_door, home=call.address.file_base)
-    if choice(call.request.query_params, "expand", ("app",)):
-        own: dict[str, Any] = document["components"]["schemas"]
-        own |= {name: schema for name, schema in _inputs_of_app(endpoint, endpoints).items() if name not in own}
-    return zipped(call.request, Json(document))
+    expand = choice(call.request.query_params, "expand", ("app",))
+
+    def build() -> bytes:
+        document = queue_document(endpoint)
+        if expand:
+            own: dict[str, Any] = document["components"]["schemas"]
+            own |= {name: schema for name, schema in _inputs_of_app(endpoint, endpoints).items() if name not in own}
+        return fill(msgspec.json.encode(document), bases)
+
+    return await call.gateway.documents.answer(call.request, ("queue", endpoint.id, expand, bases), build)
 
 
 async def of_server(call: Call) -> Response:
-    """Everything that this server answers. Built beside the loop: with all endpoints it takes a sixth of a second."""
-    document = await asyncio.to_thread(server_document, call.gateway.endpoints, base=call.address.file_base)
-    return zipped(call.request, Json(document))
+    """Everything that this server answers."""
+    documents, endpoints, bases = call.gateway.documents, call.gateway.endpoints, bases_of(call.address)
+
+    def template() -> bytes:
+        return msgspec.json.encode(server_document(endpoints))
+
+    def build() -> bytes:
+        return fill(documents.part("server", template), bases)
+
+    return await documents.answer(call.request, ("server", bases), build)
 
 
-def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any]:
-    """fal's document of submit, status, cancel and result of one endpoint: labelled 3.0.4 as fal's is."""
+def queue_document(endpoint: Endpoint) -> dict[str, Any]:
+    """fal's document of submit, status, cancel and result of one endpoint: labelled 3.0.4 as fal's is. Its URLs have
+    `ROOM` for their bases.
+    """
     requests = f"/{endpoint.app}/requests/{{request_id}}"
     id_ = _parameter("request_id", "path", {"type": "string", "format": "uuid"}, required=True)
     logs = _parameter("logs", "query", {"type": "number"})
@@ -91,8 +105,8 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
                 "endpointId": endpoint.id,
                 "category": endpoint.category,
                 "thumbnailUrl": "",  # no picture stands for an endpoint here
-                "playgroundUrl": f"{home}/",
-                "documentationUrl": f"{home}/models/{endpoint.id}/llms.txt",
+                "playgroundUrl": f"{ROOM.site}/models/{endpoint.id}",
+                "documentationUrl": f"{ROOM.site}/models/{endpoint.id}/llms.txt",
             },
         },
         "components": {"securitySchemes": _KEY, "schemas": {"QueueStatus": _STATUS, **schemas(endpoint)}},
@@ -116,7 +130,7 @@ def queue_document(endpoint: Endpoint, *, base: str, home: str) -> dict[str, Any
                 "get": {"parameters": [id_], **_answers("Result of the request.", _ref(endpoint.Output.__name__))}
             },
         },
-        "servers": [{"url": base}],
+        "servers": [{"url": ROOM.queue}],
         "security": [{"apiKeyAuth": []}],
     }
 
@@ -134,7 +148,7 @@ def _inputs_of_app(endpoint: Endpoint, endpoints: Endpoints) -> dict[str, Any]:
     return found
 
 
-def server_document(endpoints: Endpoints, *, base: str) -> dict[str, Any]:
+def server_document(endpoints: Endpoints) -> dict[str, Any]:
     """OpenAPI 3.1 of the whole route table; the runs of the endpoints first, in their order."""
     components, names = _components(endpoints)
     paths: dict[str, dict[str, Any]] = {}
@@ -147,7 +161,7 @@ def server_document(endpoints: Endpoints, *, base: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "impasto", "version": __version__},
-        "servers": [{"url": base}],
+        "servers": [{"url": ROOM.run}],
         "paths": paths,
         "components": {"securitySchemes": _KEY, "schemas": components},
         "security": [{"apiKeyAuth": []}],

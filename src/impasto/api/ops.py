@@ -22,17 +22,17 @@ async def readyz(call: Call) -> Response:
 
 async def index(call: Call) -> Response:
     """What this is and where to go on."""
-    base = call.address.file_base
+    site, run, queue = call.address.site, call.address.run_base, call.address.queue_door
     return Json(
         {
             "name": "impasto",
             "version": __version__,
             "description": "FLUX text-to-image on this machine, behind fal.ai's wire protocol.",
-            "endpoints": {endpoint.id: f"POST {base}/{endpoint.id}" for endpoint in call.gateway.endpoints.values()},
-            "queue": f"{base}/queue",
-            "proxy": f"{base}/api/fal/proxy",
-            "openapi": f"{base}/openapi.json",
-            "health": f"{base}/healthz",
-            "ready": f"{base}/readyz",
+            "endpoints": {endpoint.id: f"POST {run}/{endpoint.id}" for endpoint in call.gateway.endpoints.values()},
+            "queue": queue,
+            "proxy": f"{site}/api/fal/proxy",
+            "openapi": f"{site}/openapi.json",
+            "health": f"{site}/healthz",
+            "ready": f"{site}/readyz",
         }
     )

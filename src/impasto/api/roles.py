@@ -42,6 +42,9 @@ FAL_HOSTS: dict[str, Role] = {
     "fal.media": Role.CDN,
 }
 FAL_QUEUE = "https://queue.fal.run"
+FAL_RUN = "https://fal.run"
+FAL_SITE = "https://fal.ai"
+FAL_PLATFORM = "https://api.fal.ai"
 
 _PREFIXED = {"queue": Role.QUEUE, "ws": Role.WS}  # first label of any other host name
 _WEB = {"ws": "http", "wss": "https"}  # schemes of URLs that we hand out over a WebSocket
@@ -57,10 +60,26 @@ class Address:
     path: str  # prefix and trailing slashes gone
     queue_base: str  # status, result and cancel URLs
     file_base: str  # {file_base}/files/… can be fetched by the same client
+    named: bool = False  # whether the client knows us under fal's names, each of which has its own duties
 
     def proxied(self, role: Role, path: str) -> "Address":
         """The inner address of a call through our proxy route: the target's role and path, URLs on the outer host."""
-        return Address(role=role, path=path, queue_base=self.queue_door, file_base=self.file_base)
+        return Address(role=role, path=path, queue_base=self.queue_door, file_base=self.file_base, named=self.named)
+
+    @property
+    def site(self) -> str:
+        """Where the pages, the documents and the proxy are: fal's site for a client that knows us under its names."""
+        return FAL_SITE if self.named else self.file_base
+
+    @property
+    def run_base(self) -> str:
+        """Where a model is run: {run_base}/{endpoint_id}."""
+        return FAL_RUN if self.named else self.file_base
+
+    @property
+    def platform_base(self) -> str:
+        """Where the platform API is: {platform_base}/v1/…"""
+        return FAL_PLATFORM if self.named else self.file_base
 
     @property
     def queue_door(self) -> str:
@@ -88,7 +107,7 @@ def locate(*, scheme: str, host: str, path: str, public_url: str | None = None) 
         role = Role.QUEUE
     if known:
         queue_base = f"https://{name}/queue" if prefixed and name != "queue.fal.run" else FAL_QUEUE
-        return Address(role=role, path=path, queue_base=queue_base, file_base=FAL_FILES)
+        return Address(role=role, path=path, queue_base=queue_base, file_base=FAL_FILES, named=True)
     if public_url is not None:
         base = public_url.rstrip("/")
         of_queue = (urlsplit(base).hostname or "").startswith("queue.")

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -159,6 +159,12 @@ class Dispatcher:
     def runners(self) -> list[RunnerFacts]:
         """The runners that are ready."""
         return [facts for runner in self._runners.values() if (facts := runner.facts) is not None]
+
+    @property
+    def serving(self) -> Hashable:
+        """The models of the runners that answer, with what is told of them: changes when `served_by` or `lack` may."""
+        ready = (runner.ready for runner in self._runners.values() if self._is_able(runner))
+        return tuple((*each.models, each.residency, *sorted(each.senses.items())) for each in ready if each is not None)
 
     def served_by(self, endpoint: Endpoint) -> str | None:
         """Name of the loaded model that draws for the endpoint; None: no runner that is ready has one, or none of

@@ -6,11 +6,9 @@ asks another host: the Content-Security-Policy forbids it.
 """
 
 import base64
-import gzip
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
@@ -19,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
+
+from impasto.documents import Document, make, respond
 
 MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
@@ -30,14 +30,6 @@ MEDIA_TYPES = {
 PAGES = ("/", "/models", "/models/{page:path}", "/history", "/history/{page:path}", "/compare", "/dashboard")
 _NAME = re.compile(r"(vendor/)?[a-z-]+\.(css|html|js|svg|txt)")
 _IMPORT_MAP = re.compile(rb'<script type="importmap">(.*?)</script>', re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    plain: bytes
-    zipped: bytes
-    media_type: str
-    etag: str
 
 
 class _Page(Route):
@@ -62,46 +54,35 @@ async def page(request: Request) -> Response:
 
 async def static(request: Request) -> Response:
     name = request.path_params["name"]
-    asset = _asset(name) if _NAME.fullmatch(name) else None
+    asset = _asset(name) if name in _names() else None
     if asset is None:
         return Response("There is no such file.", status_code=404, media_type="text/plain")
     return _answer(request, asset, {})
 
 
-def _answer(request: Request, asset: Asset | None, more: Mapping[str, str]) -> Response:
-    assert asset is not None, "the shell is part of the package"
-    zipped = "gzip" in request.headers.get("accept-encoding", "")
-    headers = {
-        "Content-Type": asset.media_type,
-        "ETag": asset.etag,
-        "Cache-Control": "no-cache",  # kept, but asked about: a new version is seen at once
-        "Vary": "Accept-Encoding",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        **more,
-    }
-    if request.headers.get("if-none-match", "").removeprefix("W/") == asset.etag:
-        return Response(status_code=304, headers=headers)
-    if zipped:
-        headers["Content-Encoding"] = "gzip"
-    return Response(asset.zipped if zipped else asset.plain, headers=headers)
+def _answer(request: Request, asset: Document, more: Mapping[str, str]) -> Response:
+    return respond(request, asset, {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", **more})
 
 
 @cache
-def _asset(name: str) -> Asset | None:
+def _names() -> frozenset[str]:
+    """The files of the pages. A set, so that thousands of names that are none leave nothing behind."""
+    folder = resources.files("impasto.web").joinpath("static")
+    found = [file.name for file in folder.iterdir()]
+    found += [f"vendor/{file.name}" for file in folder.joinpath("vendor").iterdir()]
+    return frozenset(name for name in found if _NAME.fullmatch(name))
+
+
+@cache
+def _asset(name: str) -> Document:
     file = resources.files("impasto.web").joinpath("static", *name.split("/"))
-    if not file.is_file():
-        return None
-    plain = file.read_bytes()
-    etag = f'"{hashlib.sha256(plain).hexdigest()[:32]}"'
-    return Asset(plain, gzip.compress(plain, mtime=0), MEDIA_TYPES[name.rpartition(".")[2]], etag)
+    return make(file.read_bytes(), MEDIA_TYPES[name.rpartition(".")[2]])
 
 
 @cache
 def _policy() -> str:
     """Only this server, and of inline scripts only the import map of the shell."""
-    shell = _asset("index.html")
-    found = None if shell is None else _IMPORT_MAP.search(shell.plain)
+    found = _IMPORT_MAP.search(_asset("index.html").plain)
     assert found is not None, "the shell has an import map"
     digest = base64.b64encode(hashlib.sha256(found[1]).digest()).decode("ascii")
     return (

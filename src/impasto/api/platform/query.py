@@ -11,11 +11,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from starlette.datastructures import QueryParams
 
 from impasto.api.bodies import whole_number
+from impasto.endpoints.base import Endpoint
 from impasto.errors import BadRequest
 
 T = TypeVar("T")
 
 MAX_ENDPOINTS = 50
+MAX_SEARCH = 200  # characters
 MAX_BUCKETS = 10_000
 YEARS = (1970, 2200)
 DAY = timedelta(days=1)
@@ -50,6 +52,29 @@ def expands(query: QueryParams, allowed: Sequence[str], default: Sequence[str] =
         if word not in allowed:
             raise BadRequest(f"expand takes {', '.join(allowed)}, not {word[:80]!r}.")
     return words
+
+
+def words(query: QueryParams, name: str) -> tuple[str, ...]:
+    """The different words of a search, in lower case. Raises `BadRequest` for a search of more than `MAX_SEARCH`."""
+    text = query.get(name, "")
+    if len(text) > MAX_SEARCH:
+        raise BadRequest(f"{name}: at most {MAX_SEARCH} characters, not {len(text)}.")
+    return tuple(dict.fromkeys(text.lower().split()))
+
+
+def has_words(endpoint: Endpoint, searched: Sequence[str]) -> bool:
+    """Whether the endpoint's id, title and description have all of the words."""
+    text = f"{endpoint.id} {endpoint.title} {endpoint.description}".lower() if searched else ""
+    return all(word in text for word in searched)
+
+
+def number(query: QueryParams, name: str, *, default: int, most: int) -> int:
+    """A whole number from 0 to `most`."""
+    text = query.get(name)
+    found = default if text is None else whole_number(text)
+    if found is None or found > most:
+        raise BadRequest(f"{name} is a whole number from 0 to {most}, not {str(text)[:80]!r}.")
+    return found
 
 
 def limit(query: QueryParams, *, default: int = 50, most: int = 100) -> int:
