@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from impasto import terminal
+from impasto import quiet, terminal
 from impasto.endpoints.base import WantedLora
 from impasto.endpoints.fields import noise_seed
 from impasto.endpoints.flux_lora import LORA
@@ -73,6 +73,8 @@ def generate_files(
     job = replace(job, seed=noise_seed(job.seed))
     if endpoint.loras is not None:
         job = replace(job, loras=_bring(endpoint.loras(input_), settings))
+    quiet.keep_caches_in(settings.speed_folder)
+    quiet.stay_offline()
     pipeline = load_pipeline(settings.loading)
     finisher = Finisher(Safety.load(settings.safety), encode)
     with click.progressbar(

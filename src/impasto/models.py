@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from impasto import quiet
 from impasto.endpoints.own import load_endpoints
 from impasto.engine.senses import lack, senses_of
 from impasto.errors import ConfigError, ModelUnavailable, WeightsError
@@ -100,6 +101,7 @@ def pull(settings: Settings, name: str) -> str:
     WeightsError when it cannot be kept.
     """
     spec = _known(name)
+    quiet.keep_caches_in(settings.speed_folder)
     hub = _hub()
     target = settings.models_folder / name
     patterns = [file.name for file in spec.files if file.role in {"transformer", "redux"}]

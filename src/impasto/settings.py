@@ -322,7 +322,8 @@ Delay = Annotated[float, Field(ge=0)]
 class WebhookSettings(Section):
     loopback: Literal["auto", "yes", "no"] = Field(
         default="auto",
-        description="Whether webhooks may go to this machine itself; auto: when the server listens on loopback only.",
+        description="Whether webhooks may go to this machine itself; auto: only where its own programs alone call: "
+        "with auth.mode = auto on a loopback address and without a server.public_url of another name.",
     )
     seconds: float = Field(default=15.0, gt=0, description="How long a receiver has to answer a webhook's first try.")
     retry_seconds: float = Field(default=120.0, gt=0, description="How long it has to answer each further try.")
@@ -375,18 +376,17 @@ class Settings(Section):
     platform: PlatformSettings = PlatformSettings()
 
     @property
-    def loopback(self) -> bool:
-        return is_loopback(self.server.host)
-
-    @property
     def models_folder(self) -> Path:
         return self.model.folder or self.data / "models"
 
     @property
+    def speed_folder(self) -> Path:
+        return self.model.speed_folder or self.data / "speed"
+
+    @property
     def loading(self) -> ModelSettings:
         """The model's settings with nothing left open, for whoever loads it."""
-        speed = self.model.speed_folder or self.data / "speed"
-        return self.model.model_copy(update={"folder": self.models_folder, "speed_folder": speed})
+        return self.model.model_copy(update={"folder": self.models_folder, "speed_folder": self.speed_folder})
 
     @property
     def local_url(self) -> str:
@@ -397,9 +397,20 @@ class Settings(Section):
     @property
     def keys_required(self) -> bool:
         """A server with a public name is reached from elsewhere, through a proxy, whatever it listens on."""
+        return self.auth.mode == "keys" or (self.auth.mode == "auto" and not self.at_home)
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the server is reached from this machine only, by address and by public name."""
         url = self.server.public_url
-        at_home = self.loopback and (url is None or is_local(urlsplit(url).hostname or ""))
-        return self.auth.mode == "keys" or (self.auth.mode == "auto" and not at_home)
+        return is_loopback(self.server.host) and (url is None or is_local(urlsplit(url).hostname or ""))
+
+    @property
+    def trusts_callers(self) -> bool:
+        """Whether only programs of this machine call. Not so where keys are asked for (their owners may be anywhere)
+        and not in the mode `open`, where pages of all sites may call. Decides what callers may reach on this machine.
+        """
+        return self.auth.mode == "auto" and self.at_home
 
 
 def is_loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from impasto.errors import StoreError
-from impasto.settings import FetchSettings, ServerSettings, Settings, WebhookSettings
+from impasto.settings import AuthSettings, FetchSettings, ServerSettings, Settings, WebhookSettings
 from impasto.store.records import DeliveryState, Outcome
 from impasto.webhooks.delivery import STOPPED, Deliverer, delay_after, policy_of
 from impasto.webhooks.verify import verify
@@ -240,6 +240,39 @@ class TestTargets:
             assert policy_of(tree).allows(ip_address(address), "x") is allowed
         assert not policy_of(tree).allows(ip_address("10.0.0.1"), "x")
         assert not policy_of(tree).allows(ip_address("169.254.169.254"), "x")
+
+    @pytest.mark.parametrize(
+        ("mode", "public_url", "loopback", "allowed"),
+        [
+            ("auto", None, "auto", True),
+            ("auto", "http://localhost:8000", "auto", True),
+            ("auto", "https://draw.example.org", "auto", False),
+            ("open", "https://draw.example.org", "auto", False),
+            ("keys", None, "auto", False),
+            ("open", None, "auto", False),  # pages of all sites may call
+            ("keys", "https://draw.example.org", "yes", True),
+        ],
+    )
+    def test_remote_callers_reach_loopback_only_when_the_owner_says_so(self, mode, public_url, loopback, allowed):
+        from ipaddress import ip_address
+
+        tree = Settings(
+            server=ServerSettings(host="127.0.0.1", public_url=public_url),
+            auth=AuthSettings(mode=mode),
+            webhooks=WebhookSettings(loopback=loopback),
+        )
+        for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+            assert policy_of(tree).allows(ip_address(address), "x") is allowed
+
+    async def test_a_remote_callers_webhook_makes_no_connection_to_the_servers_own_loopback(
+        self, receive, store, finish, settled
+    ):
+        receiver = await receive()
+        async with Deliverer(settings=Settings(auth=AuthSettings(mode="keys")), store=store):
+            delivery, log = await settled(await finish(receiver.url))
+        assert delivery.state is DeliveryState.DEAD
+        assert receiver.most_open == 0
+        assert "not a public address" in (log[0].error or "")
 
 
 class TestNeighbours:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from impasto import quiet
 from impasto.client.environment import connect_environment, environment, upstream_proxy
 from impasto.client.hosts import server_url
 from impasto.errors import ConfigError
@@ -43,7 +44,7 @@ def run(
     in a shell. `data`: folder for the certificates of method `connect`. `inherited`: the environment to start from
     (default: this process's). Raises `ConfigError` for a bad URL or when the listener does not start.
     """
-    inherited = dict(os.environ if inherited is None else inherited)
+    inherited = quiet.users_own(os.environ if inherited is None else inherited)
     if problem := probe(base_url):
         return _complain(problem, EX_UNAVAILABLE)
     if method == "shim":

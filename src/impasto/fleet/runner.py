@@ -13,10 +13,11 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
-from impasto import telemetry
+from impasto import quiet, telemetry
 from impasto.endpoints.own import load_endpoints
 from impasto.engine.custom import Custom, wrap
 from impasto.engine.drawing import Finisher, Preview, draw
@@ -45,6 +46,10 @@ def main() -> None:
     if config.parent_pid:
         process.become_child(config.parent_pid)
     telemetry.configure(config.log_level, plain=True)
+    if folder := config.model.get("speed_folder"):
+        quiet.keep_caches_in(Path(folder))
+    if not config.endpoints:  # code of the user's may name things of a hub
+        quiet.stay_offline()
     asyncio.run(_run(config))
 
 

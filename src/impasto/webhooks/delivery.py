@@ -56,9 +56,9 @@ class Try:
 
 
 def policy_of(settings: Settings) -> FetchPolicy:
-    """What webhooks may reach: what other URLs may and, by `webhooks.loopback`, this machine."""
+    """What webhooks may reach: what other URLs may and, by `webhooks.loopback` and who may call, this machine."""
     policy = FetchPolicy.of(settings)
-    if settings.webhooks.loopback == "yes" or (settings.webhooks.loopback == "auto" and settings.loopback):
+    if settings.webhooks.loopback == "yes" or (settings.webhooks.loopback == "auto" and settings.trusts_callers):
         return replace(policy, networks=(*policy.networks, *LOOPBACK))
     return policy
 
