@@ -24,7 +24,7 @@ from impasto.store.records import FileRecord
 from impasto.store.sqlite import SqliteStore
 
 BASE = "http://127.0.0.1:8000"
-GROWTH = 64 * 1024 * 1024  # bytes of the gateway's own memory; the decoder's limit is 1 GiB of address space
+GROWTH = 64 * 1024 * 1024  # bytes of the gateway's own memory; the decoder's limit is 1.4 GiB of address space
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -108,8 +108,6 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "PNG interlaced, cut": lambda: png(7_900, 7_900, squeezed(1024 * 1024), interlace=1),
     "PNG of 62 MP, RGBA 16 bits, without its rows": lambda: png(7_900, 7_900, b"", colour=6, depth=16),
     "PNG of good size with broken rows": lambda: png(64, 48, b"not zlib"),
-    "PNG words that unfold (iTXt)": lambda: text_bomb(b"iTXt"),
-    "PNG words that unfold (zTXt)": lambda: text_bomb(b"zTXt"),
     "PNG profile that unfolds, no picture": lambda: text_bomb(b"iCCP")[:-60],
     "APNG that promises 2^31 frames and has none": lambda: png(
         64, 48, b"", chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))
@@ -150,6 +148,15 @@ def big_exif() -> bytes:
 
 
 LARGE: dict[str, Callable[[], bytes]] = {  # odd, but pictures: the first frame counts, the rest is not decoded
+    "PNG words that unfold (iTXt)": lambda: text_bomb(b"iTXt"),
+    "PNG words that unfold (zTXt)": lambda: text_bomb(b"zTXt"),
+    "PNG profile that unfolds": lambda: text_bomb(b"iCCP"),
+    "WebP of 64 MP, lossless": lambda: encoded(
+        Image.new("RGB", (8_000, 8_000), "red"), "WEBP", lossless=True, method=0
+    ),
+    "WebP of 64 MP, lossless, transparent": lambda: encoded(
+        Image.new("RGBA", (8_000, 8_000), (9, 9, 9, 9)), "WEBP", lossless=True, method=0
+    ),
     "GIF of 3,000 frames": lambda: animated("GIF", 3000),
     "APNG of 300 frames": lambda: animated("PNG", 300),
     "WebP of 300 frames": lambda: animated("WEBP", 300),

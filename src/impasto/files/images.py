@@ -16,6 +16,8 @@ JPEG_QUALITY = 95
 PNG_LEVEL = 1  # level 6 takes five times as long for a few percent
 OCTETS = "application/octet-stream"
 INLINE = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/avif"})
+AVIF = frozenset({b"avif", b"avis"})
+HEIC = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"})
 BLANKS = b" \t\r\n"  # `base64` and others wrap lines at 76 letters
 MAX_ESCAPES = 100_000  # %XX in a data URI
 _SNIFFED_TEXT = 1024  # bytes
@@ -78,9 +80,17 @@ def sniff(data: bytes) -> str:
         return "image/gif"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
+    if AVIF & brands(data):
         return "image/avif"
     return "text/plain" if _is_text(data[:_SNIFFED_TEXT]) else OCTETS
+
+
+def brands(data: bytes) -> frozenset[bytes]:
+    """The brands of an ISO media file (AVIF, HEIC, MP4), major and compatible; of any other file none."""
+    if data[4:8] != b"ftyp":
+        return frozenset()
+    end = min(int.from_bytes(data[:4], "big"), len(data), _SNIFFED_TEXT)
+    return frozenset([data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))])
 
 
 def disposition(media_type: str) -> Literal["inline", "attachment"]:

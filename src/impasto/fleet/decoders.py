@@ -16,8 +16,9 @@ from impasto.errors import ImpastoError
 
 BLACK, WHITE = 0, 255
 AT_A_TIME = 2
-MEMORY = 1024 * 1024 * 1024  # bytes of address space; 64 MP take 0.7 GB at the worst
-SECONDS = 10.0  # for one picture
+MEMORY = 1408 * 1024 * 1024  # bytes of address space; 64 MP take 1.1 GiB at the worst, as lossless WebP
+SECONDS = 10.0  # of processor time for one picture
+PATIENCE = 3  # times as much by the clock: other processes want the processor, too
 PICTURES = 200  # that a process reads before it is replaced
 START_SECONDS = 60.0
 DAMAGED = "The image could not be read: it is damaged, or made to be hard to read."
@@ -70,9 +71,9 @@ class _Child:
             raise
         return child
 
-    async def ask(self, data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
+    async def ask(self, data: bytes, how: bytes) -> tuple[dict[str, Any], bytes]:
         self.pictures += 1
-        self._in.write(bytes([ground]))
+        self._in.write(how)
         self._in.write(len(data).to_bytes(8, "big"))
         self._in.write(data)
         await self._in.drain()
@@ -103,35 +104,38 @@ class Decoders:
         """Of the processes that wait for a picture."""
         return [child.process.pid for child in self._idle]
 
-    async def decode(self, data: bytes, *, ground: int = WHITE) -> Decoded:
-        """`ground`: the grey that shows through. Raises `Undecodable` with fal's word for what is wrong."""
+    async def decode(self, data: bytes, *, ground: int = WHITE, convert: bool = True) -> Decoded:
+        """`ground`: the grey that shows through. `convert`: colours become sRGB; False: numbers stay as they are.
+        Raises `Undecodable` with fal's word for what is wrong.
+        """
+        how = bytes([ground, convert])
         async with self._turn:
             child = await self._child()
             waited = child.pictures > 0
             try:
-                facts, png = await self._ask(child, data, ground)
+                facts, png = await self._ask(child, data, how)
             except _DIED:
                 if not waited:
                     raise Undecodable("image_load_error", DAMAGED, {}) from None
                 # It may have died while it waited, unseen: a fresh one says whether that was the picture's doing.
-                facts, png = await self._ask_fresh(data, ground)
+                facts, png = await self._ask_fresh(data, how)
         if "type" in facts:
             raise Undecodable(facts["type"], facts["message"], facts["ctx"])
         width, height = facts["before"]
         return Decoded(png=png, width=facts["width"], height=facts["height"], before=(width, height))
 
-    async def _ask_fresh(self, data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
+    async def _ask_fresh(self, data: bytes, how: bytes) -> tuple[dict[str, Any], bytes]:
         try:
-            return await self._ask(await _Child.start(memory=self._memory, seconds=self._seconds), data, ground)
+            return await self._ask(await _Child.start(memory=self._memory, seconds=self._seconds), data, how)
         except _DIED:
             raise Undecodable("image_load_error", DAMAGED, {}) from None
 
-    async def _ask(self, child: _Child, data: bytes, ground: int) -> tuple[dict[str, Any], bytes]:
+    async def _ask(self, child: _Child, data: bytes, how: bytes) -> tuple[dict[str, Any], bytes]:
         """Ends the child unless it may wait for the next picture. Raises one of `_DIED`, or `Undecodable`."""
         good = False
         try:
-            async with asyncio.timeout(self._seconds):
-                facts, png = await child.ask(data, ground)
+            async with asyncio.timeout(PATIENCE * self._seconds):
+                facts, png = await child.ask(data, how)
             good = not facts.get("spent") and child.pictures < PICTURES
             return facts, png
         except TimeoutError:

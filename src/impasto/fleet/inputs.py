@@ -28,6 +28,7 @@ from impasto.store.records import Decision
 
 MIB = 1024 * 1024
 FAL_FILES = "https://v3.fal.media"  # where URLs of ours point, for clients that reach us as fal.ai
+NUMBERS = frozenset({"mask", "region", "depth"})  # roles whose images hold numbers, not colours
 MASKS: dict[ImageRole, ImageRole] = {"mask": "fill", "region": "init"}  # and whose they are
 
 
@@ -61,7 +62,7 @@ class Inputs:
         try:
             # White strokes on a transparent canvas are a mask of these strokes, not of everything.
             ground = BLACK if wanted.role in MASKS else WHITE
-            picture = await self._decoders.decode(data, ground=ground)
+            picture = await self._decoders.decode(data, ground=ground, convert=wanted.role not in NUMBERS)
         except Undecodable as error:
             raise ModelError.at(wanted.field, error.message, error.type, **error.ctx) from None
         image = ImageInput(
