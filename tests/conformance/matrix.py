@@ -4,8 +4,11 @@ A test says which cell it proves with `@pytest.mark.matrix(client, verb)`. After
 made anew and compared; a stale one fails the run. `scripts/test tests/conformance --write-matrix` writes it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "clients.md"
 
@@ -53,6 +56,34 @@ class Seen:
     passed: set[tuple[str, str]] = field(default_factory=set)
     failed: set[tuple[str, str]] = field(default_factory=set)
     whole: bool = True  # nothing was deselected
+
+    def dump(self) -> dict[str, Any]:
+        """Return the outcomes as plain lists, which a worker of pytest-xdist can send to the process that started it."""
+        return {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(self).items()}
+
+    def add(self, sent: dict[str, Any]) -> None:
+        """Add the outcomes that another process has seen."""
+        for cells, name in ((self.expected, "expected"), (self.passed, "passed"), (self.failed, "failed")):
+            cells |= {(client, verb) for client, verb in sent[name]}
+        self.whole = self.whole and sent["whole"]
+
+
+def judge(session: pytest.Session, seen: Seen) -> None:
+    """Compare the page with what was seen, or write it, when the run took in every client of the page.
+
+    A file or a test named on the command line proves no page.
+    """
+    clients = {client for client, _ in seen.expected}
+    named = any("::" in argument for argument in session.config.args)
+    if named or not seen.whole or clients != set(LINES) or seen.expected != seen.passed | seen.failed:
+        return
+    page = render(seen)
+    if session.config.getoption("--write-matrix", default=False):
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page)
+    elif not PAGE.exists() or PAGE.read_text() != page:
+        print(f"\n{PAGE} is stale: scripts/test tests/conformance --write-matrix renews it")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def render(seen: Seen) -> str:
