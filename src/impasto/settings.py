@@ -202,6 +202,22 @@ class ModelSettings(Section):
         description="Read the next prompt and decode the last picture while the steps of another are made; auto: on "
         "a GPU with room for it. On a CPU it pays where as many cores as the model uses are idle.",
     )
+    lora_mb: int = Field(
+        default=0,
+        ge=0,
+        description="Largest memory of one LoRA in float32, in MiB, judged by its header before it is "
+        "read; 0: a quarter of what is free beside the model, and no more than the model's own weights.",
+    )
+    loras_mb: int = Field(
+        default=0,
+        ge=0,
+        description="The same of all LoRAs of one request together; 0: a quarter of what is free beside the model, and "
+        "no more than twice the model's own weights.",
+    )
+    lora_rank: int = Field(
+        default=2048, ge=1, description="Largest rank of a LoRA's layer; fused layers sum the ranks of their parts."
+    )
+    lora_tensors: int = Field(default=20_000, ge=1, description="Most tensors that a LoRA's file may have.")
     prompt_cache_mb: int = Field(
         default=256,
         ge=0,

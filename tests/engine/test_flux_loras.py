@@ -17,11 +17,13 @@ from impasto.engine.engine import Engine
 from impasto.engine.failure import Failure
 from impasto.engine.flux import FluxPipeline
 from impasto.engine.job import Job, JobResult, LoraInput
-from impasto.engine.loras import Loras
+from impasto.engine.loras import Bounds, Loras
 from impasto.errors import ModelError, ServiceUnavailable
 from impasto.flux import pipeline as flux
+from impasto.flux.adapters import Limits
 from impasto.flux.models import IMPASTO_MINI
 from impasto.flux.transformer import Flux
+from impasto.settings import ModelSettings
 
 from .conftest import Recorder, make_job
 
@@ -126,7 +128,7 @@ def test_a_lora_of_another_model_is_a_422_on_loras(
 
 def test_a_lora_is_read_once_and_the_least_recently_used_goes_first(loaded: flux.Pipeline, tmp_path: Path) -> None:
     first, second, third = (lora(tmp_path, seed=seed) for seed in (6, 7, 8))
-    loras = Loras(loaded, kept_bytes=int(2.5 * loaded.read_lora(Path(first.path)).nbytes))
+    loras = Loras(loaded, Bounds(kept=int(2.5 * loaded.read_lora(Path(first.path)).nbytes)))
     for each in (first, second, first, third):  # the third drives out the second
         loras.apply((each,))
     for each in (first, second, third):
@@ -141,3 +143,53 @@ def test_a_pickle_under_another_name_is_refused(loaded: flux.Pipeline, tmp_path:
     path.write_bytes(b"\x80\x04" + b"x" * 100)
     with pytest.raises(ModelError, match=r"https://loras\.example/a cannot be used"):
         Loras(loaded).apply((LoraInput(path=str(path), digest="d", scale=1.0, name="https://loras.example/a"),))
+
+
+def test_onetrainers_split_layers_draw_the_bytes_of_the_peft_file(pipeline: FluxPipeline, tmp_path: Path) -> None:
+    d, m = IMPASTO_MINI.transformer.hidden_size, IMPASTO_MINI.transformer.mlp_hidden_size
+    names = {"attn.to_q": 0, "attn.to_k": 1, "attn.to_v": 2, "proj_mlp": 3}
+    generator = torch.Generator().manual_seed(9)
+    files: dict[str, dict[str, torch.Tensor]] = {"peft": {}, "split": {}}
+    for name, part in sorted(names.items()):
+        down = torch.randn(4, d, generator=generator) * 0.05
+        up = torch.randn(m if part == 3 else d, 4, generator=generator) * 0.05
+        theirs, ours = f"transformer.single_transformer_blocks.1.{name}", f"transformer.single_blocks.1.linear1.{part}"
+        files["peft"] |= {f"{theirs}.lora_A.weight": down, f"{theirs}.lora_B.weight": up}
+        files["split"] |= {
+            f"{ours}.lora_down.weight": down,
+            f"{ours}.lora_up.weight": up,
+            f"{ours}.alpha": torch.tensor(4.0),
+        }
+    drawn: dict[str, bytes] = {}
+    for name, tensors in files.items():
+        save_file(tensors, tmp_path / name)
+        given = LoraInput(path=str(tmp_path / name), digest=name, scale=1.0, name=name)
+        drawn[name] = solo(pipeline, job(loras=(given,), steps=2)).tobytes()
+    assert drawn["split"] == drawn["peft"]
+    assert drawn["split"] != solo(pipeline, job(steps=2)).tobytes()
+
+
+def test_the_loras_of_a_request_are_bound_together_before_one_is_read(loaded: flux.Pipeline, tmp_path: Path) -> None:
+    first, second = (lora(tmp_path, seed=seed) for seed in (11, 12))
+    one = loaded.plan_lora(Path(first.path)).float_bytes
+    assert Loras(loaded, Bounds(together=2 * one)).apply((first, second)).sides
+    for given in ((first, second), (first, first)):
+        with pytest.raises(ModelError, match=r"setting model\.loras_mb") as caught:
+            Loras(loaded, Bounds(together=2 * one - 1)).apply(given)
+        assert caught.value.status == 422
+        assert caught.value.items[0]["loc"] == ["body", "loras", "1", "path"]
+    with pytest.raises(ModelError, match=r"setting model\.lora_mb") as caught:
+        Loras(loaded, Bounds(each=Limits(float_bytes=one - 1))).apply((first,))
+    assert caught.value.items[0]["loc"] == ["body", "loras", "0", "path"]
+
+
+def test_bounds_follow_from_the_memory_plan_unless_they_are_set() -> None:
+    mib, gib = 2**20, 2**30
+    small = Bounds.of(ModelSettings(), parameters=25_000_000, free=100 * gib)
+    assert (small.each.float_bytes, small.together) == (100_000_000, 200_000_000), "the model's own weights"
+    large = Bounds.of(ModelSettings(), parameters=12_000_000_000, free=8 * gib)
+    assert (large.each.float_bytes, large.together, large.kept) == (2 * gib, 2 * gib, 2 * gib), "a quarter of the room"
+    tight = Bounds.of(ModelSettings(), parameters=25_000_000, free=0)
+    assert (tight.each.float_bytes, tight.together, tight.kept) == (64 * mib, 64 * mib, 64 * mib)
+    said = Bounds.of(ModelSettings(lora_mb=3, loras_mb=5, lora_rank=7, lora_tensors=9), parameters=1, free=gib)
+    assert (said.each, said.together) == (Limits(float_bytes=3 * mib, rank=7, tensors=9), 5 * mib)

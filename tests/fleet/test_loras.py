@@ -304,8 +304,8 @@ async def test_a_pickle_is_refused_by_name_before_it_is_fetched(site: Site, tmp_
     [
         (b"PK\x03\x04" + b"0" * 40, "pickle"),
         (b"\x80\x04" + b"0" * 40, "pickle"),
-        (b"<html>not found</html>", "not a complete safetensors"),
-        (b"", "not a complete safetensors"),
+        (b"<html>not found</html>", "web page (HTML)"),
+        (b"", "it is empty"),
         (safetensors()[:30], "not a complete safetensors"),
     ],
 )

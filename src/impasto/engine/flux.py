@@ -9,7 +9,7 @@ import torch
 
 from impasto.engine import acceleration, pictures
 from impasto.engine.job import ImageInput, Job, Notice
-from impasto.engine.loras import Applied, Loras
+from impasto.engine.loras import Applied, Bounds, Loras
 from impasto.engine.memory import Plan, available_memory, plan, plan_on_cpu
 from impasto.engine.pipeline import Conditioning, Pixels, Step
 from impasto.engine.prompts import PromptCache, Words
@@ -68,7 +68,7 @@ class FluxPipeline:
         self._threads = torch.get_num_threads()
         self._cuda = device.type == "cuda"
         self._prompts: PromptCache[flux.Conditioning] = PromptCache(prompt_cache, store=lambda c: c.to("cpu"))
-        self._loras = Loras(pipeline)
+        self._loras = Loras(pipeline, Bounds.of(self._settings, parameters=pipeline.parameters, free=_free(device)))
         self.overlaps = overlaps
         self._streams = Streams(device if overlaps else None)
 
@@ -204,6 +204,12 @@ class FluxPipeline:
                 each.means.graphs.clear()
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that are free on the device beside the model; without end where the system does not say."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    return 2**62 if free is None else free
 
 
 def _overlaps(settings: ModelSettings, device: torch.device) -> bool:

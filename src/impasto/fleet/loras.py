@@ -22,10 +22,11 @@ from urllib.parse import quote, urlsplit
 
 from impasto.endpoints.base import WantedLora
 from impasto.engine.job import LoraInput
-from impasto.errors import ModelError
+from impasto.errors import ModelError, WeightsError
 from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
 from impasto.files.names import Names
-from impasto.flux.pickles import begins_pickle, is_pickle
+from impasto.flux import frame
+from impasto.flux.pickles import is_pickle
 from impasto.settings import Settings
 
 FIELD = "loras"
@@ -133,11 +134,10 @@ class LoraFiles:
             stat = path.stat()
             if stat.st_size > self._settings.max_mb * MIB:
                 raise self._too_large(name)
-            with path.open("rb") as file:
-                _judge(file.read(9), stat.st_size, name)
             key = (str(path), stat.st_mtime_ns, stat.st_size)
             digest = self._digests.get(key)
             if digest is None:
+                _judge(path, name)
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 _remember(self._digests, key, digest)
@@ -176,9 +176,7 @@ class LoraFiles:
 
                 async with self._turn:
                     await self._get(url, take, max_bytes=self._settings.max_mb * MIB)
-            size = draft.stat().st_size
-            with draft.open("rb") as file:
-                _judge(file.read(9), size, url)
+            await asyncio.to_thread(_judge, draft, url)
             path = self._folder / f"{digest.hexdigest()}.safetensors"
             draft.replace(path)
         finally:
@@ -282,15 +280,12 @@ def _age_and_size(path: Path) -> tuple[float, int]:
     return time.time() - stat.st_mtime, stat.st_size
 
 
-def _judge(head: bytes, size: int, name: str) -> None:
-    """Raises ModelError unless a file of `size` bytes that begins with `head` may be safetensors."""
-    if begins_pickle(head):
-        raise _refused(name, "it is a pickle, which can run code; only safetensors files are read")
-    length = int.from_bytes(head[:8], "little")
-    if MAX_HEADER < length < size:
-        raise _refused(name, f"its header is larger than {MAX_HEADER // MIB} MiB")
-    if len(head) < 9 or head[8:9] != b"{" or length > min(MAX_HEADER, size - 8):
-        raise _refused(name, "it is not a complete safetensors file")
+def _judge(path: Path, name: str) -> None:
+    """Raise ModelError unless the file has the frame of safetensors; the runner judges what is in it."""
+    try:
+        frame.read(path, name=name, max_header=MAX_HEADER)
+    except WeightsError as error:
+        raise _refused(name, error.message.removeprefix(f"{name}: ")) from None
 
 
 def _refused(name: str, why: str, type_: str = "value_error") -> ModelError:

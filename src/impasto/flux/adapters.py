@@ -1,24 +1,26 @@
-"""LoRA files → side branches of our layers. START READING AT `read`.
+"""LoRA files → side branches of our layers. START READING AT `plan`.
 
-    file ─ StoredFile ─▶ keys ─ `_parse` ─▶ (layer by some dialect's name, part) ─ `places` ─▶ our layer and its rows
+    file ─ StoredFile ─▶ keys ─ `dialects` ─▶ our layer and its rows ─ `plan` ─▶ judged ─ `Plan.read` ─▶ `Adapter`
 
-Three dialects name the same thing. Each layer has a first half (`down`, [r, in]), a second half (`up`, [out, r]), and
+These dialects name the same thing. Each layer has a first half (`down`, [r, in]), a second half (`up`, [out, r]), and
 maybe an `alpha`: the change is alpha / r times up @ down (of rsLoRA, alpha / sqrt(r)).
 
     diffusers, PEFT   transformer.transformer_blocks.0.attn.to_q.lora_A.weight   (.lora_B; alpha in the header)
     kohya             lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight    (.lora_up, .alpha)
     BFL               double_blocks.0.img_attn.qkv.lora_A.weight, also below `diffusion_model.`
+    OneTrainer, OMI   transformer.double_blocks.0.img_attn.qkv.0.lora_down.weight  (0: query, 1: key, 2: value)
     x-labs            double_blocks.0.processor.qkv_lora1.down.weight            (1: image, 2: text)
 
 A layer of one dialect may be a part of ours (query, key and value are one layer here): then its branch writes to some
-rows only. safetensors only; a pickle is refused by name.
+rows only. safetensors only; other kinds of files and of adapters are refused by name. A file is judged by its header,
+its bounds included, before a tensor is read: no small file takes large memory.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,39 +30,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from impasto.errors import WeightsError
-from impasto.flux import keys
+from impasto.flux import dialects, kinds
+from impasto.flux.dialects import Part, Place
+from impasto.flux.frame import shown
 from impasto.flux.linear import Side, Up
 from impasto.flux.models import TransformerParams
-from impasto.flux.pickles import begins_pickle
-from impasto.flux.stored import StoredFile
+from impasto.flux.stored import FLOATS, Entry, StoredFile
 
-MAX_NAME = 120  # characters of a key that are shown
-_PEFT_NAMES = ("", ".default", ".default_0")  # of an adapter, which some programs leave in the key
-_DOWN = (*(f".lora_A{name}.weight" for name in _PEFT_NAMES), ".lora_down.weight", ".lora.down.weight", ".down.weight")
-_UP = (*(f".lora_B{name}.weight" for name in _PEFT_NAMES), ".lora_up.weight", ".lora.up.weight", ".up.weight")
-_SUFFIXES = {**dict.fromkeys(_DOWN, "down"), **dict.fromkeys(_UP, "up"), ".alpha": "alpha"}
-_PREFIXES = (
-    "base_model.model.", "model.diffusion_model.", "transformer.", "diffusion_model.", "model.", "unet.",
-    "lora_unet_", "lora_transformer_", "lycoris_",
-)  # fmt: skip
-_OTHER_KINDS = {
-    ".lokr_w1": "LoKr",
-    ".lokr_w1_a": "LoKr",
-    ".hada_w1_a": "LoHa",
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
-    ".oft_blocks": "OFT",
-}
+FLOAT_BYTES = 4
+_DAMAGE = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""Strangers write these files: what no check has thought of is damage, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a dialect's layer lies in ours: the layer, its rows, its width [out, in]; `swap` as in `keys.Row`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one LoRA may take: `float_bytes` of its matrices in float32, `rank` of each of its layers, `tensors` in its
+    file. The sentences of `unless_within` name the settings.
+    """
 
-    layer: str
-    rows: slice
-    shape: tuple[int, int]
-    swap: bool = False
+    float_bytes: int = 2**62
+    rank: int = 2**62
+    tensors: int = 2**62
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +67,18 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA as it fits one model. `unmatched`: keys of the file that the model has no layer for."""
+    """A LoRA as it fits one model. `unmatched`: keys of the file that the model has no layer for; `float_bytes`: of its
+    matrices in float32, as its plan says.
+    """
 
     branches: tuple[Branch, ...]
     unmatched: tuple[str, ...] = ()
+    float_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
         tensors = sum(branch.down.nbytes + branch.up.nbytes for branch in self.branches)
         return tensors + sum(map(len, self.unmatched))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Adapter:
-        moved = (Branch(b.place, b.down.to(device, dtype), b.up.to(device, dtype)) for b in self.branches)
-        return Adapter(tuple(moved), self.unmatched)
 
 
 @dataclass(slots=True)
@@ -94,7 +86,7 @@ class _Found:
     """The parts of one layer, as they are met."""
 
     place: Place
-    parts: dict[str, str] = field(default_factory=dict[str, str])  # down, up, alpha → key in the file
+    parts: dict[Part, str] = field(default_factory=dict[Part, str])  # → key in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,55 +110,220 @@ class _Header:
         return alpha / (math.sqrt(rank) if self.root else rank)
 
 
-def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams) -> Adapter:
-    """A LoRA file for a model of these `params`, whose linear layers have these `shapes` ([out, in] by name).
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One layer's change, judged by the header: entries that hold it, columns that are missing behind `down`."""
 
-    Raises WeightsError: a pickle, a damaged file, another kind of adapter, another architecture.
+    place: Place
+    down: Entry
+    up: Entry
+    scale: float
+    missing: int = 0
+
+    @property
+    def float_bytes(self) -> int:
+        rank, (out, width) = self.down.shape[0], self.place.shape
+        return FLOAT_BYTES * rank * (out + width)
+
+    def read(self, name: str, device: torch.device, dtype: torch.dtype) -> Branch:
+        down, up = _matrix(self.down.view()).float(), _matrix(self.up.view()).float() * self.scale
+        if not (math.isfinite(down.abs().amax()) and math.isfinite(up.abs().amax())):
+            raise WeightsError(f"{name}: the change of {self.place.layer} holds numbers that are not finite.")
+        down = functional.pad(down, (0, self.missing)) if self.missing else down
+        up = torch.cat(up.chunk(2)[::-1]) if self.place.swap else up
+        # Copies: the file may be deleted while its LoRA is in use.
+        return Branch(self.place, *(half.to(device, dtype, copy=True) for half in (down, up)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A LoRA file that was judged by its header: what `read` will take and do."""
+
+    name: str
+    layers: tuple[_Layer, ...]
+    unmatched: tuple[str, ...]
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of its matrices in float32."""
+        return sum(layer.float_bytes for layer in self.layers)
+
+    def read(self, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Adapter:
+        """Read its matrices to `device` (the CPU unless stated), layer by layer. Raises WeightsError for numbers that
+        are not finite.
+        """
+        device = device or torch.device("cpu")
+        branches = tuple(layer.read(self.name, device, dtype) for layer in self.layers)
+        return Adapter(branches, self.unmatched, self.float_bytes)
+
+
+def read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams) -> Adapter:
+    """Judge and read a LoRA file on the CPU; see `plan`."""
+    return plan(path, shapes, params).read()
+
+
+def plan(
+    path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams, *, limits: Limits = NO_LIMITS
+) -> Plan:
+    """Judge a LoRA file for a model of these `params`, whose linear layers have these `shapes` ([out, in] by name).
+
+    Raises WeightsError: a file that is not safetensors, a damaged file, another kind of adapter, another architecture,
+    more than `limits` allow. Reads the header and the alphas only.
     """
     try:
-        if path.is_file() and begins_pickle(_head(path)):
-            raise WeightsError(f"{path.name} is a pickle, which can run code, so it is not read; send safetensors.")
-        return _read(path, shapes, params)
-    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        # Strangers write these files: what no check has thought of is damage, too.
+        file = StoredFile(path, name=path.name)
+        return _plan(file, dialects.Table(params, shapes), limits, noise=params.out_channels)
+    except _DAMAGE as error:
         raise WeightsError(f"{path.name} is damaged ({type(error).__name__}: {str(error)[:100]}).") from None
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
-
-
-def _read(path: Path, shapes: Mapping[str, tuple[int, int]], params: TransformerParams) -> Adapter:
-    file = StoredFile(path)
-    _refuse_kind(file.entries)
-    table = places(params, shapes)
-    found: dict[tuple[str, int, int], _Found] = {}
-    doubled = _doubled(file.entries)
-    unmatched = sorted(doubled)
-    for key in (each for each in file.entries if each not in doubled):
-        parsed = _parse(key)
-        place = None if parsed is None else table.get(parsed[0])
-        if parsed is None or place is None:
-            unmatched.append(key)
-            continue
-        found.setdefault((place.layer, place.rows.start, place.rows.stop), _Found(place)).parts[parsed[1]] = key
-    header = _header(path)
-    branches: list[Branch] = []
-    for each in found.values():
+def _plan(file: StoredFile, table: dialects.Table, limits: Limits, *, noise: int) -> Plan:
+    if len(file.entries) > limits.tensors:
+        raise WeightsError(
+            f"{file.name}: {len(file.entries)} tensors are more than the {limits.tensors} that a LoRA may have here "
+            "(setting model.lora_tensors)."
+        )
+    _refuse_kind(file, table)
+    found, unmatched = _sorted(file, table)
+    header = _header(file)
+    layers: list[_Layer] = []
+    for each in sorted(found, key=lambda each: each.place.order):
         if {"down", "up"} <= each.parts.keys():
-            branches.append(_branch(file, each, header, noise=params.out_channels))
+            layers.append(_judged(file, each, header, limits, noise=noise))
         else:
             unmatched += each.parts.values()
-    if not branches:
+    if not layers:
         some = ", ".join(map(shown, list(file.entries)[:3])) or "nothing"
-        raise WeightsError(f"{path.name}: no layer of this model is named in it, so it is for another one ({some}).")
-    return Adapter(tuple(branches), tuple(sorted(map(shown, unmatched))))
+        what = kinds.network(file.entries)
+        what = f"it is {what}" if what is not None and not what.startswith("a LoRA") else "it is for another one"
+        raise WeightsError(f"{file.name}: no layer of this model is named in it, so {what} ({some}).")
+    _refuse_overlaps(file, layers)
+    _refuse_unread(file, table, unmatched, {layer.place.layer for layer in layers})
+    made = Plan(file.name, tuple(layers), tuple(sorted(map(shown, unmatched))))
+    if made.float_bytes > limits.float_bytes:
+        raise WeightsError(
+            f"{file.name}: its matrices take {_mib(made.float_bytes)} MiB in float32, more than the "
+            f"{_mib(limits.float_bytes)} MiB that a LoRA may take here (setting model.lora_mb)."
+        )
+    return made
 
 
-def shown(key: str) -> str:
-    """A key of somebody's file as text for people: not longer than names are, and nothing that is no character."""
-    return key[:MAX_NAME].encode("utf-8", "replace").decode("utf-8") + ("…" if len(key) > MAX_NAME else "")
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f}"
+
+
+def _sorted(file: StoredFile, table: dialects.Table) -> tuple[list[_Found], list[str]]:
+    """The parts of the file by the rows that they change, and the keys that are no part of a change of this model."""
+    found: dict[tuple[str, int, int], _Found] = {}
+    names: set[str] = set()
+    doubled = dialects.doubled(file.entries)
+    unmatched = sorted(doubled)
+    for key in (each for each in file.entries if each not in doubled):
+        named = dialects.parse(key)
+        place = None if named is None else table.place(named)
+        if named is None or place is None:
+            unmatched.append(key)
+            continue
+        if named.part != "alpha":
+            names.add(named.adapter)
+        parts = found.setdefault(place.order, _Found(place)).parts
+        if named.part in parts and len(names) < 2:
+            raise WeightsError(
+                f"{file.name}: {shown(parts[named.part])} and {shown(key)} are the same part of one layer twice."
+            )
+        parts[named.part] = key
+    if len(names) > 1:
+        listed = ", ".join(shown(name) or "(no name)" for name in sorted(names)[:5])
+        raise WeightsError(f"{file.name}: holds several adapters ({listed}). Save each as a file of its own.")
+    return list(found.values()), unmatched
+
+
+def _judged(file: StoredFile, found: _Found, header: _Header, limits: Limits, *, noise: int) -> _Layer:
+    """Judge one layer's change by shapes. `noise`: channels of the image tokens that are drawn."""
+    down, up = file.entries[found.parts["down"]], file.entries[found.parts["up"]]
+    (out, width), missing = found.place.shape, 0
+    wide, tall = (_matrix_shape(entry.shape) for entry in (down, up))
+    if found.place.layer == "img_in" and len(wide) == 2 and wide[1] > width:
+        raise WeightsError(
+            f"{file.name}: it is a control LoRA: it widens the first layer from {width} to {wide[1]} channels. Such "
+            "are not served; the whole models are flux.1-canny-dev, flux.1-depth-dev and flux.1-fill-dev."
+        )
+    if found.place.layer == "img_in" and wide[1:] == (noise,) and noise < width:
+        # A LoRA of [dev] on Fill, Canny or Depth: it has learned nothing of the channels that come after the noise.
+        missing = width - noise
+    matrices = len(wide) == len(tall) == 2 and 0 < wide[0] == tall[1]
+    if not matrices or wide[1] + missing != width or tall[0] != out:
+        raise WeightsError(
+            f"{file.name}: {shown(found.parts['down'])} {list(down.shape)} and {shown(found.parts['up'])} "
+            f"{list(up.shape)} do not fit a layer of {out} x {width}: it is for another model."
+        )
+    if down.dtype not in FLOATS or up.dtype not in FLOATS:
+        raise WeightsError(
+            f"{file.name}: {shown(found.parts['down'])} is stored in integers; a LoRA in 16 or 32 bits is needed."
+        )
+    rank = wide[0]
+    if rank > limits.rank:
+        raise WeightsError(
+            f"{file.name}: {shown(found.parts['down'])} has rank {rank}, more than the {limits.rank} that a LoRA may "
+            "have here (setting model.lora_rank)."
+        )
+    return _Layer(found.place, down, up, _scale(file, found, header, rank), missing)
+
+
+def _scale(file: StoredFile, found: _Found, header: _Header, rank: int) -> float:
+    """What the product is multiplied by."""
+    if "alpha" in found.parts:
+        alpha = file.entries[found.parts["alpha"]]
+        if math.prod(alpha.shape) != 1:
+            raise WeightsError(
+                f"{file.name}: {shown(found.parts['alpha'])} {list(alpha.shape)} must be a single number."
+            )
+        scale = float(alpha.view().float().reshape(())) / rank
+    else:
+        scale = header.scale(found.parts["down"], rank)
+    if not math.isfinite(scale):
+        raise WeightsError(f"{file.name}: the alpha of {shown(found.parts['down'])} is no number.")
+    return scale
+
+
+def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
+
+
+def _refuse_kind(file: StoredFile, table: dialects.Table) -> None:
+    found = dialects.other_kind({key: entry.shape for key, entry in file.entries.items()}, table)
+    if found is not None:
+        kind, key = found
+        raise WeightsError(f"{file.name}: its kind is {kind} ({shown(key)}); only plain LoRAs are read.")
+
+
+def _refuse_overlaps(file: StoredFile, layers: Iterable[_Layer]) -> None:
+    """Two changes of the same rows: a layer as a whole and in parts, which some file says in two dialects."""
+    before: Place | None = None
+    for place in (layer.place for layer in layers):
+        if before is not None and before.layer == place.layer and place.rows.start < before.rows.stop:
+            raise WeightsError(
+                f"{file.name}: it changes {place.layer} as a whole and in parts, which would count twice."
+            )
+        before = place
+
+
+def _refuse_unread(file: StoredFile, table: dialects.Table, unmatched: Sequence[str], read: set[str]) -> None:
+    """Refuse a file most of whose keys name layers of this model and were not understood: another image would come of
+    what is left. Keys that say a second time what was read (see `dialects.doubled`) count as understood.
+    """
+    lost: list[str] = []
+    for key in unmatched:
+        named = dialects.parse(key)
+        place = None if named is None else table.place(named)
+        if table.has(key) and (place is None or place.layer not in read):
+            lost.append(key)
+    if len(lost) > len(file.entries) - len(unmatched):
+        some = ", ".join(map(shown, lost[:3]))
+        raise WeightsError(
+            f"{file.name}: {len(lost)} of its {len(file.entries)} keys name layers of this model in a way that is not "
+            f"understood, so most of it would have no effect ({some})."
+        )
 
 
 def combine(adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Side]:
@@ -189,115 +346,26 @@ def _side(branches: list[tuple[Branch, float]]) -> Side:
     return Side(torch.cat(downs) if len(downs) > 1 else downs[0], tuple(ups))
 
 
-def places(params: TransformerParams, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Place]:
-    """Every name that a dialect has for a layer, dots and underscores alike → its place."""
-    table: dict[str, Place] = {}
-    for row in keys.transformer_rows(params):
-        layer = row.bfl.removesuffix(".weight")
-        if layer == row.bfl or layer not in shapes:
-            continue
-        out, width = shapes[layer]
-        whole = Place(layer, slice(0, out), (out, width))
-        starts = [sum(row.sizes[:i]) for i in range(len(row.sizes))] or [0]
-        parts = [
-            Place(layer, slice(start, start + size), (size, width), swap=row.swap)
-            for start, size in zip(starts, row.sizes or (out,), strict=True)
-        ]
-        named = {layer: whole, **{k.removesuffix(".weight"): p for k, p in zip(row.diffusers, parts, strict=True)}}
-        for name in _xlabs(layer):
-            # x-labs change attention only: of a fused layer, the first three parts.
-            qkv = slice(0, 3 * params.hidden_size) if "qkv" in name else whole.rows
-            named[name] = Place(layer, qkv, (qkv.stop, width))
-        for name, place in named.items():
-            table[name] = table[name.replace(".", "_")] = place
-    return table
-
-
-def _xlabs(layer: str) -> Iterator[str]:
-    block, _, rest = layer.partition(".")
-    number, _, rest = rest.partition(".")
-    names = {
-        "img_attn.qkv": "qkv_lora1", "txt_attn.qkv": "qkv_lora2", "img_attn.proj": "proj_lora1",
-        "txt_attn.proj": "proj_lora2", "linear1": "qkv_lora", "linear2": "proj_lora",
-    }  # fmt: skip
-    if rest in names:
-        yield f"{block}.{number}.processor.{names[rest]}"
-
-
-def _doubled(names: Iterable[str]) -> set[str]:
-    """What a file that speaks two dialects says a second time. Some hold the same change in both, and diffusers reads
-    one: its own before all others, and kohya's names for diffusers' layers before those for BFL's.
-    """
-    for first, rest in (("transformer.", ""), ("lora_transformer_", "lora_unet_")):
-        if any(name.startswith(first) for name in names):
-            return {name for name in names if name.startswith(rest) and not name.startswith(first)}
-    return set()
-
-
-def _parse(key: str) -> tuple[str, str] | None:
-    """(layer, part) of a key, without what stands before the layer; None: it is no part of a LoRA."""
-    for suffix, part in _SUFFIXES.items():
-        if key.endswith(suffix):
-            layer = key.removesuffix(suffix)
-            for prefix in _PREFIXES:
-                layer = layer.removeprefix(prefix)
-            return layer, part
-    return None
-
-
 def _matrix(half: Tensor) -> Tensor:
     """Some programs write a linear layer's halves as convolutions of one pixel."""
     return half[..., 0, 0] if half.ndim == 4 and half.shape[2:] == (1, 1) else half
 
 
-def _branch(file: StoredFile, found: _Found, header: _Header, *, noise: int) -> Branch:
-    """`noise`: channels of the image tokens that are drawn."""
-    down, up = (_matrix(file.entries[found.parts[part]].view()) for part in ("down", "up"))
-    out, width = found.place.shape
-    if found.place.layer == "img_in" and down.shape[1:] == (noise,) and noise < width:
-        # A LoRA of [dev] on Fill, Canny or Depth: it has learned nothing of the channels that come after the noise.
-        down = functional.pad(down, (0, width - noise))
-    matrices = down.ndim == up.ndim == 2 and 0 < down.shape[0] == up.shape[1]
-    if not matrices or down.shape[1] != width or up.shape[0] != out:
-        raise WeightsError(
-            f"{file.path.name}: {found.parts['down']} {list(down.shape)} and {found.parts['up']} {list(up.shape)} do "
-            f"not fit a layer of {out} x {width}: it is for another model."
-        )
-    rank = down.shape[0]
-    if "alpha" in found.parts:
-        scale = float(file.entries[found.parts["alpha"]].view().float().reshape(-1)[0]) / rank
-    else:
-        scale = header.scale(found.parts["down"], rank)
-    if not math.isfinite(scale):
-        raise WeightsError(f"{file.path.name}: the alpha of {shown(found.parts['down'])} is no number.")
-    up = up.float() * scale
-    if found.place.swap:
-        up = torch.cat(up.chunk(2)[::-1])
-    # Copies: the file may be deleted while its LoRA is in use.
-    return Branch(found.place, down.float().clone(), up.clone())
-
-
-def _header(path: Path) -> _Header:
+def _header(file: StoredFile) -> _Header:
     """PEFT's configuration out of a file's header: diffusers' pipelines write it with `transformer.` before each word,
     its transformer by itself without.
     """
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    text = header.get("__metadata__", {}).get("lora_adapter_metadata")
+    text = file.frame.metadata.get("lora_adapter_metadata")
     try:
         config: dict[str, Any] = json.loads(text) if text else {}
-        alpha, patterns, root = (
+        alpha, patterns, root, dora = (
             config.get(f"transformer.{word}", config.get(word))
-            for word in ("lora_alpha", "alpha_pattern", "use_rslora")
+            for word in ("lora_alpha", "alpha_pattern", "use_rslora", "use_dora")
         )
         named = {str(name): float(value) for name, value in (patterns or {}).items()}
-        return _Header(None if alpha is None else float(alpha), named, root=bool(root))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path.name}: its header's lora_adapter_metadata is damaged ({error}).") from None
-
-
-def _refuse_kind(names: Iterable[str]) -> None:
-    for name in names:
-        for suffix, kind in _OTHER_KINDS.items():
-            if name.endswith((suffix, f"{suffix}.weight")):
-                raise WeightsError(f"It is a {kind} ({name}); only plain LoRAs are read.")
+        header = _Header(None if alpha is None else float(alpha), named, root=bool(root))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{file.name}: its header's lora_adapter_metadata is damaged ({error}).") from None
+    if dora:
+        raise WeightsError(f"{file.name}: its kind is DoRA (use_dora in its header); only plain LoRAs are read.")
+    return header

@@ -157,12 +157,23 @@ class Pipeline:
             redux=self._redux,
         )
 
-    def read_lora(self, path: Path) -> adapters.Adapter:
-        """A LoRA file for this model, on its device. Raises WeightsError when it is damaged or for another model."""
+    def plan_lora(self, path: Path, limits: adapters.Limits = adapters.NO_LIMITS) -> adapters.Plan:
+        """Judge a LoRA file for this model by its header. Raises WeightsError when it is damaged, for another model, of
+        another kind, or more than `limits` allow.
+        """
         layers = self._transformer.named_modules()
         shapes = {n: (m.out_features, m.in_features) for n, m in layers if isinstance(m, torch.nn.Linear)}
-        dtype = next(self._transformer.parameters()).dtype
-        return adapters.read(path, shapes, self._transformer.params).to(self._device, dtype)
+        return adapters.plan(path, shapes, self._transformer.params, limits=limits)
+
+    def read_lora(self, lora: Path | adapters.Plan) -> adapters.Adapter:
+        """Read a LoRA file, or one that is planned, to the model's device and dtype. Raises WeightsError."""
+        plan = self.plan_lora(lora) if isinstance(lora, Path) else lora
+        return plan.read(device=self._device, dtype=next(self._transformer.parameters()).dtype)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the transformer's weights are."""
+        return sum(parameter.numel() for parameter in self._transformer.parameters())
 
     def accelerate(self, wanted: Wanted) -> None:
         """Sets up what makes passes fast, as far as this machine can do it; the log says what it cannot."""

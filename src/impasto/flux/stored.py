@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from impasto.errors import WeightsError
+from impasto.flux import frame, kinds
 from impasto.flux.pickles import PICKLES
 
 Shape = tuple[int, ...]
@@ -38,7 +39,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 FP8 = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
-MAX_HEADER = 100 * 2**20  # bytes, the format's own bound
+FLOATS = frozenset(dtype for dtype in DTYPES.values() if dtype.is_floating_point)
+SUFFIXES = (".safetensors", ".sft")  # one format; BFL's own files ended in the second at first
 
 SCALES = (".scale_weight", ".weight_scale")  # of X.weight; two programs write fp8 files, each with its own word
 FORMAT = ".comfy_quant"  # of X.weight: JSON that names how it is stored
@@ -124,46 +126,28 @@ class Entry:
 
 
 class StoredFile:
-    """One safetensors file, its header read and judged. The data are mapped at the first view."""
+    """One safetensors file, its header read and judged. The data are mapped at the first view. `name`: the file's name
+    in errors, its path unless stated.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, name: str | None = None) -> None:
         self.path = path
+        self.name = str(path) if name is None else name
+        self.frame = frame.read(path, name=self.name)
         self._map: mmap.mmap | None = None
         self.entries: dict[str, Entry] = self._read_header()
 
     def _read_header(self) -> dict[str, Entry]:
-        try:
-            size = self.path.stat().st_size
-            with self.path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if size < 8 or length > min(MAX_HEADER, size - 8):
-                    raise WeightsError(f"{self.path}: not a complete safetensors file ({size} bytes). Fetch it again.")
-                header = json.loads(file.read(length))
-        except OSError as error:
-            raise WeightsError(f"{self.path}: cannot be read ({error.strerror}).") from None
-        except ValueError as error:
-            raise WeightsError(f"{self.path}: not a safetensors file: its header is no JSON ({error}).") from None
-        if not isinstance(header, dict):
-            raise WeightsError(f"{self.path}: not a safetensors file: its header is no JSON object.")
-        items = cast("dict[str, Any]", header).items()
-        return {key: self._entry(key, info, 8 + length, size) for key, info in items if key != "__metadata__"}
+        return {key: self._entry(key, item) for key, item in self.frame.items.items()}
 
-    def _entry(self, key: str, info: Any, base: int, size: int) -> Entry:
-        try:
-            dtype, shape = DTYPES.get(info["dtype"]), tuple(int(side) for side in info["shape"])
-            start, end = (base + int(offset) for offset in info["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{self.path}: the header's entry for {key} is damaged ({error!r}).") from None
+    def _entry(self, key: str, item: frame.Item) -> Entry:
+        dtype = DTYPES.get(item.dtype)
         if dtype is None:
-            raise WeightsError(f"{self.path}: {key} has dtype {info['dtype']}; known are {', '.join(DTYPES)}.")
-        if min(shape, default=0) < 0 or start < base or end - start != prod(shape) * dtype.itemsize:
-            raise WeightsError(f"{self.path}: {key} {list(shape)} does not have the bytes that its header states.")
-        if end > size:
-            raise WeightsError(
-                f"{self.path}: not a complete safetensors file: it ends inside {key} ({size} bytes, {end} needed). "
-                "Fetch it again."
-            )
-        return Entry(self, dtype, shape, start, end)
+            packed = kinds.of_names((), (item.dtype,))
+            why = f" These are {packed}." if packed else ""
+            known = ", ".join(DTYPES)
+            raise WeightsError(f"{self.name}: {frame.shown(key)} has dtype {item.dtype}; known are {known}.{why}")
+        return Entry(self, dtype, item.shape, item.start, item.end)
 
     def view(self, entry: Entry) -> Tensor:
         count = prod(entry.shape)
