@@ -352,3 +352,24 @@ async def test_of_a_list_the_error_tells_the_place_and_the_warning_the_field(roo
     assert caught.value.items[0]["loc"] == ["body", "image_urls", "2"]
     _, notices = await room.inputs.read_all(wanted[:2], base_url=BASE, reader="alice")
     assert [notice.field for notice in notices] == ["image_urls"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[",
+        "//[",
+        "http://h:99999999/a.png",
+        "http://127.0.0.1/\ud800?\udfff",
+        "http://127.0.0.1:8000/files/\ud800",
+        "http://127.0.0.1:8000/files/a\0b",
+        "https://v3.fal.media/files/\ud800?link=\ud800",
+        "data:image/png;base64,\ud800",
+        "data:\0",
+        "\0",
+        "http://" + "a" * 70_000,
+        "http://" + "\N{BIRD}" * 300 + "/",
+    ],
+)
+async def test_an_image_url_that_is_none_is_refused_at_its_field(room: Room, url: str) -> None:
+    await room.refused(url)

@@ -38,6 +38,7 @@ class Site:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
         self.asked: list[str] = []
         self.gate, self.reached = asyncio.Event(), asyncio.Event()
         self.gate.set()
@@ -50,6 +51,8 @@ class Site:
         await self.gate.wait()
         body = self.files.get(path)
         status = "404 Not Found" if body is None else "200 OK"
+        if path in self.redirects:
+            status = f"302 Found\r\nLocation: {self.redirects[path]}"
         with contextlib.suppress(ConnectionError):
             writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body or b'')}\r\n\r\n".encode() + (body or b""))
             await writer.drain()
@@ -328,3 +331,35 @@ async def test_one_that_is_too_large_is_refused(site: Site, tmp_path: Path) -> N
 @pytest.mark.parametrize("url", ["http://169.254.169.254/a.safetensors", "http://10.0.0.1/a.safetensors"])
 async def test_private_addresses_are_refused(tmp_path: Path, url: str) -> None:
     assert (await Room(tmp_path).refused(url))[0] == "file_download_error"
+
+
+NO_PATHS = {
+    "NUL": "a\0b.safetensors",
+    "a long name": "a" * 300 + ".safetensors",
+    "a long path": "a/" * 3000 + "b.safetensors",
+    "half a pair": "\ud800.safetensors",
+    "a line end": "a\nb",
+    "an unknown home": "~nobody-has-this-name/x.safetensors",
+    "a bracket": "http://[",
+    "a bracket without a scheme": "//[/a.safetensors",
+    "a port": "http://h:99999999/a.safetensors",
+    "half a pair in a URL": "http://127.0.0.1/\ud800.safetensors?\udfff",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", NO_PATHS.values(), ids=NO_PATHS)
+@pytest.mark.parametrize("any_file", [False, True])
+async def test_a_name_that_no_file_can_have_is_refused_at_its_field(tmp_path: Path, name: str, any_file: bool) -> None:
+    room = Room(tmp_path, folder=tmp_path)
+    with pytest.raises(ModelError) as caught:
+        await room.files.bring((WantedLora(path=name, scale=1.0),), base_url="http://me", reader="k", any_file=any_file)
+    (item,) = caught.value.items
+    assert (caught.value.status, item["loc"]) == (422, ["body", "loras", "0", "path"])
+
+
+@pytest.mark.parametrize("location", ["http://[", "//[::1", "http://h:port/", "\\\\", "http://a\N{BIRD}/\N{BIRD}"])
+async def test_a_redirect_to_no_url_is_refused_at_its_field(site: Site, tmp_path: Path, location: str) -> None:
+    site.redirects["/a.safetensors"] = location
+    kind, _ = await Room(tmp_path).refused(f"{site.url}/a.safetensors")
+    assert kind == "file_download_error"

@@ -202,10 +202,18 @@ async def fetch(
                 location = answer.headers.get("location")
                 if answer.status not in REDIRECTS or not location:
                     return _fetched(answer, place)
-                url = urljoin(place.url, location)
+                url = _redirected(place, location)
     except TimeoutError:
         raise FetchFailed(f"There was no complete answer within {seconds:g} s.") from None
     raise FetchFailed(f"It redirects more than {policy.max_redirects} times.")
+
+
+def _redirected(place: Target, location: str) -> str:
+    """Return where a redirect leads. Raises `FetchFailed` for one that is no URL."""
+    try:
+        return urljoin(place.url, location)
+    except ValueError:
+        raise FetchFailed("It redirects to something that is not a valid URL.") from None
 
 
 async def send(url: str, body: bytes, *, headers: Mapping[str, str], policy: FetchPolicy, seconds: float) -> Sent:
@@ -240,9 +248,12 @@ def target(url: str) -> Target:
     if "@" in parts.netloc:
         raise FetchRefused("The URL has a user name in it (the part before @); leave it out.")
     secure = parts.scheme == "https"
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    if parts.query:
-        path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|^`{}")
+    try:
+        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        if parts.query:
+            path += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]|^`{}")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry
+        raise FetchRefused("The URL has characters in it that are no text; encode them with %.") from None
     return Target(url, secure, host, port if port is not None else 443 if secure else 80, path)
 
 

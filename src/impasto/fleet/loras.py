@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -100,7 +100,7 @@ class LoraFiles:
         own = self._own(name, base_url, field=FIELD, reader=reader) if url else None
         if own is not None:  # whatever it is called: an upload without a name ends in .bin
             return await asyncio.to_thread(self._local, own, name)
-        if is_pickle(urlsplit(name).path):
+        if is_pickle(_path_of(name)):
             raise _refused(name, "it is a pickle, which can run code; only .safetensors files are read")
         if url:
             return await self._remote(name)
@@ -121,13 +121,17 @@ class LoraFiles:
         if self._settings.folder is None:
             return None
         folder = self._settings.folder.resolve()
-        path = (folder / name).resolve()
-        return path if path.is_relative_to(folder) and path.is_file() else None
+        with _no_path():
+            path = (folder / name).resolve()
+            return path if path.is_relative_to(folder) and path.is_file() else None
+        return None
 
     def _operators(self, name: str) -> _Here | None:
         """Any file there is."""
-        path = Path(name).expanduser()
-        return self._local(path, name) if path.is_file() else None
+        with _no_path():
+            path = Path(name).expanduser()
+            return self._local(path, name) if path.is_file() else None
+        return None
 
     def _local(self, path: Path, name: str) -> _Here:
         try:
@@ -278,6 +282,21 @@ def _age_and_size(path: Path) -> tuple[float, int]:
     except FileNotFoundError:
         return 0.0, 0
     return time.time() - stat.st_mtime, stat.st_size
+
+
+@contextlib.contextmanager
+def _no_path() -> Generator[None]:
+    """Take what no file can be called (NUL, too long a name, half a surrogate pair, an unknown ~user) for no file."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        yield
+
+
+def _path_of(name: str) -> str:
+    """Return the path of a URL or of a name. Raises ModelError."""
+    try:
+        return urlsplit(name).path
+    except ValueError:
+        raise _refused(name, "it is not a valid URL", "file_download_error") from None
 
 
 def _judge(path: Path, name: str) -> None:

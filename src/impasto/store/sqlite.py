@@ -506,6 +506,8 @@ class _Reader:
         try:
             with self._lock:
                 return self._connection.execute(query.sql, values).fetchall()
+        except (UnicodeEncodeError, OverflowError):  # no column holds such a value, so that no row has it
+            return []
         except sqlite3.Error as error:
             raise StoreError(f"the database cannot be read: {error}") from error
 
