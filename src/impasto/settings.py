@@ -58,6 +58,12 @@ class ServerSettings(Section):
         ge=0,
         description="MiB of uploads that one key may keep; 0: no limit. Pictures drawn do not count.",
     )
+    min_free_mb: int = Field(
+        default=32,
+        ge=0,
+        description="MiB that have to stay free on the disk of the data folder: below it requests and uploads are "
+        "refused (503, 507) and /readyz says why; 0: the disk is not looked at.",
+    )
     drain_seconds: float = Field(default=30.0, ge=0, description="How long a stop waits for running pictures.")
     realtime_idle_seconds: float = Field(
         default=60.0, gt=0, description="A realtime connection without inputs for so long is closed."

@@ -21,7 +21,7 @@ from impasto.api.roles import Role, app_of, endpoint_id
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.fields import Seed
 from impasto.endpoints.table import Endpoints
-from impasto.errors import BadRequest, NotFound, PathNotFound
+from impasto.errors import BadRequest, NotFound, PathNotFound, ServiceUnavailable
 from impasto.files.fetch import FetchRefused, target
 from impasto.settings import QueueSettings
 from impasto.store.records import NewRequest, Request
@@ -51,11 +51,14 @@ async def admit(
 ) -> Request:
     """Store the request; a repeated Idempotency-Key gets the first one back. `waits`: in the queue, for its key's turn.
 
-    Raises `BadRequest` for a header or query value that makes no sense; from the store `QueueFull` (429) past the
+    Raises `ServiceUnavailable` (503) on a full disk;
+    `BadRequest` for a header or query value that makes no sense; from the store `QueueFull` (429) past the
     caller's own `fal_max_queue_length` or its key's limits, `ModelError` (422) when an Idempotency-Key comes with
     another input.
     """
     store = call.gateway.store
+    if reason := call.gateway.unwell:
+        raise ServiceUnavailable(f"Nothing can be stored now: {reason}.")
     new = _limited(_new_request(call, endpoint, input_), call.gateway.settings.queue, waits=waits)
     if previews:
         call.gateway.dispatcher.want_previews(new.request_id)

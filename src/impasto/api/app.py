@@ -51,6 +51,7 @@ from impasto.api.stream import stream
 from impasto.endpoints.table import Endpoints
 from impasto.errors import MethodNotAllowed, NotFound
 from impasto.files.parts import FOLDER, Parts
+from impasto.files.space import Space
 from impasto.settings import Settings
 from impasto.store.base import Store
 
@@ -89,6 +90,7 @@ def create_app(
         blobs=blobs,
         dispatcher=dispatcher,
         parts=Parts(settings.data / FOLDER),
+        space=Space(settings.data, reserve=settings.server.min_free_mb * 2**20),
         endpoints=Endpoints() if endpoints is None else endpoints,
         secret=secret or load_secret(settings.data / SECRET_FILE),
     )

@@ -28,6 +28,7 @@ from impasto.engine.senses import Lack
 from impasto.errors import MethodNotAllowed
 from impasto.files.draft import Draft
 from impasto.files.parts import Parts
+from impasto.files.space import Space
 from impasto.fleet.link import RunnerFacts
 from impasto.fleet.messages import Preview, Progress
 from impasto.settings import Settings
@@ -99,12 +100,20 @@ class Gateway:
     blobs: Blobs
     dispatcher: Fleet
     parts: Parts
+    space: Space
     endpoints: Endpoints
     secret: bytes  # signs upload tokens, upload URLs and links
     started_at: float = field(default_factory=time.time)
     documents: Documents = field(default_factory=Documents)
     naming: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
     """Tokens that are being given their content: one upload at a time decides about one name."""
+
+    @property
+    def unwell(self) -> str:
+        """Why nothing can be stored now; "" when it can."""
+        if not self.store.healthy:
+            return "the request store cannot be written any more: look at its disk, then restart the server"
+        return self.space.reason or ("the disk has no room for the request store" if self.store.full else "")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from impasto.api.media import media_type
 from impasto.api.signing import Claims
 from impasto.errors import BadRequest, QuotaExceeded, StorageFull, WireError
 from impasto.files.draft import Draft
+from impasto.files.space import Space
 from impasto.store.records import FileRecord
 
 log = logging.getLogger("impasto.api")
@@ -61,18 +62,26 @@ def quota(gateway: Gateway) -> int | None:
     return gateway.settings.server.upload_quota_mb * MIB or None
 
 
-async def receive(request: Request, draft: Draft, room: Room) -> None:
+def check_space(space: Space) -> None:
+    """Leave the last bytes of the disk to the request store. Raises `StorageFull`."""
+    if space.reason:
+        raise StorageFull
+
+
+async def receive(request: Request, draft: Draft, room: Room, *, space: Space) -> None:
     """Write the body to `draft`. Raises the room's refusal, `StorageFull`, `ClientDisconnect`."""
     declared = whole_number(request.headers.get("content-length", ""))
     if declared is not None and declared > room.size:
         raise room.refusal
     waiting = bytearray()
     with disk_errors():
+        check_space(space)
         async for chunk in request.stream():
             waiting += chunk
             if draft.size + len(waiting) > room.size:
                 raise room.refusal
             if len(waiting) >= FLUSH:
+                check_space(space)
                 await asyncio.to_thread(draft.write, bytes(waiting))
                 waiting.clear()
         await asyncio.to_thread(draft.write, bytes(waiting))

@@ -13,11 +13,12 @@ async def healthz(call: Call) -> Response:
 
 
 async def readyz(call: Call) -> Response:
-    """200 when a runner is ready to draw, else 503 with the reason."""
+    """200 when a runner is ready to draw and there is room to store what it draws, else 503 with the reason."""
     dispatcher = call.gateway.dispatcher
-    if dispatcher.ready:
+    reason = call.gateway.unwell or ("" if dispatcher.ready else dispatcher.reason)
+    if dispatcher.ready and not reason:
         return Json({"status": "ready", "version": __version__})
-    return Json({"status": "not ready", "reason": dispatcher.reason, "version": __version__}, status_code=503)
+    return Json({"status": "not ready", "reason": reason, "version": __version__}, status_code=503)
 
 
 async def index(call: Call) -> Response:

@@ -5,6 +5,7 @@ stored, and that nobody but the waiting client wants it: when that one hangs up,
 """
 
 import asyncio
+import contextlib
 import time
 
 from starlette.requests import Request as HttpRequest
@@ -15,11 +16,11 @@ from impasto.api.admission import admit, comes_back, resolve, start_timeout
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call, Gateway
 from impasto.endpoints.validation import validate
-from impasto.errors import ClientDisconnected, RequestTimeout, UnknownRequest
+from impasto.errors import ClientDisconnected, RequestTimeout, ServiceUnavailable, StoreError, UnknownRequest
 from impasto.store.base import Store
 from impasto.store.records import Request, Status
 
-RECHECK = 30.0  # seconds; the change counter wakes us, this only bounds a lost wake-up
+RECHECK = 2.0  # seconds; the change counter wakes us, this bounds a lost wake-up, and how long a full disk goes unseen
 OVERDUE = 0.02  # seconds past a start deadline before the sweep is asked to enforce it
 
 
@@ -64,6 +65,7 @@ async def _completed(gateway: Gateway, request_id: str, deadline: float | None) 
             raise UnknownRequest
         if request.status is Status.COMPLETED:
             return request
+        await check_storable(gateway, request)
         timeout = RECHECK
         if deadline is not None and request.status is Status.IN_QUEUE:
             timeout = min(RECHECK, deadline + OVERDUE - time.time())
@@ -71,6 +73,16 @@ async def _completed(gateway: Gateway, request_id: str, deadline: float | None) 
                 await end_overdue(store, request_id)
                 timeout = OVERDUE
         await store.changed(request_id, since=since, timeout=timeout)
+
+
+async def check_storable(gateway: Gateway, request: Request) -> None:
+    """End the wait for a request whose result has no room on the disk. Raises `ServiceUnavailable`; it is cancelled."""
+    reason = gateway.unwell
+    retried = request.status is Status.IN_QUEUE and request.attempt > 0
+    if reason and (retried or gateway.store.full or gateway.space.exhausted):
+        with contextlib.suppress(StoreError):
+            await gateway.store.cancel(request.request_id)
+        raise ServiceUnavailable(f"The result cannot be stored: {reason}.")
 
 
 def start_deadline(call: Call) -> float | None:

@@ -213,7 +213,7 @@ async def _receive_file(call: Call, claims: Claims) -> None:
     with disk_errors():
         draft = await asyncio.to_thread(gateway.blobs.draft)
     with draft:
-        await receive(call.request, draft, await room(gateway, claims))
+        await receive(call.request, draft, await room(gateway, claims), space=gateway.space)
         await keep(gateway, claims, draft)
 
 
@@ -228,7 +228,12 @@ async def _put_part(call: Call, claims: Claims) -> Response:
     with draft:
         replaced = await asyncio.to_thread(parts.size, *upload_, number)
         taken = await asyncio.to_thread(parts.pending, *upload_) - replaced
-        await receive(call.request, draft, await room(call.gateway, claims, taken=taken, replaced=replaced))
+        await receive(
+            call.request,
+            draft,
+            await room(call.gateway, claims, taken=taken, replaced=replaced),
+            space=call.gateway.space,
+        )
         with disk_errors():
             tag = await asyncio.to_thread(parts.keep, draft)
     return Json({"partNumber": number, "etag": tag}, headers={"ETag": tag})

@@ -16,10 +16,10 @@ from impasto.api.admission import admit, comes_back, resolve
 from impasto.api.bodies import read_object
 from impasto.api.gateway import Call
 from impasto.api.queue import progress_of, shown_payload
-from impasto.api.run import OVERDUE, end_overdue, start_deadline
+from impasto.api.run import OVERDUE, check_storable, end_overdue, start_deadline
 from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.validation import validate
-from impasto.errors import RequestTimeout
+from impasto.errors import RequestError
 from impasto.store.records import Request, Status
 
 
@@ -46,14 +46,15 @@ async def _events(call: Call, request: Request) -> AsyncIterator[bytes]:
                 elif (progress := _progress(call, now)) != told:
                     told = progress
                     yield event(progress)
-    except RequestTimeout as error:
+    except RequestError as error:
         yield event(error.body())
 
 
 async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]:
     """`request` now and at every change, last when it is completed; None where nothing happened for `PING_SECONDS`.
 
-    Left before its end, because the client hung up, it cancels the request. Raises `RequestTimeout` past the caller's
+    Left before its end, because the client hung up, it cancels the request. Raises `ServiceUnavailable` on a
+    full disk, `RequestTimeout` past the caller's
     own start deadline.
     """
     store, request_id = call.gateway.store, request.request_id
@@ -68,6 +69,7 @@ async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]
                 yield now
             if now is None or ended:
                 return
+            await check_storable(call.gateway, now)
             timeout = PING_SECONDS
             if deadline is not None and now.status is Status.IN_QUEUE:
                 timeout = min(timeout, deadline + OVERDUE - time.time())

@@ -308,4 +308,9 @@ class Store(Protocol):
         """False after a failed write to the disk: every verb raises `StoreError`, the process should end."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """Whether a write found no room on the disk within the last seconds."""
+        ...
+
     async def close(self) -> None: ...

@@ -65,6 +65,7 @@ from impasto.store.writer import Transaction, Writer
 MINIMUM_SQLITE = (3, 37)  # strict tables
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
 SWEEP_SECONDS = 1.0  # that one sweep goes on; the next one does the rest
+FULL_SECONDS = 5.0  # that a write without room counts: later ones may find some
 TOUCH_SECONDS = 60.0  # a key's last_used_at is written at most so often: polls must not become writes
 
 
@@ -153,6 +154,10 @@ class SqliteStore:
     def healthy(self) -> bool:
         """False after a failed write to the disk: nothing more is accepted, the process should end."""
         return self._writer.broken is None
+
+    @property
+    def full(self) -> bool:
+        return time.monotonic() - self._writer.full_at < FULL_SECONDS
 
     @property
     def counters(self) -> dict[str, int]:

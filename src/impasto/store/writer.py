@@ -74,6 +74,7 @@ class Writer:
         self._erasing = False
         self._erased_at = -math.inf
         self.broken: str | None = None
+        self.full_at = -math.inf  # monotonic seconds, of the last write that found no room on the disk
         self.commits = 0
         self.operations = 0
         self._thread = threading.Thread(target=self._work, name="impasto-store-writer", daemon=True)
@@ -180,6 +181,7 @@ class Writer:
         except Exception as error:  # not swallowed: it is raised in the task that awaits the operation
             if isinstance(error, sqlite3.Error) and (self._fatal(error) or not self._connection.in_transaction):
                 raise
+            self._note_full(error)
             self._execute("rollback_operation")
             self._execute("release")
             item.error = _explain(error)
@@ -191,6 +193,7 @@ class Writer:
             told.erased |= transaction.erased
 
     def _fail(self, batch: list[_Item], error: sqlite3.Error) -> None:
+        self._note_full(error)
         if self._fatal(error):
             with self._condition:
                 self.broken = str(error)
@@ -202,6 +205,10 @@ class Writer:
                 self.broken = self.broken or str(second)
         for item in batch:
             item.value, item.error = None, _explain(error)
+
+    def _note_full(self, error: Exception) -> None:
+        if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL:
+            self.full_at = time.monotonic()
 
     def _fatal(self, error: sqlite3.Error) -> bool:
         code = getattr(error, "sqlite_errorcode", None)

@@ -25,7 +25,7 @@ from impasto.api.run import completed_or_gone
 from impasto.api.sse import PING, EventStream, named_event
 from impasto.api.stream import follow
 from impasto.engine.job import Notice
-from impasto.errors import ModelError, RequestTimeout, UnknownRequest
+from impasto.errors import ModelError, RequestError, UnknownRequest
 from impasto.files.images import data_uri, sniff
 from impasto.fleet.messages import Preview
 from impasto.fleet.work import WARNINGS, warnings
@@ -119,7 +119,7 @@ async def _events(call: Call, request: Request, wish: Wish, kind: str) -> AsyncI
                         data = await base64_of(image["url"], call.gateway.blobs)
                         picture = _picture(data, wish.output_format, size_of(image), now)
                         yield named_event(f"{kind}.completed", {"type": f"{kind}.completed", **picture, "usage": None})
-    except RequestTimeout as late:
+    except RequestError as late:
         yield named_event("error", error(late.status, late.body(), late.headers()))
 
 
