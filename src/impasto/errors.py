@@ -195,6 +195,13 @@ class QuotaExceeded(RequestError):
             "server.upload_quota_mb). Delete files, or let them expire (X-Fal-Object-Lifecycle)."
         )
 
+    @classmethod
+    def of_files(cls, *, limit: int) -> QuotaExceeded:
+        return cls(
+            f"This key has {limit} uploads, and may keep no more (setting server.upload_quota_files, or one for every "
+            "4 KiB of server.upload_quota_mb). Delete files, or let them expire (X-Fal-Object-Lifecycle)."
+        )
+
 
 class StorageFull(RequestError):
     """The server's disk has no room for this file; tell its operator."""

@@ -58,6 +58,12 @@ class ServerSettings(Section):
         ge=0,
         description="MiB of uploads that one key may keep; 0: no limit. Pictures drawn do not count.",
     )
+    upload_quota_files: int = Field(
+        default=0,
+        ge=0,
+        description="Uploads that one key may keep, empty ones and waiting parts too; 0: one for every 4 KiB of "
+        "server.upload_quota_mb, no limit where that is 0.",
+    )
     min_free_mb: int = Field(
         default=32,
         ge=0,

@@ -252,6 +252,29 @@ async def test_parts_that_wait_use_the_quota_and_of_uploads_at_once_only_those_t
     assert [path for path in left_behind(server) if server.store.expired_files() == []] == []
 
 
+@pytest.mark.parametrize("size", [0, 1])
+async def test_small_and_empty_files_and_parts_count_against_the_quota(build, size: int) -> None:
+    server = await build(upload_quota_mb=1, upload_quota_files=5)
+    async with server.client() as client:
+        _, base = await begin(client)
+        assert (await client.put(f"{base}/1", content=b"x" * size)).status_code == 200
+        done = [await client.post("/files/upload", content=b"x" * size) for _ in range(5)]
+        assert [answer.status_code for answer in done] == [200] * 4 + [413]
+        assert done[-1].headers["x-fal-error-type"] == "quota_exceeded"
+        assert "server.upload_quota_files" in done[-1].json()["detail"]
+        assert (await client.put(f"{base}/2", content=b"")).status_code == 413
+        assert (await client.put(f"{base}/1", content=b"y" * size)).status_code == 200, "sent again, it is no more"
+        assert (await client.delete(done[0].json()["access_url"])).status_code == 204
+        assert (await client.post("/files/upload", content=b"")).status_code == 200
+
+
+async def test_a_quota_of_bytes_bounds_the_number_of_files_too(build) -> None:
+    server = await build(upload_quota_mb=1)
+    async with server.client() as client:
+        done = [(await client.post("/files/upload", content=b"")).status_code for _ in range(260)]
+    assert done == [200] * 256 + [413] * 4
+
+
 @contextlib.contextmanager
 def disk_of(size: int) -> Iterator[None]:
     """The system refuses to let any file of this process grow past `size` bytes."""

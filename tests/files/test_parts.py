@@ -10,7 +10,7 @@ import pytest
 
 from impasto.errors import BadRequest
 from impasto.files.blobs import BlobStore
-from impasto.files.parts import STALE, Parts
+from impasto.files.parts import STALE, Parts, Usage
 
 KEY, TOKEN = "key", "b/00000000/abcdefghijklmnopqrstuv.png"
 
@@ -103,6 +103,8 @@ def test_an_upload_begins_while_the_last_other_one_of_its_key_is_completed(parts
 def test_what_waits_is_counted_although_an_upload_is_completed_meanwhile(parts, tmp_path, monkeypatch):
     for token in "ab":
         put(parts, 1, b"data", token=token)
+    (tmp_path / "uploads").rename(tmp_path / "again")  # of which this process has no sums
+    parts = Parts(tmp_path / "again")
     scandir, going = os.scandir, parts._of(KEY, "a")
 
     def seen(path):
@@ -113,3 +115,42 @@ def test_what_waits_is_counted_although_an_upload_is_completed_meanwhile(parts, 
     monkeypatch.setattr(os, "scandir", seen)
     assert parts.pending(KEY) == 4
     assert not going.exists()
+
+
+def test_a_part_costs_the_same_however_many_there_are(tmp_path, monkeypatch):
+    first = Parts(tmp_path / "uploads")
+    for number in range(1, 200):
+        put(first, number, b"x")
+    walks: list[Path] = []
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path=".": walks.append(Path(path)) or listed(path))
+    put(first, 200, b"xy")
+    put(first, 200, b"xyz")
+    other = Parts(tmp_path / "uploads")  # another one of the same process
+    assert (other.usage(KEY).size, other.usage(KEY).files, other.pending(KEY, TOKEN)) == (202, 200, 202)
+    assert walks == [], "no folder is read"
+    monkeypatch.undo()
+    other.drop(KEY, TOKEN)
+    assert (first.usage(KEY), files(tmp_path)) == (Usage(0, 0), [])
+
+
+def test_what_a_former_process_left_is_counted(tmp_path):
+    put(Parts(tmp_path / "uploads"), 1, b"12345")
+    (tmp_path / "uploads").rename(tmp_path / "again")  # a folder that this process has no sums of
+    assert Parts(tmp_path / "again").usage(KEY) == Usage(5, 1)
+
+
+def test_folders_and_files_are_for_their_owner_only_whatever_is_there_already(tmp_path):
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    try:
+        put(Parts(tmp_path / "deep" / "uploads"), 1, b"x")
+        blobs = BlobStore(tmp_path / "more" / "files")
+        token = blobs.put(b"x", media_type="image/png")
+    finally:
+        os.umask(before)
+    made = [path for folder in ("deep", "more") for path in [tmp_path / folder, *(tmp_path / folder).rglob("*")]]
+    assert len(made) > 8
+    assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_dir()} == {"0o700"}
+    assert {oct(path.stat().st_mode & 0o777) for path in made if path.is_file()} == {"0o600"}
+    assert blobs.path(token).read_bytes() == b"x"

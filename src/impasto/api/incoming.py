@@ -28,6 +28,7 @@ from impasto.store.records import FileRecord
 
 log = logging.getLogger("impasto.api")
 
+BLOCK = 4096  # bytes that even an empty file takes, in rows and inodes
 FLUSH = MIB  # bytes that are collected before they are written
 USED = "This upload URL was used already, for other bytes; ask for a new one."
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -41,17 +42,21 @@ class Room:
     refusal: WireError
 
 
-async def room(gateway: Gateway, claims: Claims, *, taken: int = 0, replaced: int = 0) -> Room:
+async def room(gateway: Gateway, claims: Claims, *, taken: int = 0, replaced: int = 0, new: bool = True) -> Room:
     """For a file, or for a part of one: `taken` bytes are there in other parts, `replaced` in an earlier try of it. A
-    file that is served may be sent again.
+    file that is served may be sent again. `new`: it will be one more file. Raises `QuotaExceeded`: there are too many.
     """
     server = gateway.settings.server
     largest = Room(server.max_upload_mb * MIB - taken, too_large(server.max_upload_mb, "server.max_upload_mb"))
-    limit = quota(gateway)
-    if limit is None or gateway.store.file(claims.file) is not None:
+    limit, files = quota(gateway), max_files(gateway)
+    if (limit is None and files is None) or gateway.store.file(claims.file) is not None:
         return largest
-    pending = await asyncio.to_thread(gateway.parts.pending, claims.key_id)
-    used = gateway.store.stored_bytes(claims.key_id) + pending - replaced
+    pending = await asyncio.to_thread(gateway.parts.usage, claims.key_id)
+    if files is not None and new and gateway.store.stored_files(claims.key_id) + pending.files >= files:
+        raise QuotaExceeded.of_files(limit=files)
+    if limit is None:
+        return largest
+    used = gateway.store.stored_bytes(claims.key_id) + pending.size - replaced
     if limit - used >= largest.size:
         return largest
     return Room(limit - used, QuotaExceeded.of(used=used, more=max(limit - used, 0) + 1, quota=limit))
@@ -60,6 +65,12 @@ async def room(gateway: Gateway, claims: Claims, *, taken: int = 0, replaced: in
 def quota(gateway: Gateway) -> int | None:
     """Bytes of uploads that a key may have; None: as many as it likes."""
     return gateway.settings.server.upload_quota_mb * MIB or None
+
+
+def max_files(gateway: Gateway) -> int | None:
+    """How many uploads and waiting parts a key may have; None: as many as it likes."""
+    server = gateway.settings.server
+    return server.upload_quota_files or server.upload_quota_mb * MIB // BLOCK or None
 
 
 def check_space(space: Space) -> None:
@@ -106,7 +117,7 @@ async def keep(gateway: Gateway, claims: Claims, draft: Draft) -> None:
         except FileExistsError:
             raise BadRequest(USED) from None
         try:
-            added = await store.add_file(_record(claims, draft), quota=quota(gateway))
+            added = await store.add_file(_record(claims, draft), quota=quota(gateway), max_files=max_files(gateway))
         except QuotaExceeded:
             if new:
                 await asyncio.to_thread(blobs.delete, claims.file)

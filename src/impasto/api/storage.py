@@ -24,7 +24,7 @@ from impasto.api.auth import Access, identify, key_is_live
 from impasto.api.bodies import MIB, Json, read_body, read_object, too_large
 from impasto.api.download import etag
 from impasto.api.gateway import Call, Gateway
-from impasto.api.incoming import disk_errors, keep, receive, room
+from impasto.api.incoming import Room, disk_errors, keep, receive, room
 from impasto.api.media import bare, clean_name
 from impasto.api.signing import Claims, sign, verify
 from impasto.errors import BadRequest, Forbidden, Unauthorized
@@ -226,14 +226,16 @@ async def _put_part(call: Call, claims: Claims) -> Response:
     with disk_errors():
         draft = await asyncio.to_thread(parts.draft, *upload_, number)
     with draft:
-        replaced = await asyncio.to_thread(parts.size, *upload_, number)
-        taken = await asyncio.to_thread(parts.pending, *upload_) - replaced
-        await receive(
-            call.request,
-            draft,
-            await room(call.gateway, claims, taken=taken, replaced=replaced),
-            space=call.gateway.space,
-        )
+
+        async def left() -> Room:
+            replaced = await asyncio.to_thread(parts.size, *upload_, number)
+            taken = await asyncio.to_thread(parts.pending, *upload_) - replaced
+            new = not await asyncio.to_thread(parts.has, *upload_, number)
+            return await room(call.gateway, claims, taken=taken, replaced=replaced, new=new)
+
+        await receive(call.request, draft, await left(), space=call.gateway.space)
+        if draft.size > (now := await left()).size:  # others came while this one did
+            raise now.refusal
         with disk_errors():
             tag = await asyncio.to_thread(parts.keep, draft)
     return Json({"partNumber": number, "etag": tag}, headers={"ETag": tag})

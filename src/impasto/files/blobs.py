@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from impasto.errors import NotFound
 from impasto.files.draft import Draft, same_bytes
+from impasto.files.private import make_folder
 from impasto.files.urls import TOKEN
 
 EXTENSIONS = {
@@ -44,7 +45,7 @@ class BlobStore:
         self._hours = threading.Lock()  # nobody removes an empty hour folder between its making and its first file
         self._synced: set[str] = set()  # hour folders whose own name is on the disk
         # Pictures lie here: for their owner only.
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self._folder)
         for name in ("b", "tmp"):
             (self._folder / name).mkdir(exist_ok=True, mode=0o700)
 

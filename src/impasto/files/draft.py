@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Self
 
+from impasto.files.private import create
+
 CHUNK = 1024 * 1024  # bytes; what is read or compared at a time
 HEAD = 1024  # bytes, enough to tell what it is (`images.sniff`)
 
@@ -21,7 +23,7 @@ class Draft:
         self.size = 0
         self.head = b""
         self._hash = hashlib.sha256() if hashed else None
-        self._file = path.open("xb")
+        self._file = create(path)
 
     def __enter__(self) -> Self:
         return self

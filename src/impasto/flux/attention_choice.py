@@ -90,7 +90,7 @@ def decide(seconds: Seconds, *, key: str, folder: Path | None) -> Choice | None:
     log.info("Attention runs in %s (%s)", best, told)
     if file is not None:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             file.write_text(json.dumps({**kept, key: best}, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             log.warning("The choice is not kept and will be made again: %s", error)

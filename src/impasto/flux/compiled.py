@@ -72,7 +72,7 @@ class Compiled:
         compiled = cls(model, folder)
         start = time.monotonic()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for block in _blocks(model):
                 block.compile(dynamic=True)
             compiled._try(rows)

@@ -259,16 +259,21 @@ class Store(Protocol):
         ...
 
     # ------------------------------------------------------------ files and keys
-    async def add_file(self, file: FileRecord, *, quota: int | None = None) -> bool:
+    async def add_file(self, file: FileRecord, *, quota: int | None = None, max_files: int | None = None) -> bool:
         """Serve an upload from now on; False: its token is known already, and stays as it is.
 
-        Raises `QuotaExceeded` when the key's uploads would take more than `quota` bytes; judged where it is written,
+        Raises `QuotaExceeded` when the key's uploads would take more than `quota` bytes or be more than `max_files`;
+        judged where it is written,
         so that of many at once only those that fit are taken.
         """
         ...
 
     def file(self, token: str) -> FileRecord | None:
         """The file, while it is served; None: unknown or past its retention."""
+        ...
+
+    def stored_files(self, key_id: str) -> int:
+        """How many uploads in service this key made. Results are not counted."""
         ...
 
     def stored_bytes(self, key_id: str) -> int:

@@ -295,7 +295,13 @@ class Moves:
             self._release(tx, row, crashed=True, drain=not last, reason="the server was restarted")
         return len(rows)
 
-    def add_file(self, tx: Transaction, file: FileRecord, *, quota: int | None = None) -> bool:
+    def add_file(
+        self, tx: Transaction, file: FileRecord, *, quota: int | None = None, max_files: int | None = None
+    ) -> bool:
+        if max_files is not None:
+            count = _there(tx.row("uploads_count", key_id=file.key_id, now=self.clock()))[0]
+            if count >= max_files:
+                raise QuotaExceeded.of_files(limit=max_files)
         if quota is not None:
             used = _there(tx.row("uploads_size", key_id=file.key_id, now=self.clock()))[0]
             if used + file.size > quota:

@@ -572,6 +572,11 @@ UPDATE files SET deleting = 1 WHERE token = :token AND deleting = 0;
 SELECT coalesce(sum(size), 0) FROM files
 WHERE key_id = :key_id AND request_id IS NULL AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
 
+-- name: uploads_count
+-- How many uploads a key has in service.
+SELECT count(*) FROM files
+WHERE key_id = :key_id AND request_id IS NULL AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
+
 -- name: files_deleting
 -- Files whose bytes are to be deleted.
 SELECT * FROM files WHERE deleting = 1 ORDER BY token LIMIT :limit;

@@ -414,8 +414,8 @@ class SqliteStore:
 
     # ------------------------------------------------------------ files
 
-    async def add_file(self, file: FileRecord, *, quota: int | None = None) -> bool:
-        return await self._writer.run(lambda tx: self._moves.add_file(tx, file, quota=quota))
+    async def add_file(self, file: FileRecord, *, quota: int | None = None, max_files: int | None = None) -> bool:
+        return await self._writer.run(lambda tx: self._moves.add_file(tx, file, quota=quota, max_files=max_files))
 
     def file(self, token: str) -> FileRecord | None:
         row = self._row("file_get", token=token, now=self._moves.clock())
@@ -427,6 +427,9 @@ class SqliteStore:
 
     async def delete_file(self, token: str) -> bool:
         return await self._writer.run(lambda tx: tx.run("file_withdraw", token=token) > 0)
+
+    def stored_files(self, key_id: str) -> int:
+        return self._count("uploads_count", key_id=key_id, now=self._moves.clock())
 
     def stored_bytes(self, key_id: str) -> int:
         return self._count("uploads_size", key_id=key_id, now=self._moves.clock())
