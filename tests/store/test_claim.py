@@ -113,11 +113,11 @@ class TestPosition:
         low = await store.submit(new(priority=1))
         normal = [await store.submit(new()) for _ in range(3)]
         await store.submit(new(endpoint="another"))
-        assert [store.position(request) for request in normal] == [0, 1, 2]
-        assert store.position(low) == 4, "one runner draws for every endpoint"
+        assert [await store.position(request) for request in normal] == [0, 1, 2]
+        assert await store.position(low) == 4, "one runner draws for every endpoint"
         await store.claim(endpoints=[ENDPOINT], runner_id="gpu-0", limit=2, lease_seconds=15)
-        assert [store.position(request) for request in normal] == [0, 0, 0]
-        assert store.position(low) == 2
+        assert [await store.position(request) for request in normal] == [0, 0, 0]
+        assert await store.position(low) == 2
 
     async def test_it_says_the_place_in_which_it_is_claimed(self, store, new):
         """Whatever keys, endpoints and priorities wait, and whoever was served last."""
@@ -128,7 +128,7 @@ class TestPosition:
 
         waiting = [await store.submit(any_one()) for _ in range(40)]
         for _ in range(20):
-            said = {store.position(request): request.request_id for request in waiting}
+            said = {await store.position(request): request.request_id for request in waiting}
             assert sorted(said) == list(range(len(waiting)))
             claimed = await store.claim(endpoints=["x", ENDPOINT], runner_id="gpu-0", limit=2, lease_seconds=15)
             assert [request.request_id for request in claimed] == [said[0], said[1]]
@@ -139,7 +139,7 @@ class TestPosition:
         requests = await asyncio.gather(*[store.submit(new(priority=number % 2)) for number in range(700)])
         order = [request for request in requests if request.priority == 0]
         order += [request for request in requests if request.priority == 1]
-        assert [store.position(request) for request in order] == list(range(700))
+        assert [await store.position(request) for request in order] == list(range(700))
 
     async def test_queued_counts_one_endpoint_or_all(self, store, new, running):
         await running()

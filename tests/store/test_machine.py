@@ -247,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
     def the_queue_agrees(self):
         waiting = {id_: model for id_, model in self.models.items() if model.status == Status.IN_QUEUE}
         line = sorted((model.priority, model.number, request_id) for request_id, model in waiting.items())
-        places = [self.store.position(self.store.get(request_id)) for _, _, request_id in line]
+        places = [self.do(self.store.position(self.store.get(request_id))) for _, _, request_id in line]
         assert places == list(range(len(line)))
         for endpoint in ENDPOINTS:
             assert self.store.queued(endpoint) == sum(model.endpoint == endpoint for model in waiting.values())

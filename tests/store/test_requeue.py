@@ -18,7 +18,7 @@ async def test_a_crashed_attempt_goes_back_to_the_head_of_the_queue(store, runni
     assert moved == store.get(request.request_id)
     assert (moved.status, moved.attempt, moved.crash_count) == (Status.IN_QUEUE, 1, 1)
     assert (moved.lease, moved.runner_id, moved.seed) == (None, None, request.seed)
-    assert (store.position(moved), store.position(later)) == (0, 1)
+    assert (await store.position(moved), await store.position(later)) == (0, 1)
     assert "the runner died" in store.logs(request.request_id)[0].message
     clock.advance(0.5)
     (again,) = await claim(store)

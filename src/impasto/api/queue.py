@@ -48,7 +48,7 @@ async def submit(call: Call) -> Response:
             **_urls(call, request),
             "logs": None,
             "metrics": {},
-            "queue_position": call.gateway.store.position(request) if waiting else 0,
+            "queue_position": await call.gateway.store.position(request) if waiting else 0,
         }
     )
 
@@ -59,7 +59,7 @@ async def status(call: Call) -> Response:
     logs = None
     if _with_logs(call) and request.status is not Status.IN_QUEUE:
         logs = call.gateway.store.logs(request.request_id)
-    return Json(_status(call, request, logs), status_code=200 if request.status is Status.COMPLETED else 202)
+    return Json(await _status(call, request, logs), status_code=200 if request.status is Status.COMPLETED else 202)
 
 
 async def status_stream(call: Call) -> Response:
@@ -82,7 +82,7 @@ async def _statuses(call: Call, request_id: str) -> AsyncIterator[bytes]:
         if _with_logs(call) and request.status is not Status.IN_QUEUE:
             logs = store.logs(request_id, after=told)
             told += len(logs)
-        body = _status(call, request, logs)
+        body = await _status(call, request, logs)
         if watched and request.status is Status.IN_PROGRESS:
             body |= progress_of(call, request)
         now = event(body)
@@ -104,11 +104,11 @@ def _with_logs(call: Call) -> bool:
     return call.request.query_params.get("logs", "").lower() in _ON
 
 
-def _status(call: Call, request: Request, logs: Sequence[LogLine] | None) -> dict[str, Any]:
+async def _status(call: Call, request: Request, logs: Sequence[LogLine] | None) -> dict[str, Any]:
     """The status object, in the order of the real service."""
     body: dict[str, Any] = {"status": request.status.value, "request_id": request.request_id, **_urls(call, request)}
     if request.status is Status.IN_QUEUE:
-        body["queue_position"] = call.gateway.store.position(request)
+        body["queue_position"] = await call.gateway.store.position(request)
         body["logs"] = None
         body["metrics"] = {}
         return body

@@ -6,7 +6,7 @@ records, notifies and schedules; nobody else touches the tables. Returning means
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from impasto.store.records import (
@@ -44,14 +44,32 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, *, endpoints: Sequence[str], runner_id: str, limit: int, lease_seconds: float, idle: bool = True
+        self,
+        *,
+        endpoints: Sequence[str],
+        runner_id: str,
+        limit: int,
+        lease_seconds: float,
+        idle: bool = True,
+        busy: Collection[str] | None = None,
     ) -> list[Request]:
         """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1.
 
         Normal before low, keys in turn, first come first served within a key. No key gets more than the store's
         `max_running` at a time. A request that lost a runner (`crash_count`) comes alone, and only to an `idle` one:
-        until then nothing behind it is claimed, so that it is not passed for ever.
+        until then nothing behind it is claimed, so that it is not passed for ever. `busy`: key ids of which nothing is
+        claimed; then each other key gets at most one. Its cost does not grow with the keys and endpoints that wait.
         """
+        ...
+
+    def charge(self, request: Request, work: float) -> None:
+        """Count a claimed request as `work` ordinary images (1024 × 1024 pixels, 28 steps) in the turns of its key.
+        Until then it counts as much as the last one of its key.
+        """
+        ...
+
+    def settle(self, request: Request, share: float) -> None:
+        """Refund what was not done of a claimed request: `share`, 0 to 1, was. Once; later calls do nothing."""
         ...
 
     async def renew(self, leases: dict[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
@@ -138,8 +156,12 @@ class Store(Protocol):
 
     def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]: ...
 
-    def position(self, request: Request) -> int:
-        """How many requests are drawn before this one, whatever their endpoint, as things stand. 0 = next."""
+    async def position(self, request: Request) -> int:
+        """Return how many requests are claimed before this one if nothing comes, whatever their endpoint. 0 = next.
+
+        Exact up to 256 waiting requests, as long as each costs what the last one of its key did. Beyond, as of a
+        moment ago: usually a quarter of a second, at most some seconds.
+        """
         ...
 
     def queued(self, endpoint: str | None = None) -> int: ...

@@ -10,7 +10,7 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +29,7 @@ from impasto.errors import (
 )
 from impasto.store import outbox
 from impasto.store.briefs import prompt_of
-from impasto.store.fairness import Turns, fair_order
+from impasto.store.fairness import ORDINARY, FairOrder, Lines, Turns
 from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
 from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
 from impasto.store.writer import Transaction
@@ -74,7 +74,7 @@ class Moves:
     max_running: int = 0  # of one key; 0: no limit
     key_input_bytes: int = 0  # stored inputs of one key; 0: no limit
     all_input_bytes: int = 0  # stored inputs of all keys; 0: no limit
-    turns: Turns = field(default_factory=Turns)
+    lines: Lines = field(default_factory=lambda: Lines(Turns()))
 
     def submit(
         self, tx: Transaction, new: NewRequest, input_: str, idempotency_hash: bytes | None, brief: str | None = None
@@ -119,6 +119,7 @@ class Moves:
         )
         tx.changed.append(new.request_id)
         tx.rings.append(0)
+        self.lines.add(new.endpoint, priority=new.priority, key_id=new.key_id, seq=_there(row)["seq"])
         return replace(request_of(_there(row)), input=new.input)
 
     def claim(
@@ -130,13 +131,16 @@ class Moves:
         limit: int,
         lease_seconds: float,
         idle: bool,
+        busy: Collection[str] | None = None,
     ) -> list[Request]:
         now, monotonic = self.clock(), self.monotonic()
         claimed: list[Request] = []
-        for seq in fair_order(
-            tx, self.turns, endpoints=endpoints, max_running=self.max_running, now=now, monotonic=monotonic
-        ):
-            if len(claimed) >= limit or (claimed and claimed[-1].crash_count):
+        order = FairOrder(
+            tx, self.lines, endpoints=endpoints, now=now, monotonic=monotonic, most=self.max_running, busy=busy
+        )
+        while len(claimed) < limit and not (claimed and claimed[-1].crash_count):
+            seq = order.next()
+            if seq is None:
                 break
             row = tx.row(
                 "request_claim",
@@ -150,9 +154,19 @@ class Moves:
             )
             if row is None:  # it lost a runner, and would take its neighbours with it: it waits until it can be alone
                 break
+            order.took(seq)
             claimed.append(request_of(row))
             tx.changed.append(claimed[-1].request_id)
+        order.close()
         return claimed
+
+    def charge(self, seq: int, work: float) -> None:
+        """Count a claimed request as `work` ordinary images in its key's turns."""
+        self.lines.moved(self.lines.turns.charge(seq, round(work * ORDINARY)))
+
+    def settle(self, seq: int, share: float) -> None:
+        """Give a key back what was not done of a request that has ended."""
+        self.lines.moved(self.lines.turns.settle(seq, share))
 
     def renew(self, tx: Transaction, leases: Mapping[str, str], *, lease_seconds: float) -> tuple[list[str], list[str]]:
         until = self.monotonic() + lease_seconds
@@ -259,7 +273,7 @@ class Moves:
         """One step: at most `limit` rows, or as many as its time allows. → how many moved, whether more may be due."""
         until = time.monotonic() + SWEEP_STEP_SECONDS
         tx.run("sweep_adopt_leases", boot=self.boot, lease_until=self.monotonic() + self.lease_seconds)
-        tx.run("sweep_adopt_backoff", boot=self.boot)
+        self._adopt_backoff(tx)
         if late > self.lease_seconds / 2:
             tx.run("sweep_extend_leases", boot=self.boot, seconds=late)
         moved = tx.run("sweep_files", now=self.clock(), limit=limit)
@@ -285,7 +299,7 @@ class Moves:
             yield
 
     def recover(self, tx: Transaction) -> int:
-        tx.run("sweep_adopt_backoff", boot=self.boot)
+        self._adopt_backoff(tx)
         outbox.release(tx, self.clock())
         rows = tx.rows("requests_running")
         for row in rows:
@@ -315,6 +329,10 @@ class Moves:
             self._note(tx, row, message, level)
 
     # ------------------------------------------------------------ the pieces
+
+    def _adopt_backoff(self, tx: Transaction) -> None:
+        if tx.run("sweep_adopt_backoff", boot=self.boot):
+            self.lines.forget()
 
     def _insert_file(
         self,
@@ -377,17 +395,26 @@ class Moves:
             )
         self._note(tx, row, f"Attempt {attempt} ended: {reason}. Back in the queue.", "WARN")
         delay = 0.0 if drain else _backoff(attempt, first_crash=crashed and crashes == 1)
+        not_before = self.monotonic() + delay if delay else 0.0
         moved = tx.row(
             "request_requeue",
             request_id=row["request_id"],
             boot=self.boot,
-            not_before=self.monotonic() + delay if delay else 0,
+            not_before=not_before,
             attempt=attempt - 1 if drain else attempt,
             crash_count=crashes,
         )
         tx.changed.append(row["request_id"])
         tx.rings.append(delay)
-        return request_of(_there(moved))
+        place = _there(moved)
+        self.lines.add(
+            place["endpoint"],
+            priority=place["priority"],
+            key_id=place["key_id"],
+            seq=place["seq"],
+            wake=not_before,
+        )
+        return request_of(place)
 
     def _complete_with(
         self,

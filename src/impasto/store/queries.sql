@@ -137,32 +137,25 @@ FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency_key;
 -- Free an idempotency key whose day is over.
 UPDATE requests SET idempotency_key = NULL WHERE request_id = :request_id;
 
--- name: queue_heads
--- The oldest request that each key has waiting at one endpoint and priority; back-off and missed deadlines are skipped.
--- The keys are found one by one along the index: a deep queue costs as much as a short one.
-WITH RECURSIVE waiting(key_id) AS (
-  SELECT min(key_id) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority
-  UNION ALL
-  SELECT (
-    SELECT min(key_id) FROM requests
-    WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id > waiting.key_id
-  ) FROM waiting WHERE key_id IS NOT NULL
-)
-SELECT key_id, (
-  SELECT min(seq) FROM requests
-  WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = waiting.key_id
-    AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now)
-) AS seq FROM waiting WHERE key_id IS NOT NULL;
+-- name: queue_lines
+-- Where each line (endpoint, priority, key) begins, back-off or not; read at the start and after another process's write.
+SELECT endpoint, priority, key_id, min(seq) AS seq FROM requests INDEXED BY requests_turns
+WHERE status = 'IN_QUEUE' GROUP BY endpoint, priority, key_id;
 
--- name: queue_next
--- The request of one key, endpoint and priority that follows a place.
-SELECT min(seq) AS seq FROM requests
-WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = :key_id AND seq > :seq
+-- name: queue_backoffs
+-- The waiting requests whose back-off is not over.
+SELECT endpoint, priority, key_id, seq, not_before FROM requests INDEXED BY requests_backoff
+WHERE status = 'IN_QUEUE' AND not_before > 0 AND not_before > :monotonic;
+
+-- name: queue_head
+-- The first request of a line from a place on; back-off and missed deadlines are skipped.
+SELECT min(seq) AS seq FROM requests INDEXED BY requests_turns
+WHERE status = 'IN_QUEUE' AND endpoint = :endpoint AND priority = :priority AND key_id = :key_id AND seq >= :seq
   AND not_before <= :monotonic AND (start_deadline IS NULL OR start_deadline > :now);
 
 -- name: running_by_key
 -- How many requests of each key run.
-SELECT key_id, count(*) AS running FROM requests WHERE status = 'IN_PROGRESS' GROUP BY key_id;
+SELECT key_id, count(*) AS running FROM requests INDEXED BY requests_lease WHERE status = 'IN_PROGRESS' GROUP BY key_id;
 
 -- name: queued_of_key
 -- How many requests of a key wait, counted up to a limit.
@@ -321,8 +314,8 @@ SELECT timestamp, message, level, source, labels FROM logs WHERE request_id = :r
 SELECT key_id, priority, seq FROM requests WHERE request_id = :request_id AND status = 'IN_QUEUE';
 
 -- name: queue_whole
--- All that waits.
-SELECT key_id, priority, seq FROM requests INDEXED BY requests_turns WHERE status = 'IN_QUEUE';
+-- All that waits, or the first `limit` of it.
+SELECT key_id, priority, seq FROM requests INDEXED BY requests_turns WHERE status = 'IN_QUEUE' LIMIT :limit;
 
 -- name: file_version
 -- Another number after each commit of another connection.

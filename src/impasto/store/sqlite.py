@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Self
@@ -77,6 +77,7 @@ class SqliteStore:
         *,
         reader: sqlite3.Connection,
         lister: sqlite3.Connection,
+        places: sqlite3.Connection,
         writer: Writer,
         watch: Watch,
         moves: Moves,
@@ -87,12 +88,13 @@ class SqliteStore:
         self._path = path
         self._reader = _Reader(reader)
         self._lister = _Reader(lister)  # long lists are read in threads and hold up no poll
+        self._places = _Reader(places)  # the whole queue is read in a thread of its own
         self._writer = writer
         self._watch = watch
         self._moves = moves
         self._queries = queries
         self._pepper = pepper
-        self._positions = Positions(self._waiting, lambda: self._count("file_version"), moves.turns.of)
+        self._positions = Positions(self._waiting, lambda: self._count("file_version"), moves.lines.turns)
         self._touched: dict[str, float] = {}
 
     @classmethod
@@ -118,7 +120,7 @@ class SqliteStore:
         """
         queries = load("queries.sql")
         path = Path(path)
-        connection, reader, lister, pepper = await asyncio.to_thread(_connect, path, queries)
+        (connection, reader, lister, places), pepper = await asyncio.to_thread(_connect, path, queries)
         watch = Watch()
         moves = Moves(
             boot=uuid.uuid4().hex,
@@ -136,6 +138,7 @@ class SqliteStore:
         return cls(
             reader=reader,
             lister=lister,
+            places=places,
             writer=writer,
             watch=watch,
             moves=moves,
@@ -149,6 +152,8 @@ class SqliteStore:
         await self._writer.close()
         self._reader.close()
         self._lister.close()
+        await asyncio.to_thread(self._positions.close)
+        self._places.close()
 
     @property
     def healthy(self) -> bool:
@@ -183,13 +188,20 @@ class SqliteStore:
         limit: int,
         lease_seconds: float | None = None,
         idle: bool = True,
+        busy: Collection[str] | None = None,
     ) -> list[Request]:
         seconds = self._lease(lease_seconds)
         return await self._writer.run(
             lambda tx: self._moves.claim(
-                tx, endpoints=endpoints, runner_id=runner_id, limit=limit, lease_seconds=seconds, idle=idle
+                tx, endpoints=endpoints, runner_id=runner_id, limit=limit, lease_seconds=seconds, idle=idle, busy=busy
             )
         )
+
+    def charge(self, request: Request, work: float) -> None:
+        self._writer.cast(lambda _: self._moves.charge(request.seq, work))
+
+    def settle(self, request: Request, share: float) -> None:
+        self._writer.cast(lambda _: self._moves.settle(request.seq, share))
 
     async def renew(self, leases: dict[str, str], *, lease_seconds: float | None = None) -> tuple[list[str], list[str]]:
         seconds, leases = self._lease(lease_seconds), dict(leases)
@@ -284,9 +296,9 @@ class SqliteStore:
     def logs(self, request_id: str, *, after: int = 0) -> list[LogLine]:
         return [log_of(row) for row in self._rows("logs_after", request_id=request_id, after=after)]
 
-    def position(self, request: Request) -> int:
+    async def position(self, request: Request) -> int:
         place = self._row("request_place", request_id=request.request_id)
-        return 0 if place is None else self._positions.ahead(*place)
+        return 0 if place is None else await self._positions.ahead(*place)
 
     def queued(self, endpoint: str | None = None) -> int:
         return self._count("queue_count_all") if endpoint is None else self._count("queue_count", endpoint=endpoint)
@@ -489,8 +501,10 @@ class SqliteStore:
     def _lease(self, seconds: float | None) -> float:
         return self._moves.lease_seconds if seconds is None else seconds
 
-    def _waiting(self) -> list[Waiting]:
-        return [tuple(row) for row in self._rows("queue_whole")]
+    def _waiting(self, limit: int | None) -> list[Waiting]:
+        reader = self._places if limit is None else self._reader
+        rows = reader.rows(self._queries["queue_whole"], {"limit": -1 if limit is None else limit})
+        return [(row[0], row[1], row[2]) for row in rows]
 
     def _rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
         return self._reader.rows(self._queries[query], values)
@@ -524,10 +538,11 @@ class _Reader:
             self._connection.close()
 
 
-def _connect(
-    path: Path, queries: dict[str, Query]
-) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection, bytes]:
-    """(writer, reader, reader of lists, pepper) of a file, migrated."""
+_Connections = tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]
+
+
+def _connect(path: Path, queries: dict[str, Query]) -> tuple[_Connections, bytes]:
+    """((writer, reader, reader of lists, reader of the queue), pepper) of a file, migrated."""
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise StoreError(
             f"this Python comes with SQLite {sqlite3.sqlite_version}; impasto needs 3.37 or newer. "
@@ -538,7 +553,7 @@ def _connect(
         path.parent.mkdir(parents=True, exist_ok=True)
         # Prompts lie in this file: for its owner only. SQLite gives the log beside it the same mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        for settings in ("writer_settings", "reader_settings", "reader_settings"):
+        for settings in ("writer_settings", "reader_settings", "reader_settings", "reader_settings"):
             connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             connections.append(connection)
             connection.row_factory = sqlite3.Row
@@ -546,9 +561,9 @@ def _connect(
                 connection.execute(statement).fetchall()
             if settings == "writer_settings":
                 migrate(connection, queries)
-        writer, reader, lister = connections
+        writer, reader, lister, places = connections
         has_keys = any(writer.execute(queries[name].sql).fetchone()[0] for name in ("key_count", "signing_key_count"))
-        return writer, reader, lister, load_pepper(path, needed=has_keys)
+        return (writer, reader, lister, places), load_pepper(path, needed=has_keys)
     except BaseException as error:
         for connection in connections:
             connection.close()

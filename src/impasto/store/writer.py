@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ class Transaction:
         self.rings: list[float] = []  # seconds from now at which there is work to claim
         self.posted = False  # whether a webhook became due
         self.erased = False  # something went that nobody may find in the log, either
+        self.undo: list[Callable[[], None]] = []  # what to call when the operation, or its batch, is rolled back
 
     def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
         return self._connection.execute(self._queries[query].sql, values).fetchall()
@@ -170,6 +171,7 @@ class Writer:
             self.operations += len(batch)
         except sqlite3.Error as error:
             self._fail(batch, error)
+            _call(told.undo)
             return Transaction(self._connection, self._queries)
         return told
 
@@ -179,17 +181,20 @@ class Writer:
         try:
             item.value = item.operation(transaction)
         except Exception as error:  # not swallowed: it is raised in the task that awaits the operation
+            told.undo += transaction.undo
             if isinstance(error, sqlite3.Error) and (self._fatal(error) or not self._connection.in_transaction):
                 raise
             self._note_full(error)
             self._execute("rollback_operation")
             self._execute("release")
+            _call(transaction.undo)
             item.error = _explain(error)
         else:
             self._execute("release")
             told.changed += transaction.changed
             told.rings += transaction.rings
             told.posted |= transaction.posted
+            told.undo += transaction.undo
             told.erased |= transaction.erased
 
     def _fail(self, batch: list[_Item], error: sqlite3.Error) -> None:
@@ -218,6 +223,11 @@ class Writer:
 
     def _execute(self, query: str) -> None:
         self._connection.execute(self._queries[query].sql)
+
+
+def _call(functions: Iterable[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
 
 
 def _explain(error: Exception) -> Exception:
