@@ -252,7 +252,12 @@ class QueueSettings(Section):
     beat_seconds: float = Field(default=3.0, gt=0, description="How often a runner renews its leases.")
     max_attempts: int = Field(default=10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
     max_crashes: int = Field(default=3, ge=1, le=100, description="Attempts that may take their runner with them.")
-    slots: int = Field(default=2, ge=1, le=64, description="Requests a runner works on at a time.")
+    slots: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Requests a runner works on at a time; up to 4 more when each is of a key that it has none of.",
+    )
     max_queued: int = Field(
         default=10_000,
         ge=0,

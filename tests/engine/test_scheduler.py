@@ -84,6 +84,20 @@ def test_a_stream_of_short_jobs_cannot_starve_a_long_one() -> None:
     assert {after - before for before, after in pairwise(turns)} == {9}
 
 
+def test_a_small_job_waits_for_at_most_one_large_step() -> None:
+    """In steps of 512 × 512 pixels: three requests of four images of 2048 × 2048 are 16 times as much a step."""
+    scheduler = Scheduler()
+    for name in ("large-1", "large-2", "large-3"):
+        scheduler.add(name, samples=4, steps=50, cost=2048 * 2048)
+    for _ in range(37):
+        assert scheduler.next() is not None
+    scheduler.add("small", samples=1, steps=28, cost=512 * 512)
+    order = [scheduler.next() for _ in range(40)]
+    before = order.index(("small", 0))
+    assert before <= 2, "those that have waited for long go first, once"
+    assert order[before : before + 28].count(("small", 0)) >= 26
+
+
 def test_low_priority_is_not_starved_by_normal_either() -> None:
     scheduler = Scheduler(patience=8)
     add(scheduler, "long-low", priority=1)
@@ -140,14 +154,16 @@ def test_every_step_of_every_job_is_made_and_nobody_waits_for_longer_than_promis
         scheduler.add(str(number), samples=samples, steps=steps, cost=cost, priority=priority)
         left |= {(str(number), sample): steps for sample in range(samples)}
     waited = dict.fromkeys((str(number) for number in range(len(shapes))), 0)
+    costs = {str(number): shape[2] for number, shape in enumerate(shapes)}
     while (turn := scheduler.next()) is not None:
         for name in waited:
-            waited[name] += 1
+            waited[name] += costs[turn[0]]
         waited[turn[0]] = 0
         left[turn] -= 1
         if left[turn] == 0:
             scheduler.end(*turn)
         if not any(steps for (name, _), steps in left.items() if name == turn[0]):
             waited.pop(turn[0])
-        assert all(turns < patience + len(shapes) for turns in waited.values())
+        for name, work in waited.items():  # as much as this many steps of its own, and of each other's two
+            assert work <= (patience + len(shapes)) * costs[name] + 2 * sum(costs.values())
     assert set(left.values()) == {0}

@@ -33,6 +33,7 @@ class House:
     async def submit(self, prompt: str = "a red apple", *, endpoint: str = "fal-ai/flux-pro", **input_: Any) -> str:
         """Without safety and small, unless the input says otherwise; the seed is always 7."""
         no_retry = input_.pop("no_retry", False)
+        key_id = input_.pop("key_id", "")
         request = await self.store.submit(
             NewRequest(
                 request_id=str(uuid.uuid4()),
@@ -41,6 +42,7 @@ class House:
                 seed=7,
                 base_url=BASE_URL,
                 no_retry=no_retry,
+                key_id=key_id,
             )
         )
         return request.request_id

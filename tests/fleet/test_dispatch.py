@@ -18,7 +18,7 @@ from impasto.errors import StoreError
 from impasto.files.images import data_uri
 from impasto.fleet.inputs import Inputs
 from impasto.flux.models import FLUX1_FILL, IMPASTO_MINI
-from impasto.store.records import Outcome
+from impasto.store.records import Outcome, Status
 
 from .conftest import BASE_URL, House, make_settings, open_house
 
@@ -272,3 +272,22 @@ async def test_a_model_serves_no_endpoint_whose_images_it_cannot_use(house: Hous
     assert (house.dispatcher.served_by(fill), house.dispatcher.served_by(dev)) == (name, None)
     assert "can only fill" in house.dispatcher.lack(dev).reason  # pyright: ignore[reportOptionalMemberAccess]
     assert "needs FLUX.1-Canny-dev" in house.dispatcher.lack(canny).reason  # pyright: ignore[reportOptionalMemberAccess]
+
+
+async def test_a_small_request_of_another_key_steps_in_between_large_ones(tmp_path: Path) -> None:
+    """Two large requests fill both slots and a third waits: the small one is drawn before any of them has ended."""
+    async with open_house(make_settings(tmp_path, slots=2), step_seconds=0.01) as house:
+        await house.until_ready()
+        large = {"image_size": {"width": 512, "height": 512}, "num_images": 4, "num_inference_steps": 50}
+        ids = [await house.submit(key_id="a", **large) for _ in range(3)]
+        await house.until_drawing(ids[0], step=3)
+        small = await house.submit(key_id="b", num_inference_steps=8)
+        request, _ = await house.ended(small)
+        assert request.outcome is Outcome.OK
+        assert [house.request(id_).status for id_ in ids[:2]] == [Status.IN_PROGRESS] * 2
+        assert house.request(ids[2]).status is Status.IN_QUEUE, "the key itself has no more than its slots"
+        steps = house.dispatcher.progress(ids[0])
+        assert steps is not None
+        assert steps.share < 0.9
+        for id_ in ids:
+            await house.store.cancel(id_)

@@ -27,12 +27,14 @@ class Queue:
         migrate(self.connection, QUERIES)
         self.lines = Lines(Turns())
         self.statements = 0
+        self.connection.execute("PRAGMA synchronous = OFF")
         self.connection.set_trace_callback(self._count)
 
     def _count(self, _: str) -> None:
         self.statements += 1
 
     def fill(self, *, keys: int, endpoints: int, each: int = 1) -> None:
+        self.connection.execute("BEGIN")
         self.connection.executemany(
             "INSERT INTO requests (request_id, endpoint, key_id, priority, seed, base_url, no_retry, store_io, "
             "max_attempts, boot, created_at, input) VALUES (?, ?, ?, 0, '7', '', 0, 1, 10, 'b', 0, '{}')",
@@ -43,6 +45,7 @@ class Queue:
                 for endpoint in range(endpoints)
             ],
         )
+        self.connection.execute("COMMIT")
 
     def claim(self, *, endpoints: int, limit: int = 4) -> list[str]:
         """Return the keys of the claimed requests."""

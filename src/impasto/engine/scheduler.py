@@ -2,7 +2,8 @@
 
 In: jobs (add, remove) and the news that a sample ended. Out: (job, sample) for the next step, by these rules, in order:
 
-1. age        a job passed over `patience` times in a row goes first, the longest-waiting one: nobody starves;
+1. age        a job goes first when the others have had `patience` times the work of its own step since its last one,
+              the longest-waiting one: none starves, and a small job is not held up by many large steps of others;
 2. priority   normal (0) before low (1);
 3. shortest   the job with the least work left, so that a small request does not wait for a large one. Work counts over
               all samples of the job: asking for four images buys no larger share of the machine than asking for one;
@@ -23,7 +24,12 @@ class Entry:
     order: int
     cost: int  # of one step, in any unit that compares jobs: pixels
     left: dict[int, int]  # sample → steps it still needs
-    waited: int = 0  # turns others had since its last one
+    waited: int = 0  # work that others had done since its last step
+
+    @property
+    def age(self) -> float:
+        """How many of its own steps would have fitted into the time since its last one."""
+        return self.waited / max(self.cost, 1)
 
     @property
     def work(self) -> int:
@@ -31,7 +37,7 @@ class Entry:
 
 
 class Scheduler:
-    """`patience`: turns in a row that a job may be passed over; with n jobs waiting each gets at least every
+    """`patience`: work that a job waits for, in steps of its own; of n jobs with equal steps each gets at least every
     (patience + n)-th step.
     """
 
@@ -59,7 +65,7 @@ class Scheduler:
             return None
         chosen = min(self._entries.values(), key=self._rank)
         for entry in self._entries.values():
-            entry.waited += 1
+            entry.waited += max(chosen.cost, 1)
         chosen.waited = 0
         sample = min(chosen.left)
         chosen.left[sample] = max(chosen.left[sample] - 1, 0)
@@ -76,7 +82,7 @@ class Scheduler:
         """Forget the job, whatever it still needs. Unknown keys are fine: it may have ended just now."""
         self._entries.pop(key, None)
 
-    def _rank(self, entry: Entry) -> tuple[int, int, int, int]:
-        if entry.waited >= self._patience:
-            return (0, -entry.waited, 0, entry.order)
+    def _rank(self, entry: Entry) -> tuple[int, float, int, int]:
+        if entry.age >= self._patience:
+            return (0, -entry.age, 0, entry.order)
         return (1, entry.priority, entry.work, entry.order)

@@ -248,16 +248,17 @@ class Dispatcher:
         runner.say(m.Cancel(request_id=work.request.request_id, lease=work.lease))
 
     async def _claim_for(self, runner: Link) -> None:
-        free = runner.free_slots
-        if not free or self._draining or not self._is_able(runner):
+        free, guests = runner.free_slots, runner.guest_slots
+        if not (free or guests) or self._draining or not self._is_able(runner):
             return
         endpoints = [endpoint.id for endpoint in self._endpoints.values() if self._model_for(endpoint, runner)]
         requests = await self._store.claim(
             endpoints=endpoints,
             runner_id=runner.runner_id,
-            limit=free,
+            limit=free or guests,
             lease_seconds=self._settings.queue.lease_seconds,
             idle=not runner.works,
+            busy=None if free else runner.keys,
         )
         for request in requests:
             token = telemetry.request_id.set(request.request_id)
@@ -268,6 +269,8 @@ class Dispatcher:
                 log.exception("%s could not be assigned", request.request_id)
             finally:
                 telemetry.request_id.reset(token)
+            if request.request_id not in runner.works:
+                self._store.settle(request, 0.0)
 
     def _is_able(self, runner: Link) -> bool:
         """Ready and not silent: a frozen runner must not be given more."""
@@ -306,6 +309,7 @@ class Dispatcher:
             every = max(1, work.job.steps // (PREVIEWS + 1))
             work.job = replace(work.job, preview_every=every)
         runner.works[request.request_id] = work
+        self._store.charge(request, work.ordinary_images)
         runner.pace.begin(asyncio.get_running_loop().time())
         if work.pictures or work.loras:
             self._spawn(self._read_pictures(runner, work))
@@ -501,9 +505,12 @@ class Dispatcher:
 
     def _let_go(self, runner: Link, request_id: str, lease: str) -> None:
         """Nothing when that is over already: the runner may hold the request anew by now."""
-        if runner.held(request_id, lease) is None:
+        work = runner.held(request_id, lease)
+        if work is None:
             return
         del runner.works[request_id]
+        step = self._progress.get(request_id)
+        self._store.settle(work.request, 0.0 if step is None else step.share)
         if not runner.works:
             runner.pace.pause(asyncio.get_running_loop().time())
         self._progress.pop(request_id, None)

@@ -14,6 +14,8 @@ from impasto.fleet.work import Work
 
 OUTCOMES_WAITING = 256  # of one runner; beyond it the runner's sentences wait in its socket
 
+GUESTS = 4  # requests beyond its slots, each of a key of which the runner holds nothing
+
 Settled = m.Log | m.Done | m.Failed | m.Released
 """What has to be written down, in order."""
 
@@ -73,6 +75,24 @@ class Link:
         if any(work.request.crash_count for work in self.works.values()):
             return 0  # it lost a runner before: if it does so again, it is alone
         return max(self.ready.slots - len(self.works), 0)
+
+    @property
+    def guest_slots(self) -> int:
+        """How many requests a full runner takes on top of its slots, one of each key that it has nothing of.
+
+        A small request of another key then makes its steps between those of large ones. What each holds beside the
+        model is small: latents and read words.
+        """
+        if self.ready is None or self.writer.is_closing() or self.free_slots:
+            return 0
+        if any(work.request.crash_count for work in self.works.values()):
+            return 0
+        return max(self.ready.slots + GUESTS - len(self.works), 0)
+
+    @property
+    def keys(self) -> set[str]:
+        """Ids of the keys whose requests it holds."""
+        return {work.request.key_id for work in self.works.values()}
 
     @property
     def facts(self) -> RunnerFacts | None:

@@ -13,6 +13,7 @@ from impasto.endpoints.validation import validate
 from impasto.engine.job import Job, JobResult, Notice
 from impasto.errors import ModelError, NotFound, WireError
 from impasto.fleet.messages import Failed, check
+from impasto.store.fairness import ORDINARY_PIXEL_STEPS
 from impasto.store.records import Outcome, Request, Result
 
 WARNINGS = "X-Impasto-Warnings"
@@ -35,6 +36,12 @@ class Work:
     ended: bool = False  # the runner said how: it renews the lease no more
     pictures: tuple[Wanted, ...] = ()
     loras: tuple[WantedLora, ...] = ()
+
+    @property
+    def ordinary_images(self) -> float:
+        """How much there is to draw, in images of 1024 × 1024 pixels and 28 steps."""
+        job = self.job
+        return job.num_images * job.width * job.height * job.steps / ORDINARY_PIXEL_STEPS
 
     @property
     def inline(self) -> bool:
