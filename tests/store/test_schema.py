@@ -154,9 +154,10 @@ class TestPlans:
     @pytest.mark.parametrize(
         ("name", "index"),
         [
-            ("queue_heads", "requests_turns (endpoint=? AND priority=? AND key_id>?)"),
-            ("queue_heads", "requests_turns (endpoint=? AND priority=? AND key_id=?)"),
-            ("queue_next", "requests_turns (endpoint=? AND priority=? AND key_id=? AND seq>?)"),
+            ("queue_head", "requests_turns (endpoint=? AND priority=? AND key_id=? AND seq>?)"),
+            ("queue_lines", "COVERING INDEX requests_turns"),
+            ("queue_backoffs", "requests_backoff"),
+            ("running_by_key", "requests_lease"),
             ("queued_of_key", "requests_open (key_id=? AND status=?)"),
             ("open_of_key", "requests_open (key_id=?)"),
             ("queue_whole", "requests_turns"),
@@ -188,7 +189,7 @@ class TestPlans:
 
     def test_the_order_of_a_claim_comes_from_the_index_and_not_from_sorting(self, fresh):
         migrate(fresh, QUERIES)
-        for name in ("queue_heads", "queue_next", "sweep_leases", "delivery_due"):
+        for name in ("queue_lines", "queue_head", "sweep_leases", "delivery_due"):
             assert "TEMP B-TREE" not in self.plan(fresh, name)
 
     async def test_a_full_database_with_statistics_changes_no_plan(self, store, new, database):
@@ -200,5 +201,7 @@ class TestPlans:
         connection.execute("ANALYZE")
         for name in ("request_renew", "request_held", "request_complete", "request_get"):
             assert "sqlite_autoindex_requests_1 (request_id=?)" in self.plan(connection, name)
-        assert "requests_turns (endpoint=? AND priority=? AND key_id=?)" in self.plan(connection, "queue_heads")
+        assert "requests_turns (endpoint=? AND priority=? AND key_id=? AND seq>?)" in self.plan(
+            connection, "queue_head"
+        )
         connection.close()
