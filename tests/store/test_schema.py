@@ -155,7 +155,7 @@ class TestPlans:
         ("name", "index"),
         [
             ("queue_head", "requests_turns (endpoint=? AND priority=? AND key_id=? AND seq>?)"),
-            ("queue_lines", "COVERING INDEX requests_turns"),
+            ("queue_lines", "INDEX requests_turns"),
             ("queue_backoffs", "requests_backoff"),
             ("running_by_key", "requests_lease"),
             ("queued_of_key", "requests_open (key_id=? AND status=?)"),
