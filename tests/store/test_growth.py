@@ -12,6 +12,7 @@ from impasto.store.fairness import FairOrder, Lines, Turns
 from impasto.store.migrate import migrate
 from impasto.store.positions import EXACT, Positions, Snapshot
 from impasto.store.queries import load
+from impasto.store.records import Status
 from impasto.store.sqlite import SqliteStore
 from impasto.store.writer import Transaction
 
@@ -216,3 +217,41 @@ async def test_a_guest_is_of_a_key_that_has_nothing_in_hand_and_comes_alone(stor
     assert [request.key_id for request in guests] == ["b", "c"]
     rest = await store.claim(endpoints=["fal-ai/flux-pro"], runner_id="r", limit=9, lease_seconds=15)
     assert [request.key_id for request in rest] == ["a", "a", "b"]
+
+
+async def test_lists_by_status_read_what_they_show_and_not_the_history(database, new):
+    store = await SqliteStore.open(database)
+    running, waiting = await store.submit(new(key_id="a")), await store.submit(new(key_id="a"))
+    (claimed,) = await store.claim(endpoints=["fal-ai/flux-pro"], runner_id="r", limit=1)
+    connection = sqlite3.connect(database)
+    with connection:
+        connection.executemany(
+            "INSERT INTO requests (request_id, endpoint, key_id, priority, status, outcome, http_status, finished_at, "
+            "seed, base_url, no_retry, store_io, max_attempts, boot, created_at, input) "
+            "VALUES (?, 'e', 'a', 0, 'COMPLETED', 'OK', ?, 1, '7', '', 0, 1, 1, 'b', 0, '{}')",
+            [(f"d{n}", 500 if n in (3, 7) else 200) for n in range(20_000)],
+        )
+    connection.close()
+    assert claimed.request_id == running.request_id
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    store._lister._connection.set_progress_handler(count, 100)  # at each 100 instructions of SQLite
+    for key_id in (None, "a"):
+        found = [
+            store.requests(key_id=key_id, status=Status.IN_PROGRESS, limit=100),
+            store.requests(key_id=key_id, status=Status.IN_QUEUE, limit=100),
+            store.requests(key_id=key_id, status=Status.COMPLETED, http_status=(500, 599), limit=100),
+        ]
+        assert [[request.request_id for request in each] for each in found] == [
+            [running.request_id],
+            [waiting.request_id],
+            ["d7", "d3"],
+        ]
+    assert store.queue_counts() == {"fal-ai/flux-pro": 1}
+    assert steps < 100, "20,000 rows of history take some 400,000 instructions each time"
+    await store.close()

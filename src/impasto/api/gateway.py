@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from impasto.api.auth import Access, Caller, identify, named_key
+from impasto.api.reading import Reading
 from impasto.api.roles import Address, Role
 from impasto.api.token_claims import PARAMETER
 from impasto.api.warden import STATE, Line
@@ -105,6 +106,7 @@ class Gateway:
     secret: bytes  # signs upload tokens, upload URLs and links
     started_at: float = field(default_factory=time.time)
     documents: Documents = field(default_factory=Documents)
+    reading: Reading = field(default_factory=Reading)
     naming: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
     """Tokens that are being given their content: one upload at a time decides about one name."""
 

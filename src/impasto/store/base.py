@@ -166,6 +166,10 @@ class Store(Protocol):
 
     def queued(self, endpoint: str | None = None) -> int: ...
 
+    def queue_counts(self) -> dict[str, int]:
+        """Count the waiting requests of each endpoint that has some. Reads the whole queue: call it in a thread."""
+        ...
+
     # ------------------------------------------------------------ webhook deliveries (made when their request ends)
     def deliveries_due(self) -> dict[Lane, float]:
         """Each key and host (host:port) that something is to be delivered for → when the first of it is due."""

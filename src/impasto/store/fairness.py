@@ -11,7 +11,8 @@ request that was claimed last: a pause saves nothing up. How much work a request
 
 `Lines` keeps the heads of all lines (one line: key, endpoint, priority) in heaps, so that a claim costs the same
 however many keys and endpoints wait. The heaps hold lower bounds, and each head is read from the table before it is
-claimed. Both live in the memory of the writer thread; turns start from zero after a restart, and lines are read from the table.
+claimed. Both live in the memory of the writer thread; after a restart turns start from zero, and lines are read from
+the table.
 """
 
 from collections.abc import Collection, Iterable, Sequence

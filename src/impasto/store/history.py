@@ -11,11 +11,21 @@ from pathlib import Path
 
 from impasto.errors import StoreError
 from impasto.store.queries import Query
-from impasto.store.records import DurationRow, UsageRow
+from impasto.store.records import DurationRow, Status, UsageRow
+
+FAILED = 400  # the lowest HTTP status that the lists of failed requests hold
 
 
-def newest(*, key_id: str | None, endpoints: Sequence[str]) -> str:
-    """Name of the query whose index fits the filters that are given."""
+def newest(
+    *, key_id: str | None, endpoints: Sequence[str], status: Status | None = None, lowest: int | None = None
+) -> str:
+    """Name the query whose index fits the filters that are given. `lowest`: of the HTTP status."""
+    if status in {Status.IN_QUEUE, Status.IN_PROGRESS}:
+        if key_id is not None:
+            return "requests_newest_open_of_key"
+        return "requests_newest_waiting" if status is Status.IN_QUEUE else "requests_newest_running"
+    if lowest is not None and lowest >= FAILED:
+        return "requests_newest_failed" if key_id is None else "requests_newest_failed_of_key"
     if key_id is None:
         return "requests_newest_of_endpoint" if len(endpoints) == 1 else "requests_newest"
     return "requests_newest_of_both" if len(endpoints) == 1 else "requests_newest_of_key"

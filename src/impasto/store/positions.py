@@ -3,8 +3,8 @@ costs what the last one of its key did.
 
 A snapshot of the whole queue answers each poll by two binary searches. A queue of at most `EXACT` requests is read
 again after each change, at once. A longer one changes all the time, and reading 100,000 rows takes 0.2 s: there a
-thread reads it, and the snapshot is used for `SNAPSHOT_SECONDS`, or for twenty times what reading took. A poll waits for
-that thread only when there is no snapshot, or none younger than `OLDEST_SECONDS`.
+thread reads it, and the snapshot is used for `SNAPSHOT_SECONDS`, or for twenty times what reading took. A poll waits
+for that thread only when there is no snapshot, or none younger than `OLDEST_SECONDS`.
 """
 
 import asyncio

@@ -325,6 +325,10 @@ PRAGMA data_version;
 -- How many requests of one endpoint wait.
 SELECT count(*) FROM requests WHERE status = 'IN_QUEUE' AND endpoint = :endpoint;
 
+-- name: queue_counts
+-- How many requests wait at each endpoint.
+SELECT endpoint, count(*) AS waiting FROM requests INDEXED BY requests_turns WHERE status = 'IN_QUEUE' GROUP BY endpoint;
+
 -- name: queue_count_all
 -- How many requests wait.
 SELECT count(*) FROM requests WHERE status = 'IN_QUEUE';
@@ -482,6 +486,76 @@ SELECT
 FROM requests
 WHERE endpoint = :endpoint AND (:before IS NULL OR seq < :before)
   AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_waiting
+-- The newest waiting requests of all keys.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests INDEXED BY requests_waiting
+WHERE status = 'IN_QUEUE' AND seq > 0 AND (:before IS NULL OR seq < :before)
+  AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
+  AND (:endpoint IS NULL OR endpoint = :endpoint)
+  AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_running
+-- The newest running requests of all keys.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests INDEXED BY requests_lease
+WHERE status = 'IN_PROGRESS' AND lease_until IS NOT NULL AND (:before IS NULL OR seq < :before)
+  AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
+  AND (:endpoint IS NULL OR endpoint = :endpoint)
+  AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_failed
+-- The newest failed requests of all keys.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests INDEXED BY requests_failed
+WHERE http_status >= 400 AND seq > 0 AND (:before IS NULL OR seq < :before)
+  AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
+  AND (:endpoint IS NULL OR endpoint = :endpoint)
+  AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_open_of_key
+-- The newest waiting, or the newest running, requests of one key.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests INDEXED BY requests_open
+WHERE key_id = :key_id AND status = :status AND status <> 'COMPLETED' AND (:before IS NULL OR seq < :before)
+  AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
+  AND (:endpoint IS NULL OR endpoint = :endpoint)
+  AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
+  AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: requests_newest_failed_of_key
+-- The newest failed requests of one key.
+SELECT
+  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+  finished_at, inference_time, NULL AS input
+FROM requests INDEXED BY requests_failed_of_key
+WHERE key_id = :key_id AND http_status >= 400 AND (:before IS NULL OR seq < :before)
+  AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
+  AND (:endpoint IS NULL OR endpoint = :endpoint)
+  AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
   AND (:since IS NULL OR created_at >= :since) AND (:until IS NULL OR created_at < :until)
 ORDER BY seq DESC LIMIT :limit;
 

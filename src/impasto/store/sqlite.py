@@ -13,6 +13,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Self
@@ -66,6 +68,7 @@ MINIMUM_SQLITE = (3, 37)  # strict tables
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
 SWEEP_SECONDS = 1.0  # that one sweep goes on; the next one does the rest
 FULL_SECONDS = 5.0  # that a write without room counts: later ones may find some
+REPORTS = 2  # reports over the history that are read at a time
 TOUCH_SECONDS = 60.0  # a key's last_used_at is written at most so often: polls must not become writes
 
 
@@ -95,6 +98,7 @@ class SqliteStore:
         self._queries = queries
         self._pepper = pepper
         self._positions = Positions(self._waiting, lambda: self._count("file_version"), moves.lines.turns)
+        self._reports = ThreadPoolExecutor(REPORTS, "impasto-store-reports")
         self._touched: dict[str, float] = {}
 
     @classmethod
@@ -153,6 +157,7 @@ class SqliteStore:
         self._reader.close()
         self._lister.close()
         await asyncio.to_thread(self._positions.close)
+        await asyncio.to_thread(self._reports.shutdown)
         self._places.close()
 
     @property
@@ -303,6 +308,9 @@ class SqliteStore:
     def queued(self, endpoint: str | None = None) -> int:
         return self._count("queue_count_all") if endpoint is None else self._count("queue_count", endpoint=endpoint)
 
+    def queue_counts(self) -> dict[str, int]:
+        return {row["endpoint"]: row["waiting"] for row in self._lister.rows(self._queries["queue_counts"], {})}
+
     # ------------------------------------------------------------ webhook deliveries
 
     def deliveries_due(self) -> dict[Lane, float]:
@@ -381,7 +389,7 @@ class SqliteStore:
         limit: int = 50,
     ) -> list[Request]:
         lowest, highest = http_status or (None, None)
-        query = self._queries[history.newest(key_id=key_id, endpoints=endpoints)]
+        query = self._queries[history.newest(key_id=key_id, endpoints=endpoints, status=status, lowest=lowest)]
         values = {
             "key_id": key_id,
             "endpoint": endpoints[0] if len(endpoints) == 1 else None,
@@ -403,9 +411,10 @@ class SqliteStore:
     async def usage(
         self, *, buckets: Sequence[float], until: float, key_id: str | None = None, whole: bool = False
     ) -> tuple[list[UsageRow], list[DurationRow]]:
-        return await asyncio.to_thread(
+        report = partial(
             history.usage, self._path, self._queries, buckets=buckets, until=until, key_id=key_id, whole=whole
         )
+        return await asyncio.get_running_loop().run_in_executor(self._reports, report)
 
     async def erase_payloads(self, request_id: str) -> list[str] | None:
         return await self._writer.run(lambda tx: self._moves.erase_payloads(tx, request_id))

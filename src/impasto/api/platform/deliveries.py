@@ -4,7 +4,6 @@ A key sees those of its own requests, an ADMIN key all. The log of one delivery:
 `expand=webhook` of `/v1/requests`.
 """
 
-import asyncio
 from typing import Any
 
 from starlette.responses import Response
@@ -26,7 +25,7 @@ async def listed(call: Call) -> Response:
     query = call.request.query_params
     state = q.choice(query, "state", STATES)
     size = q.limit(query)
-    found = await asyncio.to_thread(
+    found = await call.gateway.reading.run(
         call.gateway.store.deliveries,
         key_id=whose(call),
         state=None if state is None else DeliveryState(state),

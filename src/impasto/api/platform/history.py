@@ -4,7 +4,6 @@ and one of it cancelled.
 fal lists the ended requests of one endpoint (`requests.by_endpoint`); who looks through pictures wants all of them.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from impasto.api.platform.requests import HTTP, WAITING, item, named, own, page_
 from impasto.api.queue import end_early, log_line
 from impasto.store.records import InputFacts, Request, Status
 
-SEARCHED = 2_000  # newest requests that a search for words looks at
+SEARCHED = 2_000  # requests that one search for words looks at; its cursor goes on behind them
 BATCH = 200
 MAX_WORDS = 200  # characters
 EXPANDS = ("payloads", "summary", "logs", "webhook")
@@ -34,10 +33,12 @@ async def requests(call: Call) -> Response:
     size = q.limit(query)
     if wanted := query.get("request_id"):
         request = own(call, wanted)
-        found = [] if request is None else [request]
+        found, more = [] if request is None else [request], None
+    elif words := _words(call):
+        found, more = await call.gateway.reading.search(_search, call, _listing(call), words, size + 1)
     else:
-        found = await asyncio.to_thread(_search, call, _listing(call), size + 1)
-    return await page_of(found, size, lambda request: _row(call, request, expand))
+        found, more = await call.gateway.reading.run(_listing(call), q.place(query), size + 1), None
+    return await page_of(call, found, size, lambda request: _row(call, request, expand), more=more)
 
 
 async def cancel(call: Call) -> Response:
@@ -63,22 +64,27 @@ def _listing(call: Call) -> Listing:
     return listed
 
 
-def _search(call: Call, listed: Listing, size: int) -> list[Request]:
-    """`size` requests whose prompt has all words of `q`, among the newest `SEARCHED`."""
-    query = call.request.query_params
-    words = query.get("q", "")[:MAX_WORDS].lower().split()
-    before = q.place(query)
-    if not words:
-        return listed(before, size)
+def _words(call: Call) -> list[str]:
+    return call.request.query_params.get("q", "")[:MAX_WORDS].lower().split()
+
+
+def _search(call: Call, listed: Listing, words: Sequence[str], size: int) -> tuple[list[Request], int | None]:
+    """Return up to `size` requests whose prompt has all the words, and where to go on: None when all were looked at.
+
+    One call looks at `SEARCHED` requests at most.
+    """
+    before = q.place(call.request.query_params)
     found: list[Request] = []
     for _ in range(0, SEARCHED, BATCH):
         batch = listed(before, BATCH)
         prompts = call.gateway.store.input_facts([request.seq for request in batch])
         found += [request for request in batch if _has(prompts.get(request.seq), words)]
-        if len(found) >= size or len(batch) < BATCH:
-            break
+        if len(batch) < BATCH:
+            return found[:size], None
         before = batch[-1].seq
-    return found[:size]
+        if len(found) >= size:
+            break
+    return found[:size], before
 
 
 def _has(facts: InputFacts | None, words: Sequence[str]) -> bool:

@@ -40,7 +40,7 @@ async def by_endpoint(call: Call) -> Response:
         found = [] if request is None or request.endpoint != ids[0] else [request]
     else:
         start, end = q.moment(query, "start", UTC), q.moment(query, "end", UTC)
-        found = await asyncio.to_thread(
+        found = await call.gateway.reading.run(
             call.gateway.store.requests,
             key_id=whose(call),
             endpoints=ids,
@@ -51,12 +51,20 @@ async def by_endpoint(call: Call) -> Response:
             before=q.place(query),
             limit=size + 1,
         )
-    return await page_of(found, size, lambda request: item(call, request, expand))
+    return await page_of(call, found, size, lambda request: item(call, request, expand))
 
 
-async def page_of(found: Sequence[Request], size: int, row: Callable[[Request], dict[str, Any]]) -> Response:
+async def page_of(
+    call: Call,
+    found: Sequence[Request],
+    size: int,
+    row: Callable[[Request], dict[str, Any]],
+    *,
+    more: int | None = None,
+) -> Response:
     """One page of at most `size` of the requests, and of no more bytes than `PAGE_BYTES`, but for a single row; the
-    cursor says where the next page begins. Made beside the event loop: payloads are read from the disk.
+    cursor says where the next page begins. `more`: where it does when all that was `found` is shown. Made beside the
+    event loop: payloads are read from the disk.
     """
 
     def made() -> Json:
@@ -68,10 +76,11 @@ async def page_of(found: Sequence[Request], size: int, row: Callable[[Request], 
             if rows and spent > PAGE_BYTES:
                 break
             rows.append(msgspec.Raw(text))
-        next_ = str(found[len(rows) - 1].seq) if len(found) > len(rows) else None
+        next_ = found[len(rows) - 1].seq if len(found) > len(rows) else more
+        next_ = None if next_ is None else str(next_)
         return Json(q.page("items", rows, next_=next_))
 
-    return await asyncio.to_thread(made)
+    return await call.gateway.reading.run(made)
 
 
 async def erase(call: Call) -> Response:

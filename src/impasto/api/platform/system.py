@@ -1,6 +1,5 @@
 """`/v1/system`, ours and not fal's: what the server is doing now. ADMIN only, since it shows everybody's work."""
 
-import asyncio
 import os
 import time
 from pathlib import Path
@@ -24,8 +23,9 @@ async def system(call: Call) -> Response:
     admin(call)
     gateway = call.gateway
     store, fleet = gateway.store, gateway.dispatcher
-    running = await asyncio.to_thread(store.requests, status=Status.IN_PROGRESS, limit=SHOWN)
-    waiting = {endpoint: count for endpoint in gateway.endpoints if (count := store.queued(endpoint))}
+    running = await gateway.reading.run(store.requests, status=Status.IN_PROGRESS, limit=SHOWN)
+    counts = await gateway.reading.run(store.queue_counts)
+    waiting = {endpoint: counts[endpoint] for endpoint in gateway.endpoints if endpoint in counts}
     return Json(
         {
             "version": __version__,
