@@ -314,7 +314,10 @@ class SqliteStore:
     # ------------------------------------------------------------ webhook deliveries
 
     def deliveries_due(self) -> dict[Lane, float]:
-        return {(row["key_id"], row["host"]): row["next_at"] for row in self._rows("delivery_lanes")}
+        return {
+            (row["key_id"], row["host"]): row["next_at"]
+            for row in self._lister.rows(self._queries["delivery_lanes"], {})
+        }
 
     async def claim_deliveries(self, wanted: Mapping[Lane, int], *, seconds: float) -> list[Delivery]:
         wanted, now = dict(wanted), self._moves.clock()

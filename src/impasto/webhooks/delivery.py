@@ -125,7 +125,7 @@ class Deliverer:
         """Begin what may begin now; → seconds until it is worth looking again, if nothing rings before."""
         self._hosts.forget()
         start = time.monotonic()
-        lanes, now = self._store.deliveries_due(), time.time()
+        lanes, now = await asyncio.to_thread(self._store.deliveries_due), time.time()
         pause = min((at - now for at in lanes.values() if at > now), default=POLL_SECONDS)
         due = [lane for lane, at in lanes.items() if at <= now]
         random.shuffle(due)  # when there is not enough for all, nobody is always the last
