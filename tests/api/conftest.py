@@ -83,7 +83,7 @@ class Worker:
     def lack(self, endpoint: Endpoint) -> Lack | None:
         return lack(self.senses, endpoint.roles) if self.ready else None
 
-    def want_previews(self, request_id: str) -> None:
+    def want_previews(self, request_id: str, *, key_id: str = "") -> None:
         self.watched.append(request_id)
 
     def progress(self, request_id: str) -> Progress | None:

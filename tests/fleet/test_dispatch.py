@@ -291,3 +291,13 @@ async def test_a_small_request_of_another_key_steps_in_between_large_ones(tmp_pa
         assert steps.share < 0.9
         for id_ in ids:
             await house.store.cancel(id_)
+
+
+async def test_a_key_that_watches_many_requests_makes_no_other_key_s_forgotten(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("impasto.fleet.dispatcher.WATCHED_MAX", 10)
+    house.dispatcher.want_previews("mine", key_id="a")
+    for number in range(50):
+        house.dispatcher.want_previews(f"flood-{number}", key_id="b")
+    assert list(house.dispatcher._watched) == ["mine", *(f"flood-{number}" for number in range(41, 50))]

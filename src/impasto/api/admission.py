@@ -61,7 +61,7 @@ async def admit(
         raise ServiceUnavailable(f"Nothing can be stored now: {reason}.")
     new = _limited(_new_request(call, endpoint, input_), call.gateway.settings.queue, waits=waits)
     if previews:
-        call.gateway.dispatcher.want_previews(new.request_id)
+        call.gateway.dispatcher.want_previews(new.request_id, key_id=new.key_id)
     request = await store.submit(new)
     call.request_id = request.request_id
     return request

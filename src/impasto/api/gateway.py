@@ -65,7 +65,7 @@ class Fleet(Protocol):
         """Why the loaded model refuses the endpoint's images, with the commands that mend it; None: it does not."""
         ...
 
-    def want_previews(self, request_id: str) -> None:
+    def want_previews(self, request_id: str, *, key_id: str = "") -> None:
         """Somebody will watch this request, which is about to be submitted."""
         ...
 

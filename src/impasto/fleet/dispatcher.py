@@ -19,6 +19,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine, Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,8 @@ class Dispatcher:
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
         self._previews: dict[str, dict[int, m.Preview]] = {}
-        self._watched: dict[str, None] = {}  # in the order in which they came
+        self._watched: dict[str, str] = {}  # request id → key id, in the order in which they came
+        self._watching: Counter[str] = Counter()  # of these, how many each key has
         self._trouble = ""
         self._draining = False
         self._wake = asyncio.Event()
@@ -196,11 +198,22 @@ class Dispatcher:
         """The last step that a running request has made."""
         return self._progress.get(request_id)
 
-    def want_previews(self, request_id: str) -> None:
-        """Somebody will watch this request, which is about to be submitted. Forgotten when thousands came after it."""
-        self._watched[request_id] = None
-        while len(self._watched) > WATCHED_MAX:
-            del self._watched[next(iter(self._watched))]
+    def want_previews(self, request_id: str, *, key_id: str = "") -> None:
+        """Note that a caller will watch this request, which is about to be submitted. Of more than `WATCHED_MAX`, the
+        oldest of the key that has the most are forgotten.
+        """
+        self._watched[request_id] = key_id
+        self._watching[key_id] += 1
+        if len(self._watched) > WATCHED_MAX:
+            most = self._watching.most_common(1)[0][0]
+            self._unwatch(next(id_ for id_, key in self._watched.items() if key == most))
+
+    def _unwatch(self, request_id: str) -> None:
+        key_id = self._watched.pop(request_id, None)
+        if key_id is not None:
+            self._watching[key_id] -= 1
+            if not self._watching[key_id]:
+                del self._watching[key_id]
 
     def previews(self, request_id: str) -> list[m.Preview]:
         """What its pictures look like, the latest of each, in their order."""
@@ -515,7 +528,7 @@ class Dispatcher:
             runner.pace.pause(asyncio.get_running_loop().time())
         self._progress.pop(request_id, None)
         self._previews.pop(request_id, None)
-        self._watched.pop(request_id, None)
+        self._unwatch(request_id)
         self._wake.set()
 
     # ------------------------------------------------------------ pieces

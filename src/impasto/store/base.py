@@ -172,7 +172,9 @@ class Store(Protocol):
 
     # ------------------------------------------------------------ webhook deliveries (made when their request ends)
     def deliveries_due(self) -> dict[Lane, float]:
-        """Each key and host (host:port) that something is to be delivered for → when the first of it is due."""
+        """Each key and host (host:port) that something is to be delivered for → when the first of it is due. Reads
+        all of them: call it in a thread.
+        """
         ...
 
     async def claim_deliveries(self, wanted: Mapping[Lane, int], *, seconds: float) -> list[Delivery]:
