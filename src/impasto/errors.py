@@ -247,6 +247,10 @@ class TooManyConnections(QueueFull):
     """Too many connections are open; try again soon."""
 
 
+class TooMuchBuffered(QueueFull):
+    """Requests that are on their way hold too much memory; try again soon."""
+
+
 class RequestTimeout(RequestError):
     """The request did not start within the time its caller allowed."""
 

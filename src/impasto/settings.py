@@ -52,6 +52,17 @@ class ServerSettings(Section):
     max_body_mb: int = Field(
         default=30, ge=1, le=1024, description="Largest JSON request body, in MiB; bigger ones are answered 413."
     )
+    max_buffered_key_mb: int = Field(
+        default=256,
+        ge=0,
+        description="MiB of bodies, frames and unread answers that the connections of one key (or address) may hold in "
+        "memory; more is answered 429, or cut. 0: no limit.",
+    )
+    max_buffered_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="MiB of bodies and frames of all keys together; more is answered 429. 0: no limit.",
+    )
     max_upload_mb: int = Field(default=100, ge=1, le=10240, description="Largest uploaded file, in MiB.")
     upload_quota_mb: int = Field(
         default=0,

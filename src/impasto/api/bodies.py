@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from impasto.api.warden import STATE, Line
 from impasto.errors import ModelError, PayloadTooLarge, docs_url
 
 MIB = 1024 * 1024
@@ -31,16 +32,28 @@ class Json(Response):
 
 
 async def read_body(request: Request, *, limit_mb: int, setting: str) -> bytes:
-    """The whole body. Raises `PayloadTooLarge`, which names `setting`, once more than `limit_mb` MiB are there."""
+    """The whole body. Raises `PayloadTooLarge`, which names `setting`, once more than `limit_mb` MiB are there;
+    `TooMuchBuffered` (429) when its key's bodies, or all, hold too much memory.
+    """
     size = 0
     chunks: list[bytes] = []
     check_declared(request, limit_mb=limit_mb, setting=setting)
+    line: Line | None = request.scope.get("state", {}).get(STATE)
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit_mb * MIB:
             raise too_large(limit_mb, setting)
+        if line is not None:
+            line.holds(size)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def let_go(request: Request) -> None:
+    """Count the body of a request as gone, which waits on for something else."""
+    line: Line | None = request.scope.get("state", {}).get(STATE)
+    if line is not None:
+        line.holds(0)
 
 
 def check_declared(request: Request, *, limit_mb: int, setting: str) -> None:

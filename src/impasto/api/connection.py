@@ -10,11 +10,15 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from impasto.api.framing import END, MAX_HEAD, check_headers, check_start, read_head
 from impasto.api.problems import refuse
-from impasto.api.warden import STATE, Line, Phase, Warden
-from impasto.errors import BadRequest, HeadersTooLarge, WireError
+from impasto.api.warden import SOCKET, STATE, Line, Phase, Warden
+from impasto.errors import BadRequest, HeadersTooLarge, TooMuchBuffered, WireError
+
+TRY_AGAIN_LATER = 1013
+FRAGMENT = 128  # bytes that an object of Python takes besides its content
 
 
 def protocols(warden: Warden) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
@@ -132,6 +136,7 @@ class Connection(HttpToolsProtocol):
             refuse(self.transport, error)
 
     def on_response_complete(self) -> None:
+        self.line.holds(0)
         super().on_response_complete()
         over = not self.pipeline and (self._running is None or self._running.response_complete)
         if self._last_word is not None and over and not self.transport.is_closing():
@@ -196,14 +201,45 @@ class _Socket(WebSocketsSansIOProtocol):
 
     warden: Warden
     line: Line
+    _fragments = 0  # bytes of a message whose last fragment has not come
+    kept = 0  # bytes that the app holds of messages before (`realtime`)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # pyright: ignore[reportArgumentType]
         self.line = self.warden.hand_over(self.transport, None)
+        self.app_state = {**self.app_state, SOCKET: self}
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.warden.close(self.transport)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.count()
+
+    def count(self, kept: int | None = None) -> None:
+        """Count what the socket holds, and close it past its key's share."""
+        self.kept = self.kept if kept is None else kept
+        if self.transport.is_closing():
+            return
+        try:
+            self.line.holds(len(self.conn.reader.buffer) + self._fragments + self.kept)
+        except TooMuchBuffered:
+            self.conn.send_close(TRY_AGAIN_LATER, "too much is on its way (server.max_buffered_key_mb)")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
+    def handle_text(self, event: Frame) -> None:
+        self._fragments = 0 if event.fin else len(event.data) + FRAGMENT
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        self._fragments = 0 if event.fin else len(event.data) + FRAGMENT
+        super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        self._fragments = 0 if event.fin else self._fragments + len(event.data) + FRAGMENT
+        super().handle_cont(event)
 
     def resume_writing(self) -> None:
         self.line.reads(self.loop.time())

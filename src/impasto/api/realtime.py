@@ -23,6 +23,7 @@ from impasto.api.gateway import Gateway, hold
 from impasto.api.roles import Role
 from impasto.api.sockets import POLICY_VIOLATION, Answer, OpenTokens, call_run, caller_of, until_revoked
 from impasto.api.token_claims import PARAMETER
+from impasto.api.warden import SOCKET
 from impasto.errors import BadRequest, NotFound, Unauthorized, WireError
 
 BUFFERING = (1, 60)  # inputs that may wait
@@ -71,6 +72,7 @@ class _Session:
     def __init__(self, gateway: Gateway, socket: WebSocket, *, caller: Caller, path: str) -> None:
         self.gateway, self.socket, self.caller, self.path = gateway, socket, caller, path
         self.waiting: deque[bytes | str] = deque()
+        self.working = 0
         self.arrived = asyncio.Event()
         self.gone = asyncio.Event()
         self.farewell: tuple[dict[str, Any] | None, int, str] = (None, 1000, "")
@@ -108,13 +110,17 @@ class _Session:
                 return
             frame = message.get("bytes")
             await self.keep(message["text"] if frame is None else frame)
+            self._count()
             self.arrived.set()
 
     async def _work(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while await self._next():
                 frame = self.waiting.popleft()
+                self._count(3 * len(frame))  # as it came, decoded, and as the request's body
                 await self.answer(frame)
+                del frame
+                self._count(0)
 
     async def _next(self) -> bool:
         """Wait for an input; False: there will be none, or none came for too long."""
@@ -129,6 +135,13 @@ class _Session:
                 self.idle()
                 return False
         return not self.gone.is_set()
+
+    def _count(self, working: int | None = None) -> None:
+        """Count the bytes of inputs that wait or are worked on."""
+        self.working = self.working if working is None else working
+        protocol = self.socket.scope.get("state", {}).get(SOCKET)
+        if protocol is not None:
+            protocol.count(self.working + sum(map(len, self.waiting)))
 
     async def call(self, body: bytes) -> Answer:
         return await call_run(

@@ -7,13 +7,14 @@ stored, and that nobody but the waiting client wants it: when that one hangs up,
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from impasto.api import queue
 from impasto.api.admission import admit, comes_back, resolve, start_timeout
-from impasto.api.bodies import read_object
+from impasto.api.bodies import let_go, read_object
 from impasto.api.gateway import Call, Gateway
 from impasto.endpoints.validation import validate
 from impasto.errors import ClientDisconnected, RequestTimeout, ServiceUnavailable, StoreError, UnknownRequest
@@ -29,7 +30,9 @@ async def run(call: Call) -> Response:
     endpoint = resolve(call.address.path, call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
     validate(endpoint, input_)
-    request = await admit(call, endpoint, input_)
+    request = replace(await admit(call, endpoint, input_), input=None)
+    del input_  # it may hold megabytes, and the wait may be long
+    let_go(call.request)
     completed = await completed_or_gone(call, request)
     stored = call.gateway.store.result(request.request_id)
     if stored is None:

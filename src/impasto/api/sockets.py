@@ -105,6 +105,7 @@ async def call_run(
             for name, value in scope["headers"]
             if name not in _OWN_HEADERS and not name.startswith(b"sec-websocket-")
         ],
+        "state": {},  # the socket itself counts what it holds
         "impasto.address": replace(scope["impasto.address"], role=Role.RUN, path=path),
     }
     unread = [body]

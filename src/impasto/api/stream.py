@@ -7,13 +7,14 @@ out. Progress events have the output's shape with previews as pictures; the last
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import anyio
 from starlette.responses import Response
 
 from impasto.api.admission import admit, comes_back, resolve
-from impasto.api.bodies import read_object
+from impasto.api.bodies import let_go, read_object
 from impasto.api.gateway import Call
 from impasto.api.queue import progress_of, shown_payload
 from impasto.api.run import OVERDUE, check_storable, end_overdue, start_deadline
@@ -28,7 +29,8 @@ async def stream(call: Call) -> Response:
     endpoint = resolve(call.address.path.removesuffix("/stream"), call.gateway.endpoints)
     input_ = await read_object(call.request, limit_mb=call.gateway.settings.server.max_body_mb)
     validate(endpoint, input_)
-    request = await admit(call, endpoint, input_, previews=True)
+    request = replace(await admit(call, endpoint, input_, previews=True), input=None)
+    let_go(call.request)
     return EventStream(_events(call, request))
 
 

@@ -9,16 +9,18 @@ from the moment that the key is known (`hold`).
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Protocol
 
 from impasto.api.addresses import Proxies, group_of
+from impasto.api.memory import Buffers, give_back
 from impasto.errors import RequestTooSlow, TooManyConnections, WireError
 from impasto.settings import ServerSettings, is_loopback
 
 STATE = "impasto.line"  # in a scope's `state`: the connection that a request came on
+SOCKET = "impasto.socket"  # likewise: the protocol of a WebSocket
 KIB = 1024
 SWEEP_SECONDS = 1.0
 CROWDED_SECONDS = 2.0  # that a connection too many has for its head: only a look at the health is answered
@@ -65,6 +67,7 @@ class Line:
         "address",
         "client",
         "crowded",
+        "held",
         "holder",
         "owner",
         "phase",
@@ -80,6 +83,7 @@ class Line:
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self.client = group_of(self.address)  # whom it counts for; behind a proxy the client that the proxy names
         self.holder = ""  # the key that used it last
+        self.held = 0  # bytes of its requests in memory
         self.crowded = False  # one too many; refused when its head is there, so that the refusal can be read
         self.enter(Phase.HEAD, now)
         self._left, self._stuck = 0, now
@@ -93,6 +97,15 @@ class Line:
         if self.phase is Phase.IDLE:
             self.enter(Phase.HEAD, now)
         self._got += count
+
+    def holds(self, count: int) -> None:
+        """Note that requests of this connection hold so many bytes now. Raises `TooMuchBuffered` past a limit."""
+        more, buffers, who = count - self.held, self.warden.buffers, self.holder or self.client
+        if more > 0:
+            buffers.take(who, more)
+        elif more < 0:
+            buffers.give(who, -more)
+        self.held = count
 
     @property
     def got(self) -> int:
@@ -125,6 +138,7 @@ class Warden:
         self._lines: dict[asyncio.Transport, Line] = {}
         self._clients: Counter[str] = Counter()
         self._holders: Counter[str] = Counter()
+        self.buffers = Buffers(of_one=limits.max_buffered_key_mb * KIB * KIB, of_all=limits.max_buffered_mb * KIB * KIB)
         self._crowd: dict[Line, None] = {}  # the crowded ones, the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._pause = min(SWEEP_SECONDS, limits.head_seconds / 4, limits.body_seconds / 4, limits.write_seconds / 4)
@@ -157,6 +171,7 @@ class Warden:
         line = self._lines.pop(transport, None)
         if line is None:
             return
+        line.holds(0)
         self._crowd.pop(line, None)
         _count_out(self._clients, line.client)
         _count_out(self._holders, line.holder)
@@ -170,6 +185,7 @@ class Warden:
             return None
         client = group_of(self._proxies.client(line.address, headers))
         if client != line.client:
+            line.holds(0)
             full = self._is_full(client)
             _count_out(self._clients, line.client)
             line.client = client
@@ -192,6 +208,7 @@ class Warden:
             raise TooManyConnections(
                 f"This key has {share} connections open, as many as it may (setting server.max_connections_per_key)."
             )
+        line.holds(0)
         _count_out(self._holders, line.holder)
         line.holder = holder
         if holder:
@@ -223,7 +240,26 @@ class Warden:
         now = loop.time()
         for line in list(self._lines.values()):
             self._look(line, now)
+        self._cut_unread()
+        if self.buffers.due:
+            self.buffers.freed = 0
+            loop.run_in_executor(None, give_back)
         self._timer = loop.call_later(self._pause, self._sweep) if self._lines else None
+
+    def _cut_unread(self) -> None:
+        """Answers that wait to be read are memory, too: past a holder's share its largest ones are cut."""
+        unread: defaultdict[str, list[tuple[int, int, Line]]] = defaultdict(list)
+        for number, line in enumerate(self._lines.values()):
+            if size := line.transport.get_write_buffer_size():
+                unread[line.holder or line.client].append((size, number, line))
+        for lines in unread.values():
+            total = sum(size for size, _, _ in lines)
+            for size, _, line in sorted(lines, reverse=True):
+                if self.buffers.is_share_of_one(total):
+                    break
+                line.transport.abort()
+                self.buffers.freed += size
+                total -= size
 
     def _look(self, line: Line, now: float) -> None:
         limits = self._limits

@@ -19,7 +19,9 @@ from impasto.store.records import InputFacts, Request, Status
 
 HTTP = {"success": (0, 399), "user_error": (400, 499), "error": (500, 599)}
 SHORT = 200  # characters of a text in a summary
-PAGE_BYTES = 32 * 2**20  # of a page's rows: payloads may hold pictures, and a hundred of those fill the memory
+PAGE_BYTES = (
+    4 * 2**20
+)  # of the rows of a page: they may hold images, and a client that reads slowly holds its page in memory
 WAITING = {"in_queue": Status.IN_QUEUE, "in_progress": Status.IN_PROGRESS}  # beyond fal's, which lists what ended
 
 
