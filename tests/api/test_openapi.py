@@ -5,13 +5,14 @@ from typing import Any
 
 import httpx
 import pytest
-from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator, validate
 from starlette.routing import Route, WebSocketRoute
 
 from impasto.api.app import routes
 from impasto.api.contract import CONTRACT, INTERNAL
 from impasto.api.gateway import Gateway
 from impasto.api.openapi import server_document
+from impasto.api.openapi30 import to_30
 from impasto.endpoints.custom import Prompt, WireInput, derive
 from impasto.endpoints.schema import schemas
 from impasto.endpoints.table import SHIPPED, Endpoints
@@ -92,20 +93,88 @@ def test_two_inputs_of_one_name_are_two_schemas() -> None:
 
 async def test_every_operation_of_the_contract_stands_in_the_document(document) -> None:
     for (template, method), operation in CONTRACT.items():
-        names = {"endpoint": list(ENDPOINTS), "app": sorted(ENDPOINTS.apps), "": ["-"]}[operation.each]
-        for name in names:
-            made = document["paths"][template.replace("{endpoint}", name)][WORDS[method]]
+        for path in [template.replace("{endpoint}", id_) for id_ in ENDPOINTS] if operation.listed else [template]:
+            made = document["paths"][path][WORDS[method]]
             assert {*operation.answers, *operation.failures, "400", "500"} <= set(made["responses"])
             in_path = {one["name"] for one in made.get("parameters", []) if one["in"] == "path"}
-            assert in_path == set(re.findall(r"{(\w+)}", template)) - {"endpoint"}, template
+            assert in_path == set(re.findall(r"{(\w+)}", path)), template
+
+
+async def test_every_operation_has_a_name_of_its_own_and_a_family(document) -> None:
+    operations = [made for item in document["paths"].values() for made in item.values()]
+    names = [made["operationId"] for made in operations]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
+    assert {"run_fal_ai_flux_dev", "submit", "get_status", "get_result", "get_v1_models"} <= set(names)
+    tags = {tag["name"] for tag in document["tags"]}
+    assert tags == {*ENDPOINTS.apps, "models", "files", "tokens", "platform", "openai", "server"}
+    assert all(len(made["tags"]) == 1 and made["tags"][0] in tags for made in operations)
+    assert len(document["paths"]) < 130, "what is the same for all endpoints has one path"
+
+
+async def test_every_schema_has_a_title_of_its_own(document) -> None:
+    titles = [schema.get("title", name) for name, schema in document["components"]["schemas"].items()]
+    assert len(set(titles)) == len(titles), "generators make one class of two of the same title, and drop operations"
+
+
+def test_ids_that_are_one_word_get_names_of_their_own() -> None:
+    class Input(WireInput):
+        prompt: Prompt
+
+    own = [
+        derive(id_, Input=Input, asks=lambda x: {"prompt": x.prompt}, example={"prompt": "a"})
+        for id_ in ("me/a-b", "me/a/b")
+    ]
+    paths = server_document(Endpoints(own))["paths"]
+    names = [paths[path]["post"]["operationId"] for path in ("/me/a-b", "/me/a/b")]
+    assert names == ["run_me_a_b", "run_me_a_b_2"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"const": 1}, {"enum": [1]}),
+        ({"type": "string", "examples": ["a", "b"]}, {"type": "string", "example": "a"}),
+        ({"type": "integer", "exclusiveMinimum": 0}, {"type": "integer", "minimum": 0, "exclusiveMinimum": True}),
+        ({"type": "number", "exclusiveMaximum": 2}, {"type": "number", "maximum": 2, "exclusiveMaximum": True}),
+        ({"type": ["string", "null"]}, {"type": "string", "nullable": True}),
+        (
+            {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}], "title": "A"},
+            {"type": "integer", "minimum": 0, "exclusiveMinimum": True, "nullable": True, "title": "A"},
+        ),
+        (
+            {"anyOf": [{"$ref": "#/a"}, {"type": "null"}]},
+            {"allOf": [{"$ref": "#/a"}], "nullable": True},
+        ),
+        ({"$ref": "#/a", "description": "d"}, {"allOf": [{"$ref": "#/a"}], "description": "d"}),
+        ({"$ref": "#/a"}, {"$ref": "#/a"}),
+        (
+            {
+                "properties": {"const": {"const": "x"}, "examples": {"items": {"examples": [1]}}},
+                "default": {"const": 1},
+            },
+            {"properties": {"const": {"enum": ["x"]}, "examples": {"items": {"example": 1}}}, "default": {"const": 1}},
+        ),
+        ({"additionalProperties": {"const": 1}}, {"additionalProperties": {"enum": [1]}}),
+        ({"additionalProperties": True}, {"additionalProperties": True}),
+    ],
+)
+def test_schemas_of_today_become_schemas_of_openapi_3_0(schema: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert to_30(schema) == expected
 
 
 @every_endpoint
 async def test_every_queue_document_is_valid_and_its_links_lead_somewhere(server, client, endpoint) -> None:
     server.app.router.routes[1:1] = pages()
     document = (await client.get("/api/openapi/queue/openapi.json", params={"endpoint_id": endpoint.id})).json()
-    # fal labels them 3.0.4 and writes `examples` and bounds as 3.1 does; so do we, and 3.1 is what they are held to
-    validate(document | {"openapi": "3.1.0"}, cls=OpenAPIV31SpecValidator)
+    assert document["openapi"] == "3.0.4"
+    validate(document, cls=OpenAPIV30SpecValidator)
+    operations = [made for item in document["paths"].values() for made in item.values()]
+    verbs = [made["operationId"].partition("_")[0] for made in operations]
+    assert verbs == ["submit", "status", "cancel", "result"]
+    assert all(made["responses"]["422"]["content"]["application/json"]["schema"] for made in operations)
+    detail = document["components"]["schemas"]["ErrorItem"]
+    assert detail["required"] == ["loc", "msg", "type"], "an item of fal's 422"
     metadata = document["info"]["x-fal-metadata"]
     assert list(metadata) == ["endpointId", "category", "thumbnailUrl", "playgroundUrl", "documentationUrl"]
     assert (metadata["endpointId"], metadata["category"]) == (endpoint.id, endpoint.category)

@@ -550,3 +550,25 @@ async def test_urls_of_files_are_formed_for_the_client_that_asks(server) -> None
                 listed = await client.get("/v1/requests?expand=payloads,summary")
                 (row,) = listed.json()["items"]
                 assert row["json_output"]["images"][0]["url"] == row["summary"]["picture"] == base + token
+
+
+@pytest.mark.parametrize("id_", ["fal-ai/flux-lora/stream", "fal-ai/flux-krea-lora/stream"])
+async def test_the_streamed_ids_of_fals_clients_are_queued_like_the_endpoint(server, id_: str) -> None:
+    async with server.client(base="https://queue.fal.run") as client:
+        body = await submit(client, f"/{id_}")
+        app = "/".join(id_.split("/")[:2])
+        assert body["response_url"] == f"https://queue.fal.run/{app}/requests/{body['request_id']}"
+        await server.worker.draw(await server.worker.take())
+        assert (await client.get(body["status_url"])).json()["status"] == "COMPLETED"
+        assert len((await client.get(body["response_url"])).json()["images"]) == 1
+    async with server.client(base="https://fal.run") as client:
+        drawing = asyncio.create_task(server.worker.run())
+        for path in (id_, f"{id_}/stream"):  # fal.run and fal.stream of that id
+            answer = await client.post(f"/{path}", json={"prompt": "a cat"})
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert '"images"' in answer.text
+        drawing.cancel()
+        await asyncio.gather(drawing, return_exceptions=True)
+        assert (await client.post("/fal-ai/flux-lora/other/stream", json={})).status_code == 404
+    listed = (await server.client().get(f"/v1/models?endpoint_id={id_}")).json()["models"]
+    assert [row["endpoint_id"] for row in listed] == [id_]

@@ -111,6 +111,7 @@ def test_a_rounded_size_is_told_in_one_header_and_the_logs(server: Any) -> None:
         (warning,) = json.loads(answer.headers["x-impasto-warnings"])
         assert (warning["code"], warning["field"]) == ("size_rounded", "image_size")
         at = f"/queue/fal-ai/flux-pro/requests/{answer.headers['x-fal-request-id']}"
+        assert answer.headers["x-fal-billable-units"] == http.get(at).headers["x-fal-billable-units"] == "1"
         assert http.get(at).headers["x-impasto-warnings"] == answer.headers["x-impasto-warnings"]
         logs = http.get(at + "/status?logs=1").json()["logs"]
         assert [log["message"] for log in logs if log["level"] == "WARN"] == [warning["message"]]

@@ -217,6 +217,13 @@ async def test_a_full_runner_is_given_no_more_than_its_slots(tmp_path: Path) -> 
         assert {house.request(request_id).outcome for request_id in ids} == {Outcome.OK}
 
 
+async def test_a_result_carries_the_number_of_its_images_as_billable_units(house: House) -> None:
+    for count in (1, 3):
+        request_id = await house.submit(num_images=count)
+        _, result = await house.ended(request_id)
+        assert result.headers["X-Fal-Billable-Units"] == str(count)
+
+
 async def test_two_runners_share_the_queue(tmp_path: Path) -> None:
     async with open_house(make_settings(tmp_path, slots=1), runners=2, step_seconds=0.05) as house:
         await house.until(lambda: len(house.dispatcher.runners) == 2)

@@ -66,6 +66,7 @@ class Operation:
     body_required: bool = True
     public: bool = False
     each: Literal["endpoint", "app", ""] = ""  # what `{endpoint}` in the path stands for
+    listed: bool = False  # a path of its own for every endpoint, with its input and output; else one for all
     error: str = "Error"  # schema of the failures
 
 
@@ -99,10 +100,25 @@ ERROR: dict[str, Any] = {
     "description": "A sentence, or a list of what is wrong at which field; an unknown request has a status instead.",
     "x-fal-order-properties": ["detail", "error_type", "status"],
     "properties": {
-        "detail": {"anyOf": [_text(), {"type": "array", "items": OBJECT}]},
+        "detail": {"anyOf": [_text(), {"type": "array", "items": ref("ErrorItem")}]},
         "error_type": _text(),
         "status": _text(),
     },
+}
+ERROR_ITEM: dict[str, Any] = {
+    "title": "ErrorItem",
+    "description": "What is wrong with one field of the input.",
+    "x-fal-order-properties": ["loc", "msg", "type", "url", "ctx", "input"],
+    "type": "object",
+    "properties": {
+        "loc": {"type": "array", "items": _text(), "description": "Where: body, then the names down to the field."},
+        "msg": _text(description="For people."),
+        "type": _text(description="For programs, such as missing or greater_than_equal."),
+        "url": _text(description="The page about this type."),
+        "ctx": {"type": "object", "additionalProperties": True, "description": "The bound or the choices."},
+        "input": {"description": "What was sent."},
+    },
+    "required": ["loc", "msg", "type"],
 }
 PLATFORM_ERROR: dict[str, Any] = {
     "title": "PlatformError",
@@ -287,7 +303,7 @@ _INITIATE = Operation(
 CONTRACT: dict[tuple[str, str], Operation] = {
     # ---------------------------------------------------------------- models
     ("/{endpoint}", "POST"): Operation(
-        "Run", {"200": Answer("Successful Response", OUTPUT)}, RUN, (TIMEOUT,), INPUT, each="endpoint"
+        "Run", {"200": Answer("Successful Response", OUTPUT)}, RUN, (TIMEOUT,), INPUT, each="endpoint", listed=True
     ),
     ("/queue/{endpoint}", "POST"): Operation(
         "Submit to the queue", {"200": STATUS}, RUN, SUBMIT, INPUT, each="endpoint"
@@ -511,7 +527,9 @@ CONTRACT: dict[tuple[str, str], Operation] = {
     # ---------------------------------------------------------------- OpenAI's clients
     **{(f"{base}/images/generations", "POST"): _GENERATE for base in ("/openai/v1", "/v1")},
     **{(f"{base}/images/edits", "POST"): _EDIT for base in ("/openai/v1", "/v1")},
-    ("/openai/v1/models", "GET"): _openai("The endpoints, in OpenAI's shape", _object(data={"type": "array"})),
+    ("/openai/v1/models", "GET"): _openai(
+        "The endpoints, in OpenAI's shape", _object(data={"type": "array", "items": _MODEL})
+    ),
     ("/openai/v1/models/{model}", "GET"): _openai(
         "One endpoint, in OpenAI's shape", _MODEL, parameters=(Parameter(name="model", where="path", required=True),)
     ),

@@ -1,7 +1,10 @@
 """The OpenAPI documents: one of an endpoint's queue, as fal publishes it, and one of all that this server answers."""
 
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,21 +19,37 @@ from impasto.api.contract import (
     COMMON,
     CONTRACT,
     ERROR,
+    ERROR_ITEM,
     FAILURES,
     INPUT,
     JSON,
+    OBJECT,
     OPENAI_ERROR,
     OUTPUT,
     PLATFORM_ERROR,
     Operation,
 )
 from impasto.api.gateway import Call
+from impasto.api.openapi30 import to_30
 from impasto.api.platform.query import choice
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.schema import REF, schemas
 from impasto.endpoints.table import Endpoints
 from impasto.errors import BadRequest
 
+STREAM_PATH = "/stream"
+_NAMES = {  # operationIds of what people look for first; the others are made of method and path
+    "/queue/{endpoint}": "submit",
+    "/{endpoint}/stream": "stream",
+    "/{endpoint}/realtime": "realtime",
+    "/{endpoint}/requests/{request_id}": "get_result",
+    "/{endpoint}/requests/{request_id}/response": "get_response",
+    "/{endpoint}/requests/{request_id}/status": "get_status",
+    "/{endpoint}/requests/{request_id}/status/stream": "stream_status",
+    "/{endpoint}/requests/{request_id}/cancel": "cancel_request",
+    "/{endpoint}/requests/{request_id}/webhook": "get_webhook",
+    "/{endpoint}/requests/{request_id}/webhook/redeliver": "redeliver_webhook",
+}
 _KEY: dict[str, Any] = {
     "apiKeyAuth": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Fal Key"}
 }
@@ -66,10 +85,7 @@ async def of_queue(call: Call) -> Response:
     expand = choice(call.request.query_params, "expand", ("app",))
 
     def build() -> bytes:
-        document = queue_document(endpoint)
-        if expand:
-            own: dict[str, Any] = document["components"]["schemas"]
-            own |= {name: schema for name, schema in _inputs_of_app(endpoint, endpoints).items() if name not in own}
+        document = queue_document(endpoint, _inputs_of_app(endpoint, endpoints) if expand else None)
         return fill(msgspec.json.encode(document), bases)
 
     return await call.gateway.documents.answer(call.request, ("queue", endpoint.id, expand, bases), build)
@@ -88,13 +104,25 @@ async def of_server(call: Call) -> Response:
     return await documents.answer(call.request, ("server", bases), build)
 
 
-def queue_document(endpoint: Endpoint) -> dict[str, Any]:
-    """fal's document of submit, status, cancel and result of one endpoint: labelled 3.0.4 as fal's is. Its URLs have
-    `ROOM` for their bases.
+def queue_document(endpoint: Endpoint, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """fal's document of submit, status, cancel and result of one endpoint, OpenAPI 3.0.4 as fal's. `more`: schemas that
+    it does without. Its URLs have `ROOM` for their bases.
     """
     requests = f"/{endpoint.app}/requests/{{request_id}}"
     id_ = _parameter("request_id", "path", {"type": "string", "format": "uuid"}, required=True)
     logs = _parameter("logs", "query", {"type": "number"})
+    own = {"QueueStatus": _STATUS, **schemas(endpoint), "Error": ERROR, "ErrorItem": ERROR_ITEM}
+    own |= {name: schema for name, schema in (more or {}).items() if name not in own}
+    name = _words(endpoint.id)
+    cancelled = {"type": "object", "properties": {"success": {"type": "boolean"}}}
+
+    def operation(verb: str, description: str, schema: dict[str, Any], **rest: Any) -> dict[str, Any]:
+        return {"operationId": f"{verb}_{name}", "tags": [endpoint.app], **rest, **_answers(description, schema)}
+
+    status = operation("status", "The request status.", _ref("QueueStatus"), parameters=[id_, logs])
+    cancel = operation("cancel", "The request was cancelled.", cancelled, parameters=[id_])
+    result = operation("result", "Result of the request.", _ref(endpoint.Output.__name__), parameters=[id_])
+    submit = operation("submit", "The request status.", _ref("QueueStatus"), requestBody=_body(endpoint))
     return {
         "openapi": "3.0.4",
         "info": {
@@ -109,26 +137,15 @@ def queue_document(endpoint: Endpoint) -> dict[str, Any]:
                 "documentationUrl": f"{ROOM.site}/models/{endpoint.id}/llms.txt",
             },
         },
-        "components": {"securitySchemes": _KEY, "schemas": {"QueueStatus": _STATUS, **schemas(endpoint)}},
+        "components": {
+            "securitySchemes": _KEY,
+            "schemas": {name: to_30(schema) for name, schema in own.items()},
+        },
         "paths": {
-            f"/{endpoint.id}": {
-                "post": {"requestBody": _body(endpoint), **_answers("The request status.", _ref("QueueStatus"))}
-            },
-            f"{requests}/status": {
-                "get": {"parameters": [id_, logs], **_answers("The request status.", _ref("QueueStatus"))}
-            },
-            f"{requests}/cancel": {
-                "put": {
-                    "parameters": [id_],
-                    **_answers(
-                        "The request was cancelled.",
-                        {"type": "object", "properties": {"success": {"type": "boolean"}}},
-                    ),
-                }
-            },
-            requests: {
-                "get": {"parameters": [id_], **_answers("Result of the request.", _ref(endpoint.Output.__name__))}
-            },
+            f"/{endpoint.id}": {"post": submit},
+            f"{requests}/status": {"get": status},
+            f"{requests}/cancel": {"put": cancel},
+            requests: {"get": result},
         },
         "servers": [{"url": ROOM.queue}],
         "security": [{"apiKeyAuth": []}],
@@ -149,19 +166,33 @@ def _inputs_of_app(endpoint: Endpoint, endpoints: Endpoints) -> dict[str, Any]:
 
 
 def server_document(endpoints: Endpoints) -> dict[str, Any]:
-    """OpenAPI 3.1 of the whole route table; the runs of the endpoints first, in their order."""
+    """OpenAPI 3.1 of the whole route table; the runs of the endpoints first, in their order. What is the same for every
+    endpoint has one path with the endpoint as its parameter; an endpoint's queue is typed in its own document.
+    """
     components, names = _components(endpoints)
     paths: dict[str, dict[str, Any]] = {}
+    taken: set[str] = set()
     for (template, method), operation in CONTRACT.items():
+        verb = "get" if method == "WEBSOCKET" else method.lower()
         for path, endpoint in _places(template, operation, endpoints):
-            verb = "get" if method == "WEBSOCKET" else method.lower()
-            paths.setdefault(path, {})[verb] = _operation(
-                operation, endpoint, names.get(endpoint.id, {}) if endpoint else {}, websocket=method == "WEBSOCKET"
-            )
+            if endpoint is not None and endpoint.id.endswith(STREAM_PATH):
+                operation = replace(CONTRACT["/{endpoint}" + STREAM_PATH, "POST"], body=INPUT)
+            made = _operation(operation, endpoint, names.get(endpoint.id, {}) if endpoint else {})
+            if endpoint is not None:
+                made |= {"operationId": _unique(f"run_{_words(endpoint.id)}", taken), "tags": [endpoint.app]}
+            else:
+                named = _NAMES.get(template) or f"{method.lower()}_{_words(template)}"
+                made |= {"operationId": _unique(named, taken), "tags": [_tag(template)]}
+                made["parameters"] = [*_choice_of_endpoint(template, operation, endpoints), *made.get("parameters", [])]
+            if method == "WEBSOCKET":
+                made["x-fal-protocol"] = "realtime"
+            paths.setdefault(path, {})[verb] = made
+    tags = dict.fromkeys(tag for item in paths.values() for made in item.values() for tag in made["tags"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "impasto", "version": __version__},
         "servers": [{"url": ROOM.run}],
+        "tags": [{"name": tag} for tag in tags],
         "paths": paths,
         "components": {"securitySchemes": _KEY, "schemas": components},
         "security": [{"apiKeyAuth": []}],
@@ -170,13 +201,45 @@ def server_document(endpoints: Endpoints) -> dict[str, Any]:
 
 
 def _places(template: str, operation: Operation, endpoints: Endpoints) -> Iterator[tuple[str, Endpoint | None]]:
-    """Where the operation stands: once, or for every endpoint or app."""
-    if operation.each == "endpoint":
+    """Where the operation is in the document: once, or for every endpoint."""
+    if operation.listed:
         yield from ((template.replace("{endpoint}", id_), endpoint) for id_, endpoint in endpoints.items())
-    elif operation.each == "app":
-        yield from ((template.replace("{endpoint}", app), None) for app in sorted(endpoints.apps))
     else:
         yield template, None
+
+
+def _choice_of_endpoint(template: str, operation: Operation, endpoints: Endpoints) -> list[dict[str, Any]]:
+    """The parameter `endpoint` of a path that has one."""
+    if "{endpoint}" not in template:
+        return []
+    known = sorted(endpoints.apps) if operation.each == "app" else list(endpoints)
+    words = "The app of the endpoint, owner/alias" if operation.each == "app" else "The endpoint's id"
+    made = _parameter("endpoint", "path", {"type": "string", "enum": known}, required=True)
+    return [made | {"description": f"{words}; its slashes may be escaped as %2F."}]
+
+
+def _words(path: str) -> str:
+    """A path as a name: `/files/{token}/{part}` → `files_by_part`, `fal-ai/flux/dev` → `fal_ai_flux_dev`."""
+    parts = path.strip("/").split("/")
+    named = [part for part in parts if not part.startswith("{")]
+    if parts[-1].startswith("{") and parts[-1] != "{endpoint}":
+        named.append(f"by_{parts[-1].strip('{}')}")
+    return re.sub(r"[^a-z0-9]+", "_", "_".join(named).lower()).strip("_") or "index"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """`name`, or the first of name_2, name_3, … that no other operation has: `me/a-b` and `me/a/b` are one word."""
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    found = name if name not in taken else next(each for each in numbered if each not in taken)
+    taken.add(found)
+    return found
+
+
+def _tag(template: str) -> str:
+    """The family of a path that is the same for every endpoint."""
+    first = template.strip("/").split("/")[0]
+    families = {"v1": "platform", "files": "files", "storage": "files", "openai": "openai", "tokens": "tokens"}
+    return families.get(first) or ("models" if "{endpoint}" in template else "server")
 
 
 def _components(endpoints: Endpoints) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
@@ -184,26 +247,39 @@ def _components(endpoints: Endpoints) -> tuple[dict[str, Any], dict[str, dict[st
     components: dict[str, Any] = {
         "QueueStatus": _STATUS,
         "Error": ERROR,
+        "ErrorItem": ERROR_ITEM,
         "PlatformError": PLATFORM_ERROR,
         "OpenAIError": OPENAI_ERROR,
     }
     names: dict[str, dict[str, str]] = {}
     for endpoint in endpoints.values():
         own = schemas(endpoint)
-        owner = endpoint.id.replace("/", "_")
-        renamed = {name: f"{owner}_{name}" for name, schema in own.items() if components.get(name, schema) != schema}
+        renamed = {
+            name: _free_name(name, schema, endpoint, components)
+            for name, schema in own.items()
+            if components.get(name, schema) != schema
+        }
         text = json.dumps(own)
         for name, new in renamed.items():
             text = text.replace(f'"{_ref(name)["$ref"]}"', f'"{_ref(new)["$ref"]}"')
         made: dict[str, Any] = json.loads(text)
+        for name, new in renamed.items():
+            made[name]["title"] = new  # generators name their classes by it
         components |= {renamed.get(name, name): schema for name, schema in made.items()}
         names[endpoint.id] = renamed
     return components, names
 
 
-def _operation(
-    operation: Operation, endpoint: Endpoint | None, names: Mapping[str, str], *, websocket: bool
-) -> dict[str, Any]:
+def _free_name(name: str, schema: dict[str, Any], endpoint: Endpoint, components: Mapping[str, Any]) -> str:
+    """`name` with the words of the endpoint's app before it, of its whole id where that is taken, too."""
+    for words in (endpoint.app.rpartition("/")[2], endpoint.id):
+        found = "".join(word.capitalize() for word in re.split(r"[^A-Za-z0-9]+", words)) + name
+        if components.get(found, schema | {"title": found}) == schema | {"title": found}:
+            return found
+    return f"{found}{len(components)}"
+
+
+def _operation(operation: Operation, endpoint: Endpoint | None, names: Mapping[str, str]) -> dict[str, Any]:
     made: dict[str, Any] = {"summary": operation.summary}
     if endpoint is not None:
         made |= {"summary": f"{endpoint.title}: {operation.summary.lower()}", "description": endpoint.description}
@@ -215,12 +291,11 @@ def _operation(
         made["requestBody"] = {"required": False, "content": {"application/octet-stream": {"schema": BYTES}}}
     elif operation.body is not None:
         schema = _schema(endpoint.Input, names) if operation.body is INPUT and endpoint else operation.body
+        schema = OBJECT if schema is INPUT else schema
         made["requestBody"] = {"required": True, "content": {operation.body_type: {"schema": schema}}}
     made["responses"] = _responses(operation, endpoint, names)
     if operation.public:
         made["security"] = []
-    if websocket:
-        made["x-fal-protocol"] = "realtime"
     return made
 
 
@@ -250,7 +325,10 @@ def _body(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _answers(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"responses": {"200": {"description": description, "content": {"application/json": {"schema": schema}}}}}
+    made = {"200": {"description": description, "content": {JSON: {"schema": schema}}}}
+    for status in ("401", "404", "422"):
+        made[status] = {"description": FAILURES[status], "content": {JSON: {"schema": _ref("Error")}}}
+    return {"responses": made}
 
 
 def _parameter(name: str, where: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:

@@ -149,17 +149,21 @@ LORA_INPAINTING = replace(
     example=EXAMPLE_FROM_IMAGE | {"strength": 0.85, "mask_url": DOG_MASK},
     pictures=repaints,
 )
+KREA_LORA = replace(
+    LORA,
+    id="fal-ai/flux-krea-lora",
+    title="FLUX.1 Krea [dev] with LoRAs",
+    description="FLUX.1 Krea [dev], text to image in styles and subjects that LoRAs add.",
+    model="flux-krea",
+)
 FLUX_LORA = (
     LORA,
+    # Ids of their own in fal's clients, which queue them, too: there they are what the endpoint without it is.
+    replace(LORA, id="fal-ai/flux-lora/stream", title=f"{LORA.title}, streamed"),
     LORA_IMAGE_TO_IMAGE,
     LORA_INPAINTING,
-    replace(
-        LORA,
-        id="fal-ai/flux-krea-lora",
-        title="FLUX.1 Krea [dev] with LoRAs",
-        description="FLUX.1 Krea [dev], text to image in styles and subjects that LoRAs add.",
-        model="flux-krea",
-    ),
+    KREA_LORA,
+    replace(KREA_LORA, id="fal-ai/flux-krea-lora/stream", title=f"{KREA_LORA.title}, streamed"),
     replace(
         LORA_IMAGE_TO_IMAGE,
         id="fal-ai/flux-krea-lora/image-to-image",

@@ -93,7 +93,8 @@ def succeeded(work: Work, result: JobResult, urls: Sequence[str]) -> Ending:
     """`urls`: one a picture, none for inline pictures. Raises: a fault in the endpoint, which wrote the output."""
     payload = work.endpoint.to_output(work.input, replace(result, seed=work.seed), urls)
     _check_json(payload)
-    headers = warnings(result.notices)
+    units = {"X-Fal-Billable-Units": str(len(result.pictures))}  # of the unit that /v1/models/pricing names: images
+    headers = units | warnings(result.notices)
     return Ending(
         outcome=Outcome.OK,
         result=Result(200, payload, headers),

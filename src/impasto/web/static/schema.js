@@ -10,7 +10,7 @@ export function types(document, id) {
   const input = refName(operation.requestBody.content["application/json"].schema);
   const result = Object.entries(document.paths).find(([path, item]) => path.endsWith("/requests/{request_id}") && item.get);
   const output = refName(result[1].get.responses["200"].content["application/json"].schema);
-  const others = Object.keys(schemas).filter((name) => ![input, output, "QueueStatus"].includes(name));
+  const others = Object.keys(schemas).filter((name) => ![input, output, "QueueStatus", "Error", "ErrorItem"].includes(name));
   const of = (name) => type(name, schemas);
   return { input: of(input), output: of(output), others: others.map(of) };
 }
@@ -44,9 +44,9 @@ function field(name, property, required, schemas) {
     title: TITLES[name] ?? sentenceCase(property.title ?? name),
     description: property.description ?? "",
     default: property.default,
-    example: property.examples?.[0],
-    minimum: plain.minimum ?? plain.exclusiveMinimum,
-    maximum: plain.maximum ?? plain.exclusiveMaximum,
+    example: property.examples?.[0] ?? property.example,
+    minimum: plain.minimum,
+    maximum: plain.maximum,
     maxLength: plain.maxLength,
     words,
     reference,
