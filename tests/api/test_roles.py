@@ -56,6 +56,40 @@ def test_role_path_and_bases(host: str, path: str, role: Role, cleaned: str, que
     assert (address.queue_base, address.file_base) == (queue_base, file_base)
 
 
+FALS, OURS = ("https://queue.fal.run", "https://v3.fal.media"), "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("path", "agent", "role", "cleaned", "queue_base", "file_base"),
+    [
+        # the shim names the host that the program meant: the queue keeps fal's names, files have ours for browsers
+        ("/@queue.fal.run" + ID, "", Role.QUEUE, ID, FALS[0], OURS),
+        ("/@QUEUE.fal.run/queue" + ID, "", Role.QUEUE, ID, FALS[0], OURS),
+        ("/@fal.run" + ID, "", Role.RUN, ID, FALS[0], OURS),
+        ("/@fal.run", "", Role.RUN, "/", FALS[0], OURS),
+        ("/@rest.fal.ai/storage/upload/initiate", "", Role.REST, "/storage/upload/initiate", FALS[0], OURS),
+        ("/@v3.fal.media/files/b/x", "", Role.CDN, "/files/b/x", FALS[0], OURS),
+        ("/@ws.fal.run" + ID, "", Role.WS, ID, FALS[0], OURS),
+        # fal's for files, too, where the shim asks for it, and for clients that refuse private addresses
+        ("/@queue.fal.run+files" + ID, "", Role.QUEUE, ID, *FALS),
+        ("/@fal.run" + ID, "ai-sdk/fal/3.0.41 ai-sdk/provider-utils/5.0.40", Role.RUN, ID, *FALS),
+        (ID, "ai-sdk/fal/3.0.41", Role.RUN, ID, OURS, OURS),
+        # other names of fal's, and names of nobody: ours
+        ("/@queue.eu.fal.run" + ID, "", Role.QUEUE, ID, OURS + "/queue", OURS),
+        ("/@evil.example" + ID, "", Role.RUN, ID, OURS, OURS),
+        # what only looks like it is a path
+        ("/@" + ID, "", Role.RUN, "/@" + ID, OURS, OURS),
+        ("/x/@fal.run" + ID, "", Role.RUN, "/x/@fal.run" + ID, OURS, OURS),
+    ],
+)
+def test_the_shim_says_in_the_path_which_host_was_meant(
+    path: str, agent: str, role: Role, cleaned: str, queue_base: str, file_base: str
+) -> None:
+    address = locate(scheme="http", host="127.0.0.1:8000", path=path, agent=agent)
+    assert (address.role, address.path) == (role, cleaned)
+    assert (address.queue_base, address.file_base) == (queue_base, file_base)
+
+
 @pytest.mark.parametrize(
     ("public_url", "host", "queue_base", "file_base"),
     [

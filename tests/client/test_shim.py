@@ -53,7 +53,7 @@ URL = "https://queue.fal.run/fal-ai/flux-pro?a=b%20c"
 
 def check(said: dict[str, object], server: str) -> None:
     assert said["method"] == "POST"
-    assert said["path"] == "/queue/fal-ai/flux-pro?a=b%20c"
+    assert said["path"] == "/@queue.fal.run/fal-ai/flux-pro?a=b%20c"
     assert json.loads(str(said["body"])) == {"a": 1}
     assert said["headers"]["host"] == server.removeprefix("http://")  # type: ignore[index]
 
@@ -93,14 +93,14 @@ def test_another_way_to_fal_fails_in_node_with_a_message_that_says_so(execute: E
 
 
 PLACES = {
-    "https://fal.run/fal-ai/flux-pro": "/fal-ai/flux-pro",
-    "https://queue.fal.run/fal-ai/flux-pro": "/queue/fal-ai/flux-pro",
-    "https://queue.falrun.com/fal-ai/flux-pro": "/queue/fal-ai/flux-pro",
-    "https://rest.fal.ai/tokens/": "/tokens/",
-    "https://rest.alpha.fal.ai/tokens/": "/tokens/",
-    "https://v3.fal.media/files/b/1/x.png": "/files/b/1/x.png",
-    "https://fal.run": "/",
-    "https://FAL.run/x?y=1%2F2&z": "/x?y=1%2F2&z",
+    "https://fal.run/fal-ai/flux-pro": "/@fal.run/fal-ai/flux-pro",
+    "https://queue.fal.run:443/fal-ai/flux-pro": "/@queue.fal.run/fal-ai/flux-pro",
+    "https://queue.falrun.com/fal-ai/flux-pro": "/@queue.falrun.com/fal-ai/flux-pro",
+    "https://rest.fal.ai/tokens/": "/@rest.fal.ai/tokens/",
+    "https://rest.alpha.fal.ai/tokens/": "/@rest.alpha.fal.ai/tokens/",
+    "https://v3.fal.media/files/b/1/x.png": "/@v3.fal.media/files/b/1/x.png",
+    "https://fal.run": "/@fal.run/",
+    "https://FAL.run/x?y=1%2F2&z": "/@fal.run/x?y=1%2F2&z",
 }
 
 
@@ -130,7 +130,47 @@ def test_a_prefix_of_the_servers_url_is_kept(server: str) -> None:
         timeout=60,
         check=True,
     )
-    assert json.loads(done.stdout)["path"] == "/prefix/queue/x"
+    assert json.loads(done.stdout)["path"] == "/prefix/@queue.fal.run/x"
+
+
+GUARD = """
+const dns = require('node:dns'), https = require('node:https'), { BlockList } = require('node:net');
+const url = new URL('https://v3.fal.media/files/b/1/x.png'), blocked = new BlockList();
+blocked.addSubnet('127.0.0.0', 8, 'ipv4'); blocked.addAddress('::1', 'ipv6'); blocked.addSubnet('fc00::', 7, 'ipv6');
+const pinned = (name, options, done) => (name === url.hostname ? done(null, found) : done(new Error(name + ' is new')));
+let found;
+dns.promises.lookup(url.hostname, { all: true }).then((addresses) => {
+  found = addresses;
+  const bad = found.filter(({ address, family }) => blocked.check(address, `ipv${family}`));
+  if (bad.length) throw new Error('private: ' + JSON.stringify(bad));
+  https.get(url, { lookup: pinned }, async (answer) => {
+    let text = ''; for await (const chunk of answer) text += chunk;
+    console.log(JSON.parse(text).path);
+  });
+  dns.lookup('fal.run', (error, address, family) => console.log(family, blocked.check(address, `ipv${family}`)));
+});
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_guard_that_looks_a_name_up_and_pins_its_address_lets_fals_files_pass(
+    execute: Execute, server: str, host: str
+) -> None:
+    """As next/image and other frameworks guard what they fetch; no look-up of fal's names leaves the program."""
+    done = execute("node", "-e", GUARD, url=server.replace("127.0.0.1", host))
+    assert sorted(done.stdout.splitlines()) == ["/@v3.fal.media/files/b/1/x.png", "6 false"], done.stderr
+
+
+def test_file_urls_on_fals_hosts_are_asked_for_by_an_option(
+    impasto_exec: Callable[..., list[str]], clean: dict[str, str]
+) -> None:
+    source = "import httpx; print(httpx.get('https://fal.run/x').json()['path'])"
+    script = "fetch('https://fal.run/x').then((r) => r.json()).then((j) => console.log(j.path))"
+    for program in ([sys.executable, "-c", source], ["node", "-e", script]):
+        command = impasto_exec(*program)
+        command[command.index("exec") + 1 : command.index("exec") + 1] = ["--file-urls", "fal"]
+        done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout == "/@fal.run+files/x\n", done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +207,7 @@ def test_websockets_reach_the_server(execute: Execute, echo_socket: str) -> None
     for method in ("shim", "connect"):
         done = execute(sys.executable, "-c", source, url=echo_socket, method=method)
         assert done.returncode == 0, done.stderr
-        path = "/fal-ai/flux-pro/realtime?fal_jwt_token=t"
+        path = ("/@fal.run" if method == "shim" else "") + "/fal-ai/flux-pro/realtime?fal_jwt_token=t"
         assert done.stdout.splitlines() == [f"{path} b'1'", f"{path} '2'"]
 
 
@@ -179,7 +219,7 @@ def test_requests_of_two_event_loops_of_one_client_do_not_meet(python: Python) -
         "async def two(): return (await client.get('https://queue.fal.run/two')).json()['path']\n"
         "print(json.dumps([asyncio.run(one()), asyncio.run(two())]))"
     )
-    assert python(source) == ["/one", "/queue/two"]
+    assert python(source) == ["/@rest.fal.ai/one", "/@queue.fal.run/two"]
 
 
 def test_a_library_that_the_shim_does_not_know_fails_and_says_why(execute: Execute, server: str) -> None:
@@ -200,7 +240,7 @@ def test_a_library_that_the_shim_does_not_know_fails_and_says_why(execute: Execu
 def test_child_processes_and_worker_threads_are_led_too(execute: Execute, tmp_path: Path) -> None:
     child = "import httpx; print(httpx.get('https://fal.run/x').text)"
     source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    assert json.loads(execute(sys.executable, "-c", source).stdout)["path"] == "/x"
+    assert json.loads(execute(sys.executable, "-c", source).stdout)["path"] == "/@fal.run/x"
     file = tmp_path / "app.cjs"
     file.write_text(
         "const { Worker } = require('node:worker_threads'); const { execFileSync } = require('node:child_process');\n"
@@ -208,7 +248,7 @@ def test_child_processes_and_worker_threads_are_led_too(execute: Execute, tmp_pa
         "process.stdout.write(execFileSync(process.execPath, ['-e', code]));\n"
         "new Worker(code, { eval: true });"
     )
-    assert execute("node", str(file)).stdout == "/y\n/y\n"
+    assert execute("node", str(file)).stdout == "/@fal.run/y\n/@fal.run/y\n"
 
 
 def test_modules_keep_their_own_loader(python: Python) -> None:
@@ -227,7 +267,7 @@ def test_the_programs_own_sitecustomize_still_runs(python: Python, tmp_path: Pat
         "print(json.dumps([mark, sitecustomize.__file__, httpx.get('https://fal.run/x').json()['path']]))"
     )
     own = str(tmp_path / "sitecustomize.py")
-    assert python(source, variables={"PYTHONPATH": str(tmp_path)}) == [f"sitecustomize {own}", own, "/x"]
+    assert python(source, variables={"PYTHONPATH": str(tmp_path)}) == [f"sitecustomize {own}", own, "/@fal.run/x"]
 
 
 def test_the_programs_own_node_options_still_hold(execute: Execute, tmp_path: Path) -> None:
@@ -235,7 +275,7 @@ def test_the_programs_own_node_options_still_hold(execute: Execute, tmp_path: Pa
     file.write_text("globalThis.mark = 'kept'")
     source = "fetch('https://fal.run/x').then((r) => r.json()).then((j) => console.log(mark, j.path))"
     done = execute("node", "-e", source, variables={"NODE_OPTIONS": f'--require "{file}" --no-deprecation'})
-    assert done.stdout == "kept /x\n", done.stderr
+    assert done.stdout == "kept /@fal.run/x\n", done.stderr
 
 
 def test_shim_in_a_folder_with_blanks_and_quotes_loads(server: str, clean: dict[str, str], tmp_path: Path) -> None:
@@ -253,7 +293,7 @@ def test_shim_in_a_folder_with_blanks_and_quotes_loads(server: str, clean: dict[
         timeout=60,
         check=False,
     )
-    assert done.stdout == "/x\n", done.stderr
+    assert done.stdout == "/@fal.run/x\n", done.stderr
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ LINES = {
     "@fal-ai/client behind @fal-ai/server-proxy 1.2.1": "`impasto exec -- node server.mjs`",
     "fal 1.83.0 (fal.apps)": "`impasto exec -- python app.py`",
     "@ai-sdk/fal 2.0.59": '`createFal({ baseURL: "http://127.0.0.1:8000" })`, or `impasto exec`',
+    "@ai-sdk/fal 3.0.41": '`createFal({ baseURL: "http://127.0.0.1:8000" })`, or `impasto exec`',
     "litellm 1.110.2": "`FAL_AI_API_BASE=http://127.0.0.1:8000`, or `impasto exec`",
     "huggingface_hub 2.4.0": "[one line](../clients.md#c-base-url-options), or `impasto exec`",
     "@huggingface/inference 4.13.30": "`impasto exec -- node app.mjs`",

@@ -51,6 +51,41 @@ def test_ai_sdk_unchanged_under_exec(execute: Program, node_program: Callable[[s
     check_ai_sdk(execute("node", str(node_program(AI_SDK % "fal")), method=method))
 
 
+# Version 3 refuses to fetch an image from a private address; its user agent tells the server to name fal's host.
+GUARDED = AI_SDK.replace('"@ai-sdk/fal"', '"ai-sdk-fal-3"').replace('"ai"', '"ai-7"')
+
+
+@pytest.mark.matrix("@ai-sdk/fal 3.0.41", "run")
+@pytest.mark.parametrize("method", ["shim", "connect"])
+def test_ai_sdk_that_refuses_private_addresses_gets_its_images_under_exec(
+    execute: Program, node_program: Callable[[str], Path], method: str
+) -> None:
+    check_ai_sdk(execute("node", str(node_program(GUARDED % "fal")), method=method))
+
+
+def test_file_urls_under_the_shim_are_ours_for_browsers_and_fals_where_asked(
+    execute: Program, check_output: Program
+) -> None:
+    """Either way the program fetches them, and the queue's URLs are fal's."""
+    source = """if True:
+        import fal_client, httpx, json
+        handle = fal_client.submit("fal-ai/flux-pro", {"prompt": "a cat"})
+        output = handle.get()
+        same = fal_client.SyncClient().get_handle("fal-ai/flux-pro", handle.request_id)
+        assert (same.response_url, same.status_url, same.cancel_url) == (
+            handle.response_url, handle.status_url, handle.cancel_url), handle
+        url = output["images"][0]["url"]
+        again = fal_client.run("fal-ai/flux/dev/image-to-image", {"prompt": "a dog", "image_url": url})
+        print(json.dumps([url, len(httpx.get(url).content) > 100, len(again["images"])]))
+        """
+    for wanted, base in (("", "http://127.0.0.1:"), ("fal", "https://v3.fal.media/files/")):
+        done = execute(sys.executable, "-c", source, variables={"FAL_FILE_URLS": wanted})
+        assert done.returncode == 0, done.stderr
+        url, *rest = json.loads(done.stdout)
+        assert url.startswith(base)
+        assert rest == [True, 1]
+
+
 HUGGING_FACE = """
 import sys
 from huggingface_hub import InferenceClient

@@ -1,4 +1,4 @@
-"""Whatever a person changes on a page, the page goes on: no page keeps state of the old choice under the name of the new one."""
+"""Every control of every page can be changed: no page shows state of the old choice under the name of the new one."""
 
 import json
 import re
@@ -22,11 +22,12 @@ PAGES = (
 CHANGE_ALL = """async () => {
   const settle = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
   const shown = (each) => each.isConnected && !each.disabled && each.getClientRects().length;
-  const name = (each) => each.ariaLabel || each.labels?.[0]?.textContent?.trim().slice(0, 40) || each.textContent.slice(0, 40);
+  const name = (each) => (each.ariaLabel || each.labels?.[0]?.textContent || each.textContent).trim().slice(0, 40);
   const failed = [], changed = [];
   const check = async (what) => {
     changed.push(what);
-    for (let n = 0; n < 400 && document.querySelector("main .waiting"); n++) await new Promise((done) => setTimeout(done, 10));
+    for (let n = 0; n < 400 && document.querySelector("main .waiting"); n++)
+      await new Promise((done) => setTimeout(done, 10));
     await settle();
     if (/This page has failed/.test(document.querySelector("main").textContent)) failed.push(what);
   };
@@ -46,12 +47,15 @@ CHANGE_ALL = """async () => {
       await check(`select ${at}: ${option}`);
     }
   }
-  for (const input of document.querySelectorAll("main input[type=checkbox]")) shown(input) && (input.click(), await check(name(input)));
-  for (const input of document.querySelectorAll("main :is(input[type=number], input[type=range])"))
-    if (shown(input)) for (const value of [input.max || "7", ""]) set(input, value), await check(`${name(input)}: ${value}`);
-  for (const input of document.querySelectorAll("main :is(textarea, input[type=text], input[type=search])"))
-    if (shown(input)) for (const value of ["7", "words", ""]) set(input, value), await check(`${name(input)}: ${value}`);
-  for (const button of document.querySelectorAll("main :is([aria-pressed], [role=tab])")) shown(button) && (button.click(), await check(name(button)));
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const click = async (each) => shown(each) && (each.click(), await check(name(each)));
+  const fill = async (input, values) => {
+    for (const value of shown(input) ? values : []) set(input, value), await check(`${name(input)}: ${value}`);
+  };
+  for (const input of all("main input[type=checkbox]")) await click(input);
+  for (const input of all("main :is(input[type=number], input[type=range])")) await fill(input, [input.max || "7", ""]);
+  for (const input of all("main :is(textarea, [type=text], [type=search])")) await fill(input, ["7", "words", ""]);
+  for (const button of all("main :is([aria-pressed], [role=tab])")) await click(button);
   return { failed, changed };
 }"""
 

@@ -1,8 +1,9 @@
 """Which of fal's hosts a request is meant for, what it names there, and on what base its answer builds URLs.
 
 `POST /fal-ai/flux-pro` is the sync run on fal.run and the submit on queue.fal.run: the same bytes. The role
-decides: the proxied target (see `proxy`), then the Host, then a `/queue` prefix of the path (stripped as often as it
-stands there: HF's JavaScript client joins the path of our `response_url` to a base that has the prefix already).
+decides: the proxied target (see `proxy`), then the host that the shim names in the path (`/@queue.fal.run/…`), then the
+Host, then a `/queue` prefix of the path (stripped as often as it stands there: HF's JavaScript client joins the path of
+our `response_url` to a base that has the prefix already).
 In: scheme, Host and path as received. Out: an `Address`, and endpoint ids in their normal form.
 """
 
@@ -46,6 +47,9 @@ FAL_RUN = "https://fal.run"
 FAL_SITE = "https://fal.ai"
 FAL_PLATFORM = "https://api.fal.ai"
 
+GUARDED = ("ai-sdk/",)  # User-Agents of clients that download a result themselves, never from a private address
+
+_MEANT = re.compile(r"/@(?P<host>[A-Za-z0-9.-]+)(?P<files>\+files)?(?P<path>/.*)?", re.DOTALL)
 _PREFIXED = {"queue": Role.QUEUE, "ws": Role.WS}  # first label of any other host name
 _WEB = {"ws": "http", "wss": "https"}  # schemes of URLs that we hand out over a WebSocket
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
@@ -89,14 +93,18 @@ class Address:
         return base if alone else base + "/queue"
 
 
-def locate(*, scheme: str, host: str, path: str, public_url: str | None = None) -> Address:
-    """The address of one request. Raises `BadRequest` when the Host header is no host.
+def locate(*, scheme: str, host: str, path: str, public_url: str | None = None, agent: str = "") -> Address:
+    """Read the address of one request. Raises `BadRequest` when the Host header is no host.
 
     A client that reaches us under one of fal's names keeps fal's names in every URL; everybody else gets the host they
-    used, or `public_url`.
+    used, or `public_url`. Under the shim the queue's URLs keep fal's names, and those of files are ours, because a
+    browser may have to open them; fal's for an `agent` (User-Agent) that downloads files itself and refuses private
+    addresses, and where the shim asks for it.
     """
     if not _HOST.fullmatch(host):
         raise BadRequest("The Host header is missing or is not a host name.")
+    if meant := _MEANT.fullmatch(path):
+        return _shimmed(meant, scheme=scheme, host=host, public_url=public_url, agent=agent)
     path, prefixed = _clean(path)
     name = host.partition(":")[0].lower()
     role = FAL_HOSTS.get(name)
@@ -114,6 +122,18 @@ def locate(*, scheme: str, host: str, path: str, public_url: str | None = None) 
         return Address(role=role, path=path, queue_base=base if of_queue else base + "/queue", file_base=base)
     base = f"{scheme}://{host}"
     return Address(role=role, path=path, queue_base=base + "/queue" if prefixed else base, file_base=base)
+
+
+def _shimmed(meant: re.Match[str], *, scheme: str, host: str, public_url: str | None, agent: str) -> Address:
+    """The address of a request that the shim led here; `meant`: fal's host, `+files`, and the path there."""
+    name, path = meant["host"].lower(), meant["path"] or "/"
+    ours = locate(scheme=scheme, host=host, path="/", public_url=public_url)
+    if name not in FAL_HOSTS:  # a name of fal's that we give no role of its own: ours, with its prefix
+        prefix = "/" + name.partition(".")[0] if name.partition(".")[0] in _PREFIXED else ""
+        return locate(scheme=scheme, host=host, path=prefix + path, public_url=public_url)
+    there = locate(scheme="https", host=name, path=path)
+    fals = meant["files"] or any(each in agent for each in GUARDED)
+    return there if fals else replace(there, file_base=ours.file_base)
 
 
 def _clean(path: str) -> tuple[str, bool]:
@@ -150,7 +170,13 @@ class Addressing:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in {"http", "websocket"}:
             scheme: str = _WEB.get(scope["scheme"]) or scope["scheme"]
-            address = locate(scheme=scheme, host=_host(scope), path=scope["path"], public_url=self.public_url)
+            address = locate(
+                scheme=scheme,
+                host=_host(scope),
+                path=scope["path"],
+                public_url=self.public_url,
+                agent=_header(scope, b"user-agent"),
+            )
             if scope["type"] == "websocket" and address.path.startswith("/ws/"):
                 address = replace(address, role=Role.WS, path="/" + address.path.removeprefix("/ws/").strip("/"))
             scope["impasto.address"] = address
@@ -159,8 +185,11 @@ class Addressing:
 
 
 def _host(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"host":
-            return value.decode("latin-1")
+    if named := _header(scope, b"host"):
+        return named
     server = scope.get("server")  # HTTP/1.0 needs no Host
     return f"{server[0]}:{server[1]}" if server else ""
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")

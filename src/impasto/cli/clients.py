@@ -49,11 +49,22 @@ def watch(ctx: click.Context, request: str, url: str | None, key: str | None, pr
     show_default=True,
     help="shim: inside Python and Node.js programs; connect: an HTTPS proxy, for any language.",
 )
+@click.option(
+    "--file-urls",
+    type=click.Choice(["server", "fal"]),
+    help="Method shim: whose host the URLs of files name. server: a browser opens them; fal: for programs that refuse "
+    "private addresses (default: server, and fal for clients known to refuse).",
+)
 @data_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def exec_(
-    ctx: click.Context, url: str | None, method: Literal["shim", "connect"], data: str | None, command: tuple[str, ...]
+    ctx: click.Context,
+    url: str | None,
+    method: Literal["shim", "connect"],
+    file_urls: Literal["server", "fal"] | None,
+    data: str | None,
+    command: tuple[str, ...],
 ) -> None:
     """Run COMMAND, a program written for fal, against the local server.
 
@@ -62,9 +73,12 @@ def exec_(
       impasto exec -- python app.py
       impasto exec -- node app.mjs
       impasto exec --url http://127.0.0.1:9000 -- python app.py
+      impasto exec --file-urls fal -- npm run dev   (next/image with fal's hosts in its configuration)
       impasto exec --method connect -- ./app        (a program in another language)
     """
     from impasto.client.execute import run
 
     tree = load(ctx, data=data)
-    sys.exit(run(command, base_url=(url or tree.local_url).rstrip("/"), method=method, data=tree.data))
+    sys.exit(
+        run(command, base_url=(url or tree.local_url).rstrip("/"), method=method, data=tree.data, file_urls=file_urls)
+    )

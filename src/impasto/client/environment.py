@@ -10,7 +10,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from impasto.client.hosts import DOMAINS, is_fal, server_url
 
@@ -27,15 +27,20 @@ TRUST = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def environment(base_url: str, *, inherited: Mapping[str, str]) -> dict[str, str]:
+FileUrls = Literal["server", "fal"]
+
+
+def environment(base_url: str, *, inherited: Mapping[str, str], file_urls: FileUrls | None = None) -> dict[str, str]:
     """The variables of method `shim` that lead a program, run with `inherited` else, to the server at `base_url`.
 
-    `base_url`: http(s)://HOST[:PORT][/PREFIX]. Raises `ConfigError` for anything else.
+    `base_url`: http(s)://HOST[:PORT][/PREFIX]. `file_urls`: on whose host answers name files; None: as inherited.
+    Raises `ConfigError` for anything else.
     """
     host = str(server_url(base_url).hostname)
     return {
         **_credentials(inherited),
         "FAL_BASE_URL": base_url.rstrip("/"),
+        **({} if file_urls is None else {"FAL_FILE_URLS": file_urls}),
         "PYTHONPATH": _prepended(str(PYTHON_SHIM), inherited.get("PYTHONPATH", "")),
         "NODE_OPTIONS": _node_options(NODE_SHIM, inherited),
         # Where a corporate proxy is set, libraries choose it by the address the program names: fal's.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from impasto import quiet
-from impasto.client.environment import connect_environment, environment, upstream_proxy
+from impasto.client.environment import FileUrls, connect_environment, environment, upstream_proxy
 from impasto.client.hosts import server_url
 from impasto.errors import ConfigError
 
@@ -37,12 +37,14 @@ def run(
     method: Method = "shim",
     data: Path = Path("impasto-data"),
     inherited: Mapping[str, str] | None = None,
+    file_urls: FileUrls | None = None,
 ) -> int:
     """Becomes `command`, its calls to fal led to `base_url`. Returns only when that fails: the exit status to end with.
 
     69: no server answers; 64: this way of starting Python keeps the shim out; 126, 127: the command cannot be run, as
     in a shell. `data`: folder for the certificates of method `connect`. `inherited`: the environment to start from
-    (default: this process's). Raises `ConfigError` for a bad URL or when the listener does not start.
+    (default: this process's). `file_urls`: under the shim, on whose host answers name files. Raises `ConfigError` for a
+    bad URL or when the listener does not start.
     """
     inherited = quiet.users_own(os.environ if inherited is None else inherited)
     if problem := probe(base_url):
@@ -51,7 +53,7 @@ def run(
         if flag := isolating_flag(command):
             text = f"Python's {flag} keeps the shim out: requests would go to fal. Drop it or use --method connect."
             return _complain(text, EX_USAGE)
-        variables = environment(base_url, inherited=inherited)
+        variables = environment(base_url, inherited=inherited, file_urls=file_urls)
     else:
         variables = _listen(base_url, data=data, inherited=inherited)
     return become(command, {**inherited, **variables})

@@ -10,17 +10,17 @@ const MOST = 80; // characters shown of a setting: a data URI has millions
 export function Result({ run, fields, onVary, onSameSeed, models, onCancel, onRestore, changed = false, named = false, empty = "Write a prompt and press Run. The image appears here." }) {
   if (!run) return html`<div class="canvas empty"><p>${empty}</p></div>`;
   const state = run.state.value;
-  // What concerns a field is said at that field; here when the form has gone on to another input.
-  const elsewhere = run.warnings.value.filter(({ field }) => changed || !fields.some(({ name }) => name === field));
+  // What concerns a field is said at that field; here when the form has gone on to another input, or is out of sight above.
+  const elsewhere = run.warnings.value.filter(({ field }) => changed || narrow() || !fields.some(({ name }) => name === field));
   return html`<div class="result" data-state=${state}>
     <div class="state" aria-hidden="true">${sentence(run)}</div>
     <div class="unseen" role="status">${spoken(run)}</div>
     <${Asked} run=${run} changed=${changed} named=${named} onRestore=${onRestore} />
+    ${elsewhere.map((warning) => html`<p class="warning"><b>${warning.code}</b> ${warning.message}</p>`)}
     ${run.busy.value && html`<progress max="1" value=${state === "drawing" ? run.progress.value : undefined} aria-label="How far it is"></progress>`}
     ${run.busy.value && onCancel && narrow() && html`<p><button type="button" onClick=${onCancel}>Cancel</button></p>`}
     ${state === "failed" && html`<${Refused} problem=${run.problem.value} fields=${fields} />`}
     <${Pictures} run=${run} onVary=${onVary} onSameSeed=${onSameSeed} models=${models} fields=${fields} />
-    ${elsewhere.map((warning) => html`<p class="warning"><b>${warning.code}</b> ${warning.message}</p>`)}
     <${Times} run=${run} />
     <${Log} lines=${run.logs.value} />
   </div>`;

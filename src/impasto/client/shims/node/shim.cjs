@@ -2,13 +2,17 @@
 // Only fal's hosts are touched: global fetch and WebSocket, and https.request/get (axios, got, ws and the like stand on
 // those). Another way to them, such as the undici package, fails instead of reaching fal.
 //
-//   FAL_BASE_URL=http://127.0.0.1:8000   https://queue.fal.run/x  ->  http://127.0.0.1:8000/queue/x
-//                                        https://v3.fal.media/x   ->  http://127.0.0.1:8000/x
+//   FAL_BASE_URL=http://127.0.0.1:8000   https://queue.fal.run/x  ->  http://127.0.0.1:8000/@queue.fal.run/x
+//   FAL_FILE_URLS=fal                    https://queue.fal.run/x  ->  http://127.0.0.1:8000/@queue.fal.run+files/x
+//
+// The server reads from the path which host was meant, and puts fal's names into the URLs of its answer as fal does; files are
+// named by the server's own address, which a browser can open, unless FAL_FILE_URLS asks for fal's.
 //
 // CommonJS and --require instead of --import: every Node has it.
 "use strict";
 
 const FAL = /(^|\.)(fal\.run|fal\.ai|fal\.media|falrun\.com)\.?$/i;
+const files = process.env.FAL_FILE_URLS === "fal" ? "+files" : "";
 const base = process.env.FAL_BASE_URL ? new URL(process.env.FAL_BASE_URL) : null;
 
 function reroute(address) {
@@ -20,8 +24,8 @@ function reroute(address) {
   }
   if (!FAL.test(url.hostname) || !/^(https?|wss?):$/.test(url.protocol)) return null;
   const scheme = url.protocol.startsWith("ws") ? base.protocol.replace("http", "ws") : base.protocol;
-  const queue = /^queue\./i.test(url.hostname) ? "/queue" : /^ws\./i.test(url.hostname) ? "/ws" : "";
-  return `${scheme}//${base.host}${base.pathname.replace(/\/+$/, "")}${queue}${url.pathname}${url.search}`;
+  const meant = `/@${url.hostname.replace(/\.$/, "")}${files}`;
+  return `${scheme}//${base.host}${base.pathname.replace(/\/+$/, "")}${meant}${url.pathname}${url.search}`;
 }
 
 function replaceGlobal(name, make) {
@@ -90,7 +94,7 @@ function wrapHttps(https, http, name) {
     if (target === null) return original.apply(this, args);
     const url = new URL(target);
     const {
-      agent, createConnection, defaultPort, host, hostname, href, origin, path, port, protocol, servername, socketPath, ...rest
+      agent, createConnection, defaultPort, host, hostname, href, lookup, origin, path, port, protocol, servername, socketPath, ...rest
     } = options;
     if (rest.headers && !Array.isArray(rest.headers)) {
       rest.headers = Object.fromEntries(Object.entries(rest.headers).filter(([key]) => key.toLowerCase() !== "host"));
@@ -124,6 +128,25 @@ function refuseTls(tls) {
   };
 }
 
+// Guards look a name up before they fetch from it, and refuse private addresses. fal's names must not be looked up outside, so
+// they get a public address that is routed nowhere (of the returned 6bone network): whatever dials it by itself fails.
+const NOWHERE = { address: "3ffe:ffff::1", family: 6 };
+
+function answerLookups(dns) {
+  const original = dns.lookup;
+  dns.lookup = function (name, ...more) {
+    if (typeof name !== "string" || !FAL.test(name)) return original.call(this, name, ...more);
+    const callback = more.find((argument) => typeof argument === "function");
+    const answer = more[0]?.all ? [[NOWHERE]] : [NOWHERE.address, NOWHERE.family];
+    process.nextTick(callback, null, ...answer);
+  };
+  const promised = dns.promises.lookup;
+  dns.promises.lookup = function (name, options) {
+    if (typeof name !== "string" || !FAL.test(name)) return promised.call(this, name, options);
+    return Promise.resolve(options?.all ? [{ ...NOWHERE }] : { ...NOWHERE });
+  };
+}
+
 const originals = {};
 
 if (base) {
@@ -135,5 +158,6 @@ if (base) {
   wrapHttps(https, http, "request");
   wrapHttps(https, http, "get");
   refuseTls(require("node:tls"));
+  answerLookups(require("node:dns"));
   require("node:module").syncBuiltinESMExports();
 }

@@ -4,8 +4,11 @@ It stands alone, with the standard library of Python 3.8 and later: it runs in t
 impasto need not be installed. Only requests to fal's hosts are touched, at the last step before the network, in the
 HTTP and WebSocket libraries below; everything else goes its usual way. Any other library fails instead of reaching fal.
 
-    FAL_BASE_URL=http://127.0.0.1:8000   https://queue.fal.run/x  →  http://127.0.0.1:8000/queue/x
-                                         https://v3.fal.media/x   →  http://127.0.0.1:8000/x
+    FAL_BASE_URL=http://127.0.0.1:8000   https://queue.fal.run/x  →  http://127.0.0.1:8000/@queue.fal.run/x
+    FAL_FILE_URLS=fal                    https://queue.fal.run/x  →  http://127.0.0.1:8000/@queue.fal.run+files/x
+
+The server reads from the path which host was meant, and puts fal's names into the URLs of its answer as fal does; files
+are named by the server's own address, which a browser can open, unless FAL_FILE_URLS asks for fal's.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:  # every start of the program's Python pays for what is import
 
 DOMAINS = ("fal.run", "fal.ai", "fal.media", "falrun.com")
 BASE = os.environ.get("FAL_BASE_URL", "").rstrip("/")  # http(s)://HOST[:PORT][/PREFIX]
+FILES = "+files" if os.environ.get("FAL_FILE_URLS") == "fal" else ""
 ORIGIN = "/".join(BASE.split("/", 3)[:3])
 
 
@@ -38,9 +42,8 @@ def reroute(url: str) -> str | None:
     if parts.scheme not in ("http", "https", "ws", "wss") or not is_fal(host):
         return None
     base = BASE.replace("http", "ws", 1) if parts.scheme.startswith("ws") else BASE
-    queue = "/queue" if host.startswith("queue.") else "/ws" if host.startswith("ws.") else ""
     query = "?" + parts.query if parts.query else ""
-    return base + queue + (parts.path or "/") + query
+    return base + "/@" + host.rstrip(".") + FILES + (parts.path or "/") + query
 
 
 def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
