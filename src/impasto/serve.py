@@ -103,6 +103,7 @@ async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.sock
                 endpoints=endpoints,
                 secret=secret,
                 pages=pages.routes(),
+                error_pages=pages.ErrorPages,
             )
             # Webhooks last: who receives one may ask for its result, and for the key that signed it.
             deliverer = Deliverer(settings=settings, store=store)

@@ -83,7 +83,7 @@ def test_method_d_variables_by_hand(server: Any, check_output: Program) -> None:
     assert all(line.startswith("export ") for line in done.stdout.splitlines())
     assignments = [shlex.split(line)[1].partition("=") for line in done.stdout.splitlines()]  # as a shell reads them
     said = run({name: value for name, _, value in assignments})
-    assert said["url"].startswith(f"{server.url}/queue/fal-ai/flux-pro/requests/")
+    assert said["url"].startswith("https://queue.fal.run/fal-ai/flux-pro/requests/")
     for output in said["outputs"]:
         check_output(output, prompt="a cat")
 

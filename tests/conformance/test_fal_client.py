@@ -45,7 +45,7 @@ def test_submit_then_events_with_logs_then_result(python: Program, picture: Prog
         """
     )
     base, status, cancel = said["urls"]
-    assert base.endswith(f"/queue/fal-ai/flux-pro/requests/{said['id']}")
+    assert base == f"https://queue.fal.run/fal-ai/flux-pro/requests/{said['id']}"  # as get_handle forms it
     assert (status, cancel) == (f"{base}/status", f"{base}/cancel")
     names = [name for name, _ in said["events"]]
     assert "InProgress" in names

@@ -77,7 +77,7 @@ def test_queue_submit_status_result(node: Program, check_output: Program) -> Non
     submitted = said["submitted"]
     assert submitted["status"] == "IN_QUEUE"
     assert type(submitted["queue_position"]) is int
-    assert submitted["response_url"].endswith(f"/queue/fal-ai/flux-pro/requests/{submitted['request_id']}")
+    assert submitted["response_url"].endswith(f"queue.fal.run/fal-ai/flux-pro/requests/{submitted['request_id']}")
     assert said["status"]["metrics"]["inference_time"] > 0
     assert [log["message"] for log in said["status"]["logs"]][-1].startswith("Done")
     assert said["quiet"]["logs"] is None

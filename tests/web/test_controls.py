@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 Visit = Callable[..., Page]
 Hold = Callable[..., Any]
@@ -237,3 +237,38 @@ def test_a_warning_about_a_field_is_said_at_the_field_until_it_is_changed(visit:
     page.get_by_label("Width").fill("512")
     expect(told).to_have_count(0)
     expect(page.locator(".result .warning")).to_contain_text("size_rounded")
+
+
+# ---------------------------------------------------------------- what the loaded model cannot draw
+
+
+def test_an_endpoint_that_the_loaded_model_cannot_draw_says_so_before_anything_is_uploaded(visit: Visit) -> None:
+    lack = {"status": "unsupported", "reason": "impasto-mini fills no masks.", "commands": ["impasto models pull x"]}
+
+    def lacking(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for model in body["models"]:
+            if model["endpoint_id"] == "fal-ai/flux-pro/v1/fill":
+                model["impasto"]["availability"] = lack
+        route.fulfill(response=answer, json=body)
+
+    page = visit("/models")
+    page.route("**/v1/models?**", lacking)
+    page.reload()
+    card = page.locator(".models li").filter(has=page.get_by_text("fal-ai/flux-pro/v1/fill", exact=True))
+    expect(card).to_contain_text("Not with the loaded model")
+    for path in ("/models/fal-ai/flux-pro/v1/fill", "/models/fal-ai/flux-pro/v1/fill/api"):
+        page.goto(path)
+        said = page.locator(".unsupported")
+        expect(said).to_contain_text("impasto-mini fills no masks.")
+        expect(said).to_contain_text("impasto models pull x")
+        expect(said).to_be_in_viewport()
+    page.goto("/models/fal-ai/flux-pro/v1/fill")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+    expect(page.get_by_text("see the top of the page")).to_be_visible()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".notice")).to_contain_text("see the top of the page")
+    page.unroute("**/v1/models?**")
+    expect(page.locator(".unsupported")).to_have_count(0)
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()

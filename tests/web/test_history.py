@@ -68,7 +68,11 @@ def test_the_list_asks_for_little_of_large_requests_and_the_opened_one_for_all(
         assert first["picture"].startswith(server.url)
         assert (first["prompt"], first["pictures"], first["kept"]) == ("a red apple", 1, True)
         assert second == {"prompt": words[:200], "picture": None, "pictures": 2, "kept": True}
-        thumbnail = page.locator(".card img")
+        expect(page.locator(".card img")).to_have_count(2)
+        made = page.get_by_role("link", name="a heron").locator("img")
+        expect(made).to_have_attribute("src", re.compile("^data:image/jpeg;base64,"))
+        assert 0 < made.evaluate("image => image.naturalWidth") <= 480
+        thumbnail = page.get_by_role("link", name="a red apple").locator("img")
         expect(thumbnail).to_have_attribute("loading", "lazy")
         expect(thumbnail).to_have_attribute("decoding", "async")
         page.get_by_role("link", name="a heron").click()

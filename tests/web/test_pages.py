@@ -2,6 +2,7 @@
 
 import json
 import re
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,48 @@ def test_a_column_that_is_being_drawn_is_not_run_twice(visit: Visit, hold: Hold)
 def test_an_unknown_page_and_an_unknown_model_say_so(visit: Visit) -> None:
     page = visit("/models/fal-ai/no-such", expected=(404,))
     expect(page.get_by_role("alert")).to_contain_text("not found")
+
+
+def test_a_browser_at_an_address_that_is_refused_gets_a_page_with_the_same_status(visit: Visit) -> None:
+    for path, status, words in (
+        ("/nowhere", 404, "There is nothing at this address"),
+        ("/files/b/gone/x.png", 404, "There is nothing at this address"),
+        ("/storage/upload/initiate", 405, "This address is for programs"),
+        ("/fal-ai/flux-pro/requests/00000000-0000-0000-0000-000000000000/status", 404, "nothing at this address"),
+    ):
+        page = visit("/models", expected=(status,))
+        answer = page.goto(path)
+        assert answer is not None
+        assert answer.status == status
+        expect(page.get_by_role("heading", level=1)).to_contain_text(words)
+        page.get_by_role("main").get_by_role("link", name="Models").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+        page.go_back()
+        expect(page.get_by_role("heading", level=1)).to_contain_text(words)
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, text/plain, */*", None])
+def test_a_program_at_an_unknown_path_gets_json_also_when_it_takes_html_with_a_key(
+    server: Any, accept: str | None
+) -> None:
+    sent = {"Accept": accept} if accept else {"Accept": "text/html", "Authorization": "Key local:local"}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{server.url}/nowhere", headers=sent), timeout=60)
+    with refused.value as answer:
+        assert answer.code == 404
+        assert set(json.load(answer)) == {"detail"}
+
+
+def test_what_a_refusal_quotes_of_the_address_is_text_on_its_page(server: Any) -> None:
+    asked = urllib.request.Request(f"{server.url}/%3Cscript%3Ealert(1)%3C/script%3E/x", headers={"Accept": "text/html"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=60)
+    with refused.value as answer:
+        page = answer.read().decode()
+        assert (answer.code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert answer.headers["x-fal-request-id"]
+        assert "<script>alert" not in page
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -9,13 +9,14 @@ Out: a Starlette app. The table holds every path of every role; `POST /{endpoint
 Paths arrive without `/queue` prefix and without a slash at the end, so nothing ever redirects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp
 
 from impasto.api import file_control, llms, openapi, ops, proxy, queue, storage, tokens, webhooks
 from impasto.api.admission import resolve
@@ -76,12 +77,13 @@ def create_app(
     endpoints: Endpoints | None = None,
     secret: bytes | None = None,
     pages: Sequence[BaseRoute] = (),
+    error_pages: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> Starlette:
     """The ASGI app over rooms that are open already; it starts and stops nothing.
 
     `endpoints` defaults to the shipped ones. `secret` signs upload tokens and links; by default it lies in the data
     folder, so that a restart invalidates none. `pages` stand before every path of the wire; each matches only what is
-    no call (`web.pages.routes`).
+    no call (`web.pages.routes`). `error_pages` answers a browser that opened what is refused (`web.pages.ErrorPages`).
     """
     teach_uvicorn()
     gateway = Gateway(
@@ -96,6 +98,7 @@ def create_app(
     )
     app = Starlette(
         middleware=[
+            *([Middleware(error_pages)] if error_pages else []),
             *([Middleware(Cors)] if settings.server.cors else []),
             Middleware(Problems),
             Middleware(Addressing, settings.server.public_url),

@@ -7,16 +7,19 @@ asks another host: the Content-Security-Policy forbids it.
 
 import base64
 import hashlib
+import html
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from typing import Any, cast
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from impasto.documents import Document, make, respond
 
@@ -40,6 +43,77 @@ class _Page(Route):
         if not shown or scope["method"] not in {"GET", "HEAD"} or scope["path"].endswith(".txt"):
             return Match.NONE, {}
         return super().matches(scope)
+
+
+class ErrorPages:
+    """ASGI: answer a person whose browser opened an address that cannot be shown with a page instead of JSON.
+
+    Only a GET that accepts text/html and names no key gets it, so that every program keeps the JSON. Status and headers
+    stay; the page says why in words and links to the other pages.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _is_person(scope):
+            await self.app(scope, receive, send)
+            return
+        held: Message | None = None
+        body = bytearray()
+
+        async def sending(message: Message) -> None:
+            nonlocal held
+            if message["type"] == "http.response.start" and message["status"] >= 400 and _is_json(message):
+                held = message
+            elif held is None:
+                await send(message)
+            else:
+                body.extend(message.get("body", b""))
+                if not message.get("more_body", False):
+                    await _refusal(held, bytes(body), {**scope, "headers": held["headers"]})(scope, receive, send)
+
+        await self.app(scope, receive, sending)
+
+
+def _is_person(scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
+        return False
+    headers = Headers(scope=scope)
+    return "text/html" in headers.get("accept", "") and "authorization" not in headers
+
+
+def _is_json(start: Message) -> bool:
+    return any(name == b"content-type" and value.startswith(b"application/json") for name, value in start["headers"])
+
+
+def _refusal(start: Message, body: bytes, answered: Scope) -> Response:
+    """The shell, told by two `meta` elements what was refused; its text stands also where no script runs."""
+    shell = _asset("index.html")
+    assert shell is not None, "the shell is part of the package"
+    status, why = start["status"], html.escape(_words(body))
+    told = f'<meta name="impasto-status" content="{status}">\n<meta name="impasto-problem" content="{why}">\n</head>'
+    plain = shell.plain.decode("utf-8").replace("</head>", told, 1)
+    plain = plain.replace("<noscript>", f"<noscript><p>{status}: {why}</p>", 1)
+    own = {"content-type", "content-length", "content-encoding"}
+    kept = {name: value for name, value in Headers(scope=answered).items() if name not in own}
+    more = {"Content-Security-Policy": _policy(), "Cache-Control": "no-store", "Vary": "Accept, Authorization"}
+    return Response(plain, status_code=status, media_type="text/html", headers={**kept, **more})
+
+
+def _words(body: bytes) -> str:
+    """The sentence of an error's body, whichever of the three shapes it has: fal's, the platform's, OpenAI's."""
+    try:
+        said: Any = json.loads(body)
+    except ValueError:
+        return ""
+    fields = cast(dict[str, Any], said) if isinstance(said, dict) else {}
+    error = fields.get("error")
+    detail = fields.get("detail") or (cast(dict[str, Any], error).get("message") if isinstance(error, dict) else error)
+    if isinstance(detail, list):
+        items = cast(list[Any], detail)
+        return "; ".join(str(cast(dict[str, Any], each).get("msg", "")) for each in items if isinstance(each, dict))
+    return detail if isinstance(detail, str) else ""
 
 
 def routes() -> list[BaseRoute]:

@@ -1,7 +1,7 @@
 // A model's API page: how to call it and every field, generated from its schema in the order of fal's own pages.
 import { useEffect } from "preact/hooks";
 import * as api from "./api.js";
-import { LanguageTabs, Program, Views } from "./playground.js";
+import { Availability, LanguageTabs, Program, Views } from "./playground.js";
 import { exampleInput, types } from "./schema.js";
 import { Code, html, Tabs, Trouble, useAnswer, useTitle, Waiting } from "./ui.js";
 
@@ -29,6 +29,7 @@ export function ApiPage({ id }) {
       </div>
       <${Views} id=${id} now="api" />
     </div>
+    <${Availability} of=${model} />
     <div class="manual">
       <${Contents} others=${others} />
       <article>
@@ -57,7 +58,7 @@ function About({ meta, drawn }) {
   return html`<section aria-labelledby="about">
     <h2 id="about">About</h2>
     <p>${meta.description}</p>
-    <p>${drawn?.served_by ? html`Served here by <code>${drawn.served_by}</code>${drawn.licence && ` (${drawn.licence})`}.` : "Nothing serves it here at the moment."}</p>
+    <p>${drawn?.availability.status === "unsupported" ? "The model that is loaded here cannot draw it; the top of this page says what can." : drawn?.served_by ? html`Served here by <code>${drawn.served_by}</code>${drawn.licence && ` (${drawn.licence})`}.` : "Nothing serves it here at the moment."}</p>
     <p>Programs written for fal's clients call it unchanged; they are pointed here by one line. All usages of the model must comply with
     its own terms.</p>
   </section>`;

@@ -8,7 +8,7 @@
 import { render } from "preact";
 import { useErrorBoundary, useState } from "preact/hooks";
 import { asksForKey, key, keepKey } from "./api.js";
-import { go, html, Link, nextTheme, notice, path, theme, Trouble, useAnswer } from "./ui.js";
+import { go, html, Link, nextTheme, notice, path, theme, Trouble, useAnswer, useTitle } from "./ui.js";
 import { Playground } from "./playground.js";
 
 const FIRST = "fal-ai/flux-pro"; // what a new visitor draws with
@@ -33,13 +33,29 @@ const ROUTES = [
   [/^\/dashboard$/, () => html`<${Later} file="./dashboard.js" name="Dashboard" />`],
 ];
 
+const told = (name) => document.querySelector(`meta[name="impasto-${name}"]`)?.content ?? "";
+const FIRST_PATH = path.value;
+
+/** What the server refused at the address that the browser opened. */
+function Refusal({ status, why }) {
+  const title = status === "404" ? "There is nothing at this address" : status === "405" ? "This address is for programs" : "This cannot be shown";
+  useTitle(title);
+  return html`<h1>${title}</h1>
+    <p><code>${location.pathname}</code></p>
+    ${why && html`<p>${why}</p>`}
+    <p class="row"><${Link} to="/" class="button">Playground<//> <${Link} to="/models" class="button">Models<//>
+      ${" "}<${Link} to="/history" class="button">History<//></p>
+    <p class="faint">HTTP status ${status}. <a href="/openapi.json">What this server answers</a>, for programs.</p>`;
+}
+
 function Page() {
+  if (told("status") && path.value === FIRST_PATH) return html`<${Refusal} status=${told("status")} why=${told("problem")} />`;
   const now = path.value.replace(/(.)\/$/, "$1");
   for (const [pattern, page] of ROUTES) {
     const found = pattern.exec(now);
     if (found) return page(...found.slice(1).map(decodeURIComponent));
   }
-  return html`<h1>There is no such page</h1><p><${Link} to="/">To the playground<//></p>`;
+  return html`<${Refusal} status="404" why="" />`;
 }
 
 const NAVIGATION = [

@@ -24,7 +24,8 @@ export function Compare() {
 }
 
 function Ready({ models }) {
-  const drawing = models.filter((model) => model.metadata.category === "text-to-image").map((model) => model.endpoint_id);
+  const able = ({ metadata, impasto }) => metadata.category === "text-to-image" && impasto.availability.status !== "unsupported";
+  const drawing = models.filter(able).map((model) => model.endpoint_id);
   const starts = useMemo(() => new Map(), []); // key of a column → what runs it; none while its form is not there
   const box = useRef();
   const set = (key, changes) => (columns.value = columns.value.map((column) => (column.key === key ? { ...column, ...changes } : column)));

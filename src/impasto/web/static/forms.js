@@ -52,7 +52,8 @@ function wellFormed(input, { seed, ...more }) {
 
 /** "Use as input": the first endpoint that takes a picture, of the same family if there is one. The prompt goes along. */
 export function openWithPicture(models, id, url, prompt) {
-  const takes = (models ?? []).filter((each) => each.metadata.category === "image-to-image").map((each) => each.endpoint_id);
+  const able = ({ metadata, impasto }) => metadata.category === "image-to-image" && impasto.availability.status !== "unsupported";
+  const takes = (models ?? []).filter(able).map((each) => each.endpoint_id);
   const family = id.split("/").slice(0, 2).join("/");
   const target = takes.find((each) => each === id) ?? takes.find((each) => each.startsWith(`${id}/`)) ?? takes.find((each) => each.startsWith(`${family}/`)) ?? takes[0];
   if (target) open(target, { ...(prompt ? { prompt } : {}), [PICTURE]: url });

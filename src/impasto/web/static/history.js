@@ -74,13 +74,60 @@ function fromAddress() {
   return Object.fromEntries(["endpoint_id", "status", "q"].map((name) => [name, query.get(name)]).filter(([, value]) => value));
 }
 
+const EDGE = 480; // pixels: the width of a thumbnail that is made here
+const MOST = 200; // thumbnails kept
+const thumbnails = new Map(); // request id → a promise of the thumbnail of a result that is a data URI
+
+/** A small image of a result that came as data (`sync_mode`); the list itself carries none. "": it is gone. */
+async function thumbnail(requestId) {
+  const found = await api.past(requestId);
+  const url = found.json_output?.images?.[0]?.url ?? "";
+  if (!url.startsWith("data:")) return "";
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  const scale = Math.min(1, EDGE / image.naturalWidth);
+  const canvas = Object.assign(document.createElement("canvas"), { width: Math.ceil(image.naturalWidth * scale), height: Math.ceil(image.naturalHeight * scale) });
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.8);
+}
+
+function thumbnailOf(requestId) {
+  if (!thumbnails.has(requestId)) {
+    const made = thumbnail(requestId);
+    thumbnails.set(requestId, made);
+    made.catch(() => thumbnails.delete(requestId));
+    if (thumbnails.size > MOST) thumbnails.delete(thumbnails.keys().next().value);
+  }
+  return thumbnails.get(requestId);
+}
+
+/** The image of a card: its URL, or, once the card comes into view, one made from the data of the result. */
+function useThumbnail(item, card) {
+  const { picture, pictures } = item.summary;
+  const inline = !picture && pictures > 0;
+  const [made, setMade] = useState("");
+  useEffect(() => {
+    if (!inline) return;
+    const seen = new IntersectionObserver((entries) => {
+      if (!entries.some((each) => each.isIntersecting)) return;
+      seen.disconnect();
+      thumbnailOf(item.request_id).then(setMade, () => {}); // without it the card says "done"
+    }, { rootMargin: "200px" });
+    seen.observe(card.current);
+    return () => seen.disconnect();
+  }, [inline, item.request_id]);
+  return inline ? made : picture && shownUrl(picture);
+}
+
 function Card({ item }) {
-  const { prompt, picture, pictures, kept } = item.summary;
-  const source = picture && shownUrl(picture);
-  return html`<li><${Link} to=${`/history/${item.request_id}`} class="card">
+  const { prompt, pictures, kept } = item.summary;
+  const card = useRef();
+  const source = useThumbnail(item, card);
+  return html`<li ref=${card}><${Link} to=${`/history/${item.request_id}`} class="card">
     ${source ? html`<img loading="lazy" decoding="async" src=${source} alt="" />` : html`<span class="no-picture">${outcome(item)}</span>`}
     <span class="card-text"><b>${prompt || (kept ? "no words" : "not kept")}</b>
-      <small>${item.endpoint_id}${pictures > 1 ? `, ${count(pictures, "picture")}` : ""}<br />${when(item.sent_at)}${item.duration ? `, ${seconds(item.duration)}` : ""}</small></span>
+      <small>${item.endpoint_id}${pictures > 1 ? `, ${count(pictures, "image")}` : ""}<br />${when(item.sent_at)}${item.duration ? `, ${seconds(item.duration)}` : ""}</small></span>
   <//></li>`;
 }
 
@@ -163,11 +210,13 @@ function Shown({ item }) {
 function Actions({ item, again }) {
   const [asked, setAsked] = useState(false);
   const seed = item.json_output?.seed;
-  const same = { ...item.json_input, ...(Number.isSafeInteger(seed) ? { seed } : {}) };
+  // A seed that a browser cannot hold is refused by the form in words, not left out.
+  const same = { ...item.json_input, ...(seed === undefined ? {} : { seed }) };
   const remove = async () => {
     if (!asked) return setAsked(true);
     try {
       await api.forget(item.request_id);
+      thumbnails.delete(item.request_id);
       say("Deleted: input, output and pictures");
       go("/history", { replace: true });
     } catch (error) {

@@ -30,13 +30,14 @@ export function Models() {
 }
 
 function Card({ endpoint_id, metadata, impasto }) {
-  const { served_by, licence } = impasto;
+  const { served_by, licence, availability } = impasto;
+  const unsupported = availability.status === "unsupported";
   return html`<li>
     <h2><${Link} to=${`/models/${endpoint_id}`}>${metadata.display_name}<//></h2>
     <p class="id"><code>${endpoint_id}</code></p>
     <p>${metadata.description}</p>
     <p class="faint foot"><span class="badge">${metadata.category}</span>
-      <span>${served_by ? html`<code>${served_by}</code>${licence && `, ${licence}`}` : "Not served now"}</span>
+      <span>${unsupported ? html`<span class="badge bad" title=${availability.reason}>Not with the loaded model</span>` : served_by ? html`<code>${served_by}</code>${licence && `, ${licence}`}` : "Not served now"}</span>
       <${Link} to=${`/models/${endpoint_id}/api`} aria-label=${`API of ${endpoint_id}`}>API<//></p>
   </li>`;
 }

@@ -38,7 +38,9 @@ function Ready({ id, document, models }) {
   const place = useRef();
   const model = models?.find((each) => each.endpoint_id === id);
   const unread = unreadFields(input, values.value).map((field) => field.title);
-  const blocked = uploads.value ? "A picture is still being uploaded." : unread.length ? `${unread.join(", ")}: mend it or empty it, then it can be run.` : "";
+  const [served] = useLive(() => api.model(id), [id], (found) => (found && found.impasto.availability.status !== "available" ? SERVED_SOON : 0));
+  const unsupported = served?.impasto.availability.status === "unsupported";
+  const blocked = unsupported ? "The loaded model cannot draw this: see the top of the page." : uploads.value ? "A picture is still being uploaded." : unread.length ? `${unread.join(", ")}: mend it or empty it, then it can be run.` : "";
   const start = async () => {
     if (blocked) return say(blocked);
     problem.value = refusal(emptyFields(input, values.value));
@@ -79,7 +81,7 @@ function Ready({ id, document, models }) {
       </div>
       <${Views} id=${id} now="playground" />
     </div>
-    <${Served} id=${id} />
+    <${Availability} of=${served} />
     <div class="bench">
       <section aria-labelledby="input-title">
         <h2 id="input-title">Input</h2>
@@ -128,10 +130,15 @@ function Others({ runs, onShow }) {
   </section>`;
 }
 
-/** Nothing when a runner draws for the endpoint; else that its requests will wait. */
-function Served({ id }) {
-  const [model] = useLive(() => api.model(id), [id], (found) => (found?.impasto.served_by === null ? SERVED_SOON : 0));
-  if (model?.impasto.served_by !== null || !model) return null;
+/** Nothing when the endpoint can be drawn; else why not, and the commands that change it. Said before anything is uploaded. */
+export function Availability({ of: model }) {
+  const { status, reason, commands } = model?.impasto.availability ?? {};
+  if (!status || status === "available") return null;
+  if (status === "unsupported")
+    return html`<div class="trouble unsupported" role="status">
+      <p><b>The loaded model cannot draw this endpoint.</b> ${reason}</p>
+      ${commands.length > 0 && html`<p>To serve it, run on the server's machine:</p><${Code} label="Commands that serve this endpoint">${commands.join("\n")}<//>`}
+    </div>`;
   return html`<p class="warning" role="status">No runner draws for this endpoint at the moment: a request waits in the queue until one does.
     ${" "}<${Link} to="/dashboard">The dashboard<//> and the server's log say why.</p>`;
 }
