@@ -72,8 +72,11 @@ class Address:
 
     @property
     def site(self) -> str:
-        """Where the pages, the documents and the proxy are: fal's site for a client that knows us under its names."""
-        return FAL_SITE if self.named else self.file_base
+        """Where the pages, the documents and the proxy are: fal's site for a client that knows us under its names only.
+
+        Under the shim it is ours, as for files: a browser opens them.
+        """
+        return FAL_SITE if self.named and self.file_base == FAL_FILES else self.file_base
 
     @property
     def run_base(self) -> str:
