@@ -59,7 +59,7 @@ class Seen:
     whole: bool = True  # nothing was deselected
 
     def dump(self) -> dict[str, Any]:
-        """Return the outcomes as plain lists, which a worker of pytest-xdist can send to the process that started it."""
+        """Return the outcomes as plain lists: a worker of pytest-xdist can send them to the process that started it."""
         return {name: sorted(value) if isinstance(value, set) else value for name, value in asdict(self).items()}
 
     def add(self, sent: dict[str, Any]) -> None:
