@@ -5,6 +5,7 @@ import re
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import pytest
 
@@ -259,8 +260,26 @@ def test_orphans_are_old_blobs_without_a_row(blobs, clock):
     stranger = blobs._folder / "b" / "00000000" / "notes.md"
     stranger.write_text("not ours")
     os.utime(stranger, (0, 0))
-    assert list(blobs.orphans({known}.__contains__)) == [orphan]
-    assert sorted(blobs.orphans({known}.__contains__, older_than=500)) == sorted([orphan, young])
+    assert [*chain.from_iterable(blobs.orphans({known}.intersection))] == [orphan]
+    assert sorted(chain.from_iterable(blobs.orphans({known}.intersection, older_than=500))) == sorted([orphan, young])
+
+
+def test_orphans_are_looked_up_in_pieces_and_only_unknown_ones_are_examined(blobs, clock, monkeypatch):
+    monkeypatch.setattr("impasto.files.blobs.PIECE", 10)
+    tokens = [blobs.put(b"x", media_type="image/png") for _ in range(35)]
+    for token in tokens:
+        os.utime(blobs.path(token), (clock.now - 90_000, clock.now - 90_000))
+    asked: list[list[str]] = []
+
+    def known(piece):
+        asked.append(list(piece))
+        return [token for token in piece if token != tokens[7]]
+
+    found = list(blobs.orphans(known))
+    assert [len(piece) for piece in asked] == [10, 10, 10, 5]
+    assert sorted(chain.from_iterable(asked)) == sorted(tokens)
+    assert sorted(map(len, found)) == [0, 0, 0, 1], "the caller may rest between two pieces"
+    assert [*chain.from_iterable(found)] == [tokens[7]]
 
 
 def test_drafts_of_a_killed_process_go_after_a_day(blobs, clock):

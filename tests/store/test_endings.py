@@ -164,6 +164,24 @@ class TestRetention:
         clock.advance(8 * DAY)
         assert [await store.sweep() for _ in range(4)] == [4, 4, 2, 0]
 
+    async def test_expired_files_and_requests_get_an_even_share_of_every_sweep(
+        self, open_store, new, clock, monkeypatch
+    ):
+        monkeypatch.setattr("impasto.store.moves.SWEEP_LIMIT", 20)
+        monkeypatch.setattr("impasto.store.moves.SWEEP_STEP_SECONDS", 60.0)
+        store = await open_store()
+        for number in range(45):
+            await store.add_file(
+                FileRecord(token=f"f{number}", media_type="image/png", size=1, expires_at=clock.now + 10)
+            )
+        for _ in range(15):
+            await store.cancel((await store.submit(new())).request_id)
+        clock.advance(8 * DAY)
+        left = []
+        while await store.sweep():
+            left.append((45 - len(store.expired_files(limit=100)), len(store.requests(limit=100))))
+        assert left == [(35, 5), (20, 0), (0, 0)]
+
     async def test_others_write_between_the_steps_of_a_sweep(self, store, new, clock):
         late = [(await store.submit(new(start_timeout=1))).request_id for _ in range(3 * SWEEP_STEP + 1)]
         clock.advance(2)

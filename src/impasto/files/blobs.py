@@ -11,7 +11,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +35,7 @@ OTHER_EXTENSION = "bin"
 WEIGHTS = "safetensors"  # no media type says so: clients send application/octet-stream, and the name tells
 RANDOM_BYTES = 16  # 128 bits: whoever knows the URL may fetch it, so nobody may guess it
 ORPHAN_SECONDS = 24 * 3600.0
+PIECE = 500  # blobs that are looked up at a time
 
 
 class BlobStore:
@@ -121,14 +123,30 @@ class BlobStore:
                 self._synced.discard(path.parent.name)
         return True
 
-    def orphans(self, known: Callable[[str], bool], *, older_than: float = ORPHAN_SECONDS) -> Iterator[str]:
-        """Tokens of blobs written over `older_than` seconds ago that `known` has no row for: for `delete`."""
+    def orphans(
+        self, known: Callable[[Sequence[str]], Collection[str]], *, older_than: float = ORPHAN_SECONDS
+    ) -> Iterator[list[str]]:
+        """Look through all blobs, `PIECE` at a time; → of each piece the tokens for `delete`: without a row, written
+        over `older_than` seconds ago. `known`: those of some tokens that have a row.
+
+        A piece may have no orphan; the caller rests between two. One folder is read at a time, never a whole list.
+        """
         horizon = self._clock() - older_than
-        # Unlike `glob`, `walk` does not mind a folder that is removed meanwhile.
-        for path in sorted(Path(at, name) for at, _, names in os.walk(self._folder / "b") for name in names):
-            token = path.relative_to(self._folder).as_posix()
-            if TOKEN.fullmatch(token) and _written(path) < horizon and not known(token):
-                yield token
+        for piece in _pieces(self._tokens(), PIECE):
+            unknown = set(piece) - set(known(piece))
+            yield [token for token in piece if token in unknown and _written(self._folder / token) < horizon]
+
+    def _tokens(self) -> Iterator[str]:
+        """Of the blobs on the disk; a folder that is removed meanwhile has none."""
+        for hour in sorted(os.listdir(self._folder / "b")):
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                os.scandir(self._folder / "b" / hour) as names,
+            ):
+                for entry in names:
+                    token = f"b/{hour}/{entry.name}"
+                    if TOKEN.fullmatch(token):
+                        yield token
 
     def delete_drafts(self, *, older_than: float = ORPHAN_SECONDS) -> int:
         """Delete what a killed process left half-written over `older_than` seconds ago; → how many."""
@@ -148,6 +166,11 @@ class BlobStore:
 
     def _hour(self) -> str:
         return f"{int(self._clock()) // 3600:08x}"
+
+
+def _pieces(tokens: Iterator[str], size: int) -> Iterator[list[str]]:
+    while piece := list(islice(tokens, size)):
+        yield piece
 
 
 def _written(path: Path) -> float:

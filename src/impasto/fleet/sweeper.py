@@ -6,6 +6,7 @@ are deleted, so that an expired file is off the disk within seconds. Every hour,
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Iterable
 
 from impasto.files.blobs import BlobStore
@@ -17,6 +18,8 @@ log = logging.getLogger("impasto.sweeper")
 SWEEP_SECONDS = 1.0
 TIDY_SECONDS = 3600.0
 BATCH = 500  # files in one sweep
+PIECE = 100  # files whose rows go in one transaction
+REST = 4  # times as long as it works, what looks for orphans rests
 BUSY_SECONDS = 0.05  # between two sweeps while there is more to delete: others write in between
 
 
@@ -24,20 +27,26 @@ async def sweep_for_ever(store: Store, blobs: BlobStore, parts: Parts) -> None:
     """Until cancelled. What fails is tried again and holds up nothing else: on a full disk the store can move nothing
     until something was deleted.
     """
-    loop = asyncio.get_running_loop()
-    tidied = loop.time() - TIDY_SECONDS
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_tidy_for_ever(store, blobs, parts))
+        loop = asyncio.get_running_loop()
+        failing: dict[str, str] = {}
+        late = 0.0  # how much longer than asked the last sleep was
+        while True:
+            moved = await _try("The sweep", store.sweep(late=late), failing)
+            gone = await _try("Deleting files that are served no more", collect(store, blobs), failing)
+            pause = BUSY_SECONDS if max(gone, moved) >= BATCH else SWEEP_SECONDS
+            asleep = loop.time()
+            await asyncio.sleep(pause)
+            late = loop.time() - asleep - pause
+
+
+async def _tidy_for_ever(store: Store, blobs: BlobStore, parts: Parts) -> None:
+    """At the start and every hour; a task of its own, because it takes its time."""
     failing: dict[str, str] = {}
-    late = 0.0  # how much longer than asked the last sleep was
     while True:
-        await _try("The sweep", store.sweep(late=late), failing)
-        gone = await _try("Deleting files that are served no more", collect(store, blobs), failing)
-        if loop.time() - tidied >= TIDY_SECONDS:
-            tidied = loop.time()
-            await _try("Deleting what nobody owns", tidy(store, blobs, parts), failing)
-        pause = BUSY_SECONDS if gone == BATCH else SWEEP_SECONDS
-        asleep = loop.time()
-        await asyncio.sleep(pause)
-        late = loop.time() - asleep - pause
+        await _try("Deleting what nobody owns", tidy(store, blobs, parts), failing)
+        await asyncio.sleep(TIDY_SECONDS)
 
 
 async def _try(what: str, coming: Awaitable[int], failing: dict[str, str]) -> int:
@@ -60,19 +69,33 @@ async def collect(store: Store, blobs: BlobStore) -> int:
     repeats it. → how many.
     """
     due = [file.token for file in store.expired_files(limit=BATCH)]
-    gone = await asyncio.to_thread(_delete, blobs, due) if due else []
-    if gone:
-        await store.forget_files(gone)
-        log.info("Deleted %d files that are served no more", len(gone))
-    return len(gone)
+    count = 0
+    for start in range(0, len(due), PIECE):
+        gone = await asyncio.to_thread(_delete, blobs, due[start : start + PIECE])
+        if gone:
+            await store.forget_files(gone)
+        count += len(gone)
+    if count:
+        log.info("Deleted %d files that are served no more", count)
+    return count
 
 
 async def tidy(store: Store, blobs: BlobStore, parts: Parts) -> int:
     """Delete what nobody owns because a process died or a client gave up: drafts, blobs that never got a row, parts of
-    uploads that were never completed. → how many blobs.
+    uploads that were never completed. In small pieces with rests between them. → how many blobs.
     """
     await asyncio.to_thread(parts.sweep)
-    return await asyncio.to_thread(_delete_orphans, store, blobs)
+    await asyncio.to_thread(blobs.delete_drafts)
+    pieces = blobs.orphans(store.known_files)
+    count = 0
+    while True:
+        began = time.monotonic()
+        orphans = await asyncio.to_thread(next, pieces, None)
+        if orphans is None:
+            return count
+        if orphans:
+            count += len(await asyncio.to_thread(_delete, blobs, orphans))
+        await asyncio.sleep(REST * (time.monotonic() - began))
 
 
 def _delete(blobs: BlobStore, tokens: Iterable[str]) -> list[str]:
@@ -85,9 +108,3 @@ def _delete(blobs: BlobStore, tokens: Iterable[str]) -> list[str]:
         except OSError as error:
             log.warning("%s cannot be deleted (%s); it is tried again", token, error.strerror)
     return gone
-
-
-def _delete_orphans(store: Store, blobs: BlobStore) -> int:
-    gone = _delete(blobs, blobs.orphans(lambda token: store.file(token) is not None))
-    blobs.delete_drafts()
-    return len(gone)

@@ -316,6 +316,10 @@ class Store(Protocol):
         """Stop serving a file at once; its bytes go with the next sweep. False: it was not served."""
         ...
 
+    def known_files(self, tokens: Sequence[str]) -> set[str]:
+        """Those of `tokens` that the store has a row for, served or not. May be called from a thread."""
+        ...
+
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:
         """Files that `sweep` took out of service. Delete their bytes, then `forget_files`: a row outlives its bytes."""
         ...

@@ -46,8 +46,8 @@ MAX_LOG_BYTES = 256 * 1024
 LOG_FULL = "The log limit of a request (1,000 lines, 256 KB) is reached; later lines are dropped."
 MAX_SHORTENED = 512  # inputs in one submit; at 64 KiB each these are more than a body may have
 SWEEP_LIMIT = 500  # rows in one sweep
-SWEEP_STEP = 20  # rows in one of its transactions, during which submits wait
-SWEEP_STEP_SECONDS = 0.1  # that such a transaction goes on moving: one input may take tens of megabytes
+SWEEP_STEP = 100  # rows at most in one of its transactions, during which submits wait; fewer cost more syncs a row
+SWEEP_STEP_SECONDS = 0.02  # that such a transaction goes on moving: one input may take tens of megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,15 +276,33 @@ class Moves:
         self._adopt_backoff(tx)
         if late > self.lease_seconds / 2:
             tx.run("sweep_extend_leases", boot=self.boot, seconds=late)
-        moved = tx.run("sweep_files", now=self.clock(), limit=limit)
+        moved = 0
         for _ in self._sweep_each(tx, limit):
             moved += 1
             if moved >= limit or time.monotonic() >= until:
                 return moved, True
-        return moved, moved >= limit
+        return self._sweep_expired(tx, limit, moved=moved, until=until)
+
+    def _sweep_expired(self, tx: Transaction, limit: int, *, moved: int, until: float) -> tuple[int, bool]:
+        """Files and requests past their time, half of what is left of `limit` each; what one does not need, the other
+        gets: after a long stop a hundred thousand of both may wait.
+        """
+        now = self.clock()
+        half = (limit - moved + 1) // 2
+        files = tx.run("sweep_files", now=now, limit=half)
+        moved += files
+        while moved < limit and time.monotonic() < until:
+            gone = tx.row("sweep_request", now=now)
+            if gone is None:
+                moved += tx.run("sweep_files", now=now, limit=limit - moved) if files == half else 0
+                return moved, moved >= limit
+            tx.changed.append(gone["request_id"])
+            tx.erased = True
+            moved += 1
+        return moved, True
 
     def _sweep_each(self, tx: Transaction, limit: int) -> Iterator[None]:
-        """Moves one due request between two yields."""
+        """Ends a lease or a wait that is over between two yields."""
         now = self.clock()
         for row in tx.rows("sweep_leases", monotonic=self.monotonic(), limit=limit):
             # Nobody knows whether a silent runner is dead; counting it as a crash keeps poison from going round.
@@ -292,10 +310,6 @@ class Moves:
             yield
         for row in tx.rows("sweep_deadlines", now=now, limit=limit):
             self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
-            yield
-        while gone := tx.row("sweep_request", now=now):
-            tx.changed.append(gone["request_id"])
-            tx.erased = True
             yield
 
     def recover(self, tx: Transaction) -> int:

@@ -644,6 +644,10 @@ WHERE key_id = :key_id AND request_id IS NULL AND deleting = 0 AND (expires_at I
 SELECT count(*) FROM files
 WHERE key_id = :key_id AND request_id IS NULL AND deleting = 0 AND (expires_at IS NULL OR expires_at > :now);
 
+-- name: files_known
+-- Which of many tokens have a row; :tokens: a JSON list.
+SELECT token FROM files WHERE token IN (SELECT value FROM json_each(:tokens));
+
 -- name: files_deleting
 -- Files whose bytes are to be deleted.
 SELECT * FROM files WHERE deleting = 1 ORDER BY token LIMIT :limit;

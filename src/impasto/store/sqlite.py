@@ -66,6 +66,7 @@ from impasto.store.writer import Transaction, Writer
 
 MINIMUM_SQLITE = (3, 37)  # strict tables
 BUSY_SECONDS = 10.0  # how long to wait for another process's write
+SWEEP_REST_SECONDS = 0.1  # at most, between two steps of a sweep
 SWEEP_SECONDS = 1.0  # that one sweep goes on; the next one does the rest
 FULL_SECONDS = 5.0  # that a write without room counts: later ones may find some
 REPORTS = 2  # reports over the history that are read at a time
@@ -274,8 +275,11 @@ class SqliteStore:
         until = time.monotonic() + SWEEP_SECONDS
         moved, more = 0, True
         while more and moved < moves.SWEEP_LIMIT and time.monotonic() < until:
+            began = time.monotonic()
             step, more = await self._sweep_step(min(moves.SWEEP_STEP, moves.SWEEP_LIMIT - moved), late)
             moved, late = moved + step, 0.0
+            if more:  # as long as the step took, others write
+                await asyncio.sleep(min(time.monotonic() - began, SWEEP_REST_SECONDS))
         return moved
 
     async def _sweep_step(self, limit: int, late: float) -> tuple[int, bool]:
@@ -457,6 +461,9 @@ class SqliteStore:
 
     def stored_bytes(self, key_id: str) -> int:
         return self._count("uploads_size", key_id=key_id, now=self._moves.clock())
+
+    def known_files(self, tokens: Sequence[str]) -> set[str]:
+        return {row["token"] for row in self._rows("files_known", tokens=json.dumps(list(tokens)))}
 
     def expired_files(self, *, limit: int = 500) -> list[FileRecord]:
         return [file_of(row) for row in self._rows("files_deleting", limit=limit)]
