@@ -237,3 +237,32 @@ class TestRestart:
         clock.advance(3600)
         assert await store.sweep() == 0
         assert await store.renew({claimed.request_id: claimed.lease}, lease_seconds=15) == ([], [])
+
+    @pytest.mark.parametrize("step", [-3600.0, 3600.0])
+    async def test_a_clock_that_is_set_neither_ends_nor_extends_a_start_deadline(self, open_store, new, clock, step):
+        passed = [100.0]
+        store = await open_store(monotonic=lambda: passed[0])
+        request = await store.submit(new(start_timeout=60))
+        clock.advance(step)
+        assert await store.sweep() == 0
+        assert store.get(request.request_id).status == Status.IN_QUEUE
+        passed[0] += 61
+        assert await store.sweep() == 1
+        assert store.get(request.request_id).outcome == Outcome.TIMEOUT
+
+    @pytest.mark.parametrize("step", [-3600.0, 3600.0])
+    async def test_a_request_in_its_start_deadline_is_claimed_after_the_clock_was_set(
+        self, open_store, new, clock, step
+    ):
+        store = await open_store(monotonic=lambda: 100.0)
+        request = await store.submit(new(start_timeout=60))
+        clock.advance(step)
+        assert [each.request_id for each in await claim(store)] == [request.request_id]
+
+    async def test_across_a_restart_a_start_deadline_goes_by_the_machines_clock(self, open_store, new, clock):
+        former = await open_store(monotonic=lambda: 1e9)
+        await former.submit(new(start_timeout=60))
+        await former.close()
+        clock.advance(61)
+        store = await open_store(monotonic=lambda: 5.0)
+        assert await store.sweep() == 1

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import time
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from impasto.errors import StoreError
 from impasto.settings import AuthSettings, FetchSettings, ServerSettings, Settings, WebhookSettings
 from impasto.store.records import DeliveryState, Outcome
+from impasto.store.sqlite import SqliteStore
 from impasto.webhooks.delivery import STOPPED, Deliverer, delay_after, policy_of
 from impasto.webhooks.verify import verify
 
@@ -273,6 +275,39 @@ class TestTargets:
         assert delivery.state is DeliveryState.DEAD
         assert receiver.most_open == 0
         assert "not a public address" in (log[0].error or "")
+
+
+class TestAClockThatIsSet:
+    """The machine's clock is set while a retry waits: it comes when the schedule says, not an hour off."""
+
+    @pytest.fixture
+    def set_by(self):
+        return [0.0]
+
+    @pytest.fixture
+    async def store(self, tmp_path, set_by):
+        opened = await SqliteStore.open(
+            tmp_path / "set.sqlite3", clock=lambda: time.time() + set_by[0], monotonic=time.monotonic
+        )
+        yield opened
+        await opened.close()
+
+    @pytest.mark.parametrize("step", [-3600.0, 3600.0])
+    async def test_a_retry_comes_after_its_delay(self, receive, deliverer, finish, set_by, step):
+        receiver = await receive(500)
+        receiver.on_arrival = lambda got: set_by.__setitem__(0, step)
+        async with deliverer(retry_after=(0.2,)):
+            await finish(receiver.url)
+            await receiver.count(2)
+
+    async def test_a_retry_that_is_not_due_is_not_sent_early(self, receive, deliverer, finish, settled, store, set_by):
+        receiver = await receive(500)
+        async with deliverer(retry_after=(1800,)):
+            await settled(await finish(receiver.url), 1)
+            set_by[0] = 7200.0
+            (lane,) = store.deliveries_due()
+            assert await store.claim_deliveries({lane: 1}, seconds=30) == []
+            assert 1500 < store.deliveries_due()[lane] - store.steady() < 2100
 
 
 class TestNeighbours:

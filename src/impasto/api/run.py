@@ -71,7 +71,7 @@ async def _completed(gateway: Gateway, request_id: str, deadline: float | None) 
         await check_storable(gateway, request)
         timeout = RECHECK
         if deadline is not None and request.status is Status.IN_QUEUE:
-            timeout = min(RECHECK, deadline + OVERDUE - time.time())
+            timeout = min(RECHECK, deadline + OVERDUE - time.monotonic())
             if timeout <= 0:
                 await end_overdue(store, request_id)
                 timeout = OVERDUE
@@ -89,11 +89,11 @@ async def check_storable(gateway: Gateway, request: Request) -> None:
 
 
 def start_deadline(call: Call) -> float | None:
-    """Until when the caller waits for the start. The stored request may have another deadline, or none: the first call
-    of its Idempotency-Key set that one.
+    """Until when the caller waits for the start, by the monotonic clock. The stored request may have another deadline,
+    or none: the first call of its Idempotency-Key set that one.
     """
     seconds = start_timeout(call.request.headers)
-    return None if seconds is None else time.time() + seconds
+    return None if seconds is None else time.monotonic() + seconds
 
 
 async def end_overdue(store: Store, request_id: str) -> None:

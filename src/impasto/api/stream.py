@@ -74,7 +74,7 @@ async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]
             await check_storable(call.gateway, now)
             timeout = PING_SECONDS
             if deadline is not None and now.status is Status.IN_QUEUE:
-                timeout = min(timeout, deadline + OVERDUE - time.time())
+                timeout = min(timeout, deadline + OVERDUE - time.monotonic())
                 if timeout <= 0:
                     await end_overdue(store, request_id)
                     timeout = OVERDUE

@@ -4,6 +4,7 @@ In: `GET /{app}/requests/{id}/webhook`, `POST …/webhook/redeliver`, `GET /.wel
 ours, fal has them in its dashboard only; another key's request does not exist, as everywhere.
 """
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from impasto.api.bodies import Json
 from impasto.api.gateway import Call
 from impasto.api.queue import own
 from impasto.errors import NotFound, StillInProgress
+from impasto.store.base import Store
 from impasto.store.records import Delivery, DeliveryAttempt, DeliveryState, Request
 from impasto.webhooks.signature import jwks as key_set
 
@@ -31,7 +33,7 @@ async def jwks(call: Call) -> Response:
 async def delivery_log(call: Call) -> Response:
     """Where the request's webhook stands, and what became of every try (the last hundred)."""
     request = _with_webhook(call)
-    return Json(shown(request, call.gateway.store.delivery(request.request_id)))
+    return Json(shown(request, call.gateway.store.delivery(request.request_id), call.gateway.store))
 
 
 async def redeliver(call: Call) -> Response:
@@ -39,7 +41,7 @@ async def redeliver(call: Call) -> Response:
     request = _with_webhook(call)
     if not await call.gateway.store.redeliver(request.request_id):
         raise StillInProgress
-    return Json(shown(request, call.gateway.store.delivery(request.request_id)), status_code=202)
+    return Json(shown(request, call.gateway.store.delivery(request.request_id), call.gateway.store), status_code=202)
 
 
 def _with_webhook(call: Call) -> Request:
@@ -49,23 +51,24 @@ def _with_webhook(call: Call) -> Request:
     return request
 
 
-def shown(request: Request, found: tuple[Delivery, list[DeliveryAttempt]] | None) -> dict[str, Any]:
+def shown(request: Request, found: tuple[Delivery, list[DeliveryAttempt]] | None, store: Store) -> dict[str, Any]:
     """Where the webhook of `request` stands, `found` being what the store says of it."""
     delivery, attempts = found or (None, [])
     return {
         "request_id": request.request_id,
         "url": request.webhook_url,
         "state": "WAITING" if delivery is None else delivery.state.value,
-        "next_try": next_try(delivery),
+        "next_try": next_try(delivery, store),
         "attempts": [attempted(attempt) for attempt in attempts],
     }
 
 
-def next_try(delivery: Delivery | None) -> str | None:
-    """When it is sent next. None: there is none, or it is under way."""
+def next_try(delivery: Delivery | None, store: Store) -> str | None:
+    """Return when it is sent next, by the machine's clock. None: there is no next try, or it is under way."""
     if delivery is None or delivery.state is not DeliveryState.DUE or delivery.claimed_until is not None:
         return None
-    return _time(delivery.next_at)
+    set_by = time.time() - store.steady()  # seconds that the machine's clock was set since the start
+    return _time(delivery.next_at + (set_by if abs(set_by) >= 1 else 0.0))
 
 
 def attempted(attempt: DeliveryAttempt) -> dict[str, Any]:

@@ -171,9 +171,15 @@ class Store(Protocol):
         ...
 
     # ------------------------------------------------------------ webhook deliveries (made when their request ends)
+    def steady(self) -> float:
+        """Return unix seconds at `open` plus the seconds since, whatever the machine's clock is set to. Delays that
+        outlive the process are kept on it: `next_at` of deliveries, start deadlines.
+        """
+        ...
+
     def deliveries_due(self) -> dict[Lane, float]:
-        """Each key and host (host:port) that something is to be delivered for → when the first of it is due. Reads
-        all of them: call it in a thread.
+        """Each key and host (host:port) that something is to be delivered for → when the first is due, by `steady`.
+        Reads all of them: call it in a thread.
         """
         ...
 

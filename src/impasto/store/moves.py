@@ -65,8 +65,11 @@ class Moves:
     """The rules, with the clocks they are read on."""
 
     boot: str  # names this process's monotonic clock
-    clock: Callable[[], float]  # unix seconds
+    clock: Callable[[], float]  # unix seconds, for dates: created, ended, kept until
     monotonic: Callable[[], float]
+    steady: Callable[
+        [], float
+    ]  # unix seconds at the start plus what has passed since, for delays that outlive a process
     lease_seconds: float
     max_attempts: int
     max_crashes: int
@@ -104,7 +107,7 @@ class Moves:
             idempotency_hash=idempotency_hash,
             max_attempts=self.max_attempts if new.max_attempts is None else new.max_attempts,
             boot=self.boot,
-            start_deadline=None if new.start_timeout is None else now + new.start_timeout,
+            start_deadline=None if new.start_timeout is None else self.steady() + new.start_timeout,
             now=now,
             input=input_,
             lifecycle=dump_lifecycle(new.lifecycle),
@@ -136,7 +139,7 @@ class Moves:
         now, monotonic = self.clock(), self.monotonic()
         claimed: list[Request] = []
         order = FairOrder(
-            tx, self.lines, endpoints=endpoints, now=now, monotonic=monotonic, most=self.max_running, busy=busy
+            tx, self.lines, endpoints=endpoints, now=self.steady(), monotonic=monotonic, most=self.max_running, busy=busy
         )
         while len(claimed) < limit and not (claimed and claimed[-1].crash_count):
             seq = order.next()
@@ -308,13 +311,13 @@ class Moves:
             # Nobody knows whether a silent runner is dead; counting it as a crash keeps poison from going round.
             self._release(tx, row, crashed=True, drain=False, reason="the runner fell silent")
             yield
-        for row in tx.rows("sweep_deadlines", now=now, limit=limit):
+        for row in tx.rows("sweep_deadlines", now=self.steady(), limit=limit):
             self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
             yield
 
     def recover(self, tx: Transaction) -> int:
         self._adopt_backoff(tx)
-        outbox.release(tx, self.clock())
+        outbox.release(tx, self.steady())
         rows = tx.rows("requests_running")
         for row in rows:
             # A request whose caller forbade retries has had its one attempt. One that takes the whole server with it
@@ -496,7 +499,7 @@ class Moves:
             payload=payload,
         )
         if row["webhook_url"] is not None:
-            outbox.post(tx, request_id, row["key_id"], row["webhook_url"], now)
+            outbox.post(tx, request_id, row["key_id"], row["webhook_url"], self.steady())
         tx.changed.append(request_id)
         tx.erased |= not row["store_io"]
         return request_of(_there(done))

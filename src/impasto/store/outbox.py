@@ -3,7 +3,7 @@
     post (with the end of its request) · claim · record · redeliver · release (at the start of a server)
 
 A claim is fenced as a lease is: whoever comes back after its claim lapsed may still add to the log what happened, but
-no longer moves the delivery. Times are unix seconds: a delivery's schedule outlives the process.
+no longer moves the delivery. Times are those of `Store.steady`: a clock that is set moves no try.
 """
 
 import uuid

@@ -120,17 +120,20 @@ class SqliteStore:
         """Open the file, made and migrated as needed.
 
         `clock`: unix seconds, for everything that outlives the process. `monotonic`: seconds, for leases and back-off,
-        so that a clock that is set does not end a lease; default: the machine's, or `clock` if that was given.
+        so that a clock that is set does not end a lease; default: the machine's, or `clock` if that was given. Delays
+        that outlive the process (webhook tries, start deadlines) begin at `clock` and go on with `monotonic`.
         Raises `StoreError`: not a database, from a newer version, not writable, pepper lost.
         """
         queries = load("queries.sql")
         path = Path(path)
         (connection, reader, lister, places), pepper = await asyncio.to_thread(_connect, path, queries)
         watch = Watch()
+        monotonic = monotonic or (time.monotonic if clock is time.time else clock)
         moves = Moves(
             boot=uuid.uuid4().hex,
             clock=clock,
-            monotonic=monotonic or (time.monotonic if clock is time.time else clock),
+            monotonic=monotonic,
+            steady=clock if monotonic is clock else _steady(clock, monotonic),
             lease_seconds=lease_seconds,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
@@ -317,6 +320,9 @@ class SqliteStore:
 
     # ------------------------------------------------------------ webhook deliveries
 
+    def steady(self) -> float:
+        return self._moves.steady()
+
     def deliveries_due(self) -> dict[Lane, float]:
         return {
             (row["key_id"], row["host"]): row["next_at"]
@@ -324,7 +330,7 @@ class SqliteStore:
         }
 
     async def claim_deliveries(self, wanted: Mapping[Lane, int], *, seconds: float) -> list[Delivery]:
-        wanted, now = dict(wanted), self._moves.clock()
+        wanted, now = dict(wanted), self._moves.steady()
         return await self._writer.run(lambda tx: outbox.claim(tx, wanted, seconds=seconds, now=now))
 
     async def record_delivery(
@@ -366,7 +372,7 @@ class SqliteStore:
         return [delivery_row_of(row) for row in self._lister.rows(self._queries["deliveries_newest"], values)]
 
     async def redeliver(self, request_id: str) -> bool:
-        now = self._moves.clock()
+        now = self._moves.steady()
         return await self._writer.run(lambda tx: outbox.redeliver(tx, request_id, now))
 
     async def ensure_signing_key(self) -> None:
@@ -534,6 +540,12 @@ class SqliteStore:
 
     def _count(self, query: str, **values: Any) -> int:
         return self._rows(query, **values)[0][0]
+
+
+def _steady(clock: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:
+    """Return a clock that starts at `clock` and goes on with `monotonic`: setting the machine's does not move it."""
+    offset = clock() - monotonic()
+    return lambda: offset + monotonic()
 
 
 class _Reader:

@@ -125,7 +125,7 @@ class Deliverer:
         """Begin what may begin now; → seconds until it is worth looking again, if nothing rings before."""
         self._hosts.forget()
         start = time.monotonic()
-        lanes, now = await asyncio.to_thread(self._store.deliveries_due), time.time()
+        lanes, now = await asyncio.to_thread(self._store.deliveries_due), self._store.steady()
         pause = min((at - now for at in lanes.values() if at > now), default=POLL_SECONDS)
         due = [lane for lane, at in lanes.items() if at <= now]
         random.shuffle(due)  # when there is not enough for all, nobody is always the last
@@ -246,7 +246,8 @@ class Deliverer:
             await self._store.record_delivery(delivery, attempt, state=DeliveryState.DEAD, note=note)
             return
         log.info("Webhook to %s failed (try %d), next in %.0f s: %s", delivery.host, delivery.tries, delay, tried.error)
-        await self._store.record_delivery(delivery, attempt, state=DeliveryState.DUE, next_at=time.time() + delay)
+        next_at = self._store.steady() + delay
+        await self._store.record_delivery(delivery, attempt, state=DeliveryState.DUE, next_at=next_at)
 
 
 def delay_after(tries: int, delays: Sequence[float]) -> float | None:

@@ -15,6 +15,7 @@ from impasto.api.platform import query as q
 from impasto.api.platform.door import whose
 from impasto.api.platform.requests import own
 from impasto.errors import BadRequest, NotFound
+from impasto.store.base import Store
 from impasto.store.records import DeliveryRow, DeliveryState
 
 STATES = tuple(state.value for state in DeliveryState)
@@ -33,7 +34,7 @@ async def listed(call: Call) -> Response:
         limit=size + 1,
     )
     next_ = str(found[size - 1].seq) if len(found) > size else None
-    return Json(q.page("deliveries", [_row(row) for row in found[:size]], next_=next_))
+    return Json(q.page("deliveries", [_row(row, call.gateway.store) for row in found[:size]], next_=next_))
 
 
 async def redeliver(call: Call) -> Response:
@@ -45,10 +46,10 @@ async def redeliver(call: Call) -> Response:
     if not await store.redeliver(request.request_id):
         raise BadRequest("The request is still in progress; its webhook is sent when it ends.")
     call.request_id = request.request_id
-    return Json(webhooks.shown(request, store.delivery(request.request_id)), status_code=202)
+    return Json(webhooks.shown(request, store.delivery(request.request_id), store), status_code=202)
 
 
-def _row(row: DeliveryRow) -> dict[str, Any]:
+def _row(row: DeliveryRow, store: Store) -> dict[str, Any]:
     delivery = row.delivery
     return {
         "request_id": delivery.request_id,
@@ -56,7 +57,7 @@ def _row(row: DeliveryRow) -> dict[str, Any]:
         "url": delivery.url,
         "state": delivery.state.value,
         "attempts": delivery.attempt,
-        "next_try": webhooks.next_try(delivery),
+        "next_try": webhooks.next_try(delivery, store),
         "created_at": q.shown(delivery.created_at),
         "last": None if row.last is None else webhooks.attempted(row.last),
     }

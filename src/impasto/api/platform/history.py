@@ -105,5 +105,5 @@ def _row(call: Call, request: Request, expand: Sequence[str]) -> dict[str, Any]:
         row["logs"] = [log_line(line) for line in store.logs(request.request_id)]
     if "webhook" in expand:
         found = store.delivery(request.request_id)
-        row["webhook"] = None if request.webhook_url is None else webhooks.shown(request, found)
+        row["webhook"] = None if request.webhook_url is None else webhooks.shown(request, found, call.gateway.store)
     return row
