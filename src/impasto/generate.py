@@ -27,6 +27,7 @@ from impasto.engine.safety import Safety
 from impasto.errors import ConfigError
 from impasto.files.images import encode
 from impasto.fleet.loras import LoraFiles
+from impasto.plain import printable
 from impasto.settings import Settings
 
 FORMATS = {".jpeg": "jpeg", ".jpg": "jpeg", ".png": "png"}
@@ -86,7 +87,7 @@ def generate_files(
 
         result = draw(job, pipeline=pipeline, finisher=finisher, on_step=on_step)
     for notice in result.notices:
-        click.echo(f"warning: {notice.message}", err=True)
+        terminal.say(f"warning: {printable(notice.message)}", err=True)
     for target, picture in zip(targets, result.pictures, strict=True):
         _write(target, picture.data)
         if preview:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from impasto.plain import printable
 from impasto.serve import open_store
 from impasto.settings import Settings
 from impasto.store.records import Request, Status
@@ -51,7 +52,7 @@ def _line(request: Request) -> str:
     seconds = "" if request.inference_time is None else f"{request.inference_time:.1f} s"
     http = "" if request.http_status is None else str(request.http_status)
     head = f"{request.request_id}  {request.status.value:<11}  {http:>3}  {seconds:>7}"
-    return f"{head}  {_time(request.created_at)}  {request.endpoint}  {request.key_id}".rstrip()
+    return printable(f"{head}  {_time(request.created_at)}  {request.endpoint}  {request.key_id}".rstrip())
 
 
 async def details(settings: Settings, request_id: str) -> str | None:
@@ -75,9 +76,12 @@ async def details(settings: Settings, request_id: str) -> str | None:
             "inference": "" if request.inference_time is None else f"{request.inference_time:.3f} s",
         }
         result = store.result(request_id)
-        text = [f"{name:<10} {value}" for name, value in facts.items() if value not in (None, "")]
+        text = [f"{name:<10} {printable(str(value))}" for name, value in facts.items() if value not in (None, "")]
         text += ["input", _json(store.input(request_id))]
-        text += ["logs", *(f"  {line.timestamp} {line.level:<5} {line.message}" for line in store.logs(request_id))]
+        text += [
+            "logs",
+            *(printable(f"  {line.timestamp} {line.level:<5} {line.message}") for line in store.logs(request_id)),
+        ]
         text += ["result", "  none" if result is None else _json(result.payload)]
         return "\n".join(text)
 
@@ -94,7 +98,7 @@ def _time(at: float | None) -> str:
 
 def _json(value: object) -> str:
     text = json.dumps(_cut(value), indent=2, ensure_ascii=False)
-    return "\n".join("  " + line for line in text.splitlines())
+    return "\n".join("  " + printable(line) for line in text.split("\n"))
 
 
 def _cut(value: object) -> Any:

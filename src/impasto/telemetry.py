@@ -4,7 +4,9 @@ In: records of the standard `logging` module. Out: lines such as
 
     12:31:07 INFO  [5f0c…e2] runner-1 took it (attempt 1)
 
-`configure` is called once by each process; `request_id` is set by whoever works on a request. Imports nothing of ours.
+`configure` is called once by each process; `request_id` is set by whoever works on a request. Every line, of whatever
+logger, has control characters escaped and URLs without their queries; a traceback is indented below its line: no text
+of a caller begins a line of its own.
 """
 
 import logging
@@ -12,6 +14,8 @@ import re
 import sys
 from contextvars import ContextVar
 from typing import ClassVar, TextIO
+
+from impasto.plain import bare_urls, printable
 
 request_id: ContextVar[str] = ContextVar("impasto_request_id", default="")
 """Id of the request that the current task works on; "" outside of any."""
@@ -44,7 +48,20 @@ def redact(text: str) -> str:
     return text
 
 
-class LineFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """What both formats have in common: what may stand in a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        below = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        if record.stack_info:
+            below += record.stack_info.splitlines()
+        return "\n    ".join(redact(bare_urls(printable(line))) for line in (self.formatMessage(record), *below))
+
+
+class LineFormatter(_Formatter):
     """Time, level, request id and message, redacted; colours only where somebody looks."""
 
     _COLOURS: ClassVar[dict[str, str]] = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m"}
@@ -56,19 +73,16 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         current = request_id.get()
         record.prefix = f"[{current}] " if current else ""
-        line = redact(super().format(record))
+        line = super().format(record)
         paint = self._COLOURS.get(record.levelname) if self._colour else None
         return f"{paint}{line}\x1b[0m" if paint else line
 
 
-class PlainFormatter(logging.Formatter):
+class PlainFormatter(_Formatter):
     """`LEVEL message`, for a process whose stderr another one reads (`fleet.local` adds time and name)."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
 
 
 def configure(level: str = "info", *, stream: TextIO | None = None, plain: bool = False) -> None:

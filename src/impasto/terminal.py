@@ -1,4 +1,4 @@
-"""Pictures in a terminal: every character is two pixels, the upper half block in one colour on another.
+"""A terminal: other people's text without its control characters, and images, of which every character is two pixels.
 
 In: image bytes. Out: lines of text for a terminal that shows 24-bit colours, which nearly all of today's do.
 """
@@ -7,7 +7,16 @@ import io
 from collections.abc import Mapping
 from typing import TextIO
 
+import click
+
+from impasto.plain import printable
+
 COLUMNS = 48  # of a preview
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print text that may hold other people's words. Line breaks stay: escape what must be one line before."""
+    click.echo(printable(text, lines=True), err=err)
 
 
 def shows_pictures(stream: TextIO, environment: Mapping[str, str]) -> bool:

@@ -4,17 +4,20 @@ import asyncio
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from impasto.serve import open_store
 from impasto.settings import Settings
+from impasto.store.records import NewRequest, Outcome, Result
 
 from .conftest import IMPASTO, environment
 
 SLOW = """
 import time
+import uuid
 from impasto.endpoints.custom import Prompt, WireInput, derive
 
 class Input(WireInput):
@@ -138,3 +141,41 @@ def in_a_terminal(*arguments: str) -> str:
     os.close(theirs)
     with open(ours, "rb") as terminal:
         return terminal.read1(10_000).decode() if not ended.stdout else ""
+
+
+def test_other_peoples_text_moves_no_cursor_and_begins_no_line(impasto: Callable[..., Any], tmp_path: Path):
+    forged = "x\nkey        admin\r\x1b[2J\x9b31m\u202ecod.exe"
+    data = tmp_path / "data"
+
+    async def fill() -> str:
+        store = await open_store(Settings(data=data))
+        try:
+            await store.create_key(alias=forged, scopes=["API"])
+            request = NewRequest(
+                request_id=str(uuid.uuid4()),
+                endpoint="fal-ai/flux-pro",
+                input={"prompt": forged},
+                seed=1,
+                base_url="http://x",
+            )
+            await store.submit(request)
+            (claimed,) = await store.claim(endpoints=["fal-ai/flux-pro"], runner_id="r", limit=1)
+            payload = {"detail": forged}
+            result = Result(http_status=422, headers={}, payload=payload)
+            await store.finish(
+                claimed.request_id,
+                claimed.lease or "",
+                outcome=Outcome.ERROR,
+                result=result,
+                error=forged,
+                error_type="t",
+            )
+            return request.request_id
+        finally:
+            await store.close()
+
+    request_id = asyncio.run(fill())
+    for command in (("requests", "show", request_id), ("requests", "list"), ("keys", "list")):
+        shown = impasto(*command, "--data", str(data)).stdout
+        assert all(line.isprintable() for line in shown.split("\n")), command
+        assert not any(line.startswith("key        admin") for line in shown.split("\n")), command

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from impasto.cli.group import data_option, load, main
+from impasto.cli.group import data_option, load, main, say
 
 
 @main.command()
@@ -23,4 +23,4 @@ def backup(ctx: click.Context, folder: Path, data: str | None) -> None:
     """
     from impasto.backup import back_up
 
-    click.echo(back_up(load(ctx, data=data), folder))
+    say(back_up(load(ctx, data=data), folder))

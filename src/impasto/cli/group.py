@@ -12,6 +12,7 @@ import click
 
 from impasto import __version__, settings
 from impasto.errors import ConfigError, ImpastoError
+from impasto.terminal import say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,16 +24,16 @@ class ImpastoGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            click.echo(f"impasto: {error.message}", err=True)
+            say(f"impasto: {error.message}", err=True)
             ctx.exit(2)
         except ImpastoError as error:
-            click.echo(f"impasto: {error.message}", err=True)
+            say(f"impasto: {error.message}", err=True)
             ctx.exit(1)
         except BrokenPipeError:
             raise  # nobody reads any more, and click ends without a word
         except OSError as error:  # a full disk, a folder of somebody else
             place = error.filename2 or error.filename
-            click.echo(f"impasto: {'' if place is None else f'{place}: '}{error.strerror or error}", err=True)
+            say(f"impasto: {'' if place is None else f'{place}: '}{error.strerror or error}", err=True)
             ctx.exit(1)
 
 
@@ -76,7 +77,7 @@ def data_option(command: F) -> F:
 def say_none(what: str) -> None:
     """That a list is empty, to a person; a program sees it by itself."""
     if sys.stderr.isatty():
-        click.echo(f"no {what}", err=True)
+        say(f"no {what}", err=True)
 
 
 def load(ctx: click.Context, **flags: Any) -> settings.Settings:

@@ -4,7 +4,8 @@ import asyncio
 
 import click
 
-from impasto.cli.group import data_option, load, main, say_none
+from impasto.cli.group import data_option, load, main, say, say_none
+from impasto.plain import printable
 
 
 @main.group()
@@ -35,7 +36,7 @@ def keys_create(ctx: click.Context, alias: str, scope: str, data: str | None) ->
         finally:
             await store.close()
 
-    click.echo(asyncio.run(create()))
+    say(asyncio.run(create()))
 
 
 @keys.command("list")
@@ -59,7 +60,7 @@ def keys_list(ctx: click.Context, data: str | None) -> None:
             for key in found:
                 created = datetime.fromtimestamp(key.created_at, UTC).strftime("%Y-%m-%d %H:%M")
                 state = "live" if key.revoked_at is None else "revoked"
-                click.echo(f"{key.key_id}  {','.join(key.scopes):<6} {state:<8} {created}  {key.alias}")
+                say(f"{key.key_id}  {','.join(key.scopes):<6} {state:<8} {created}  {printable(key.alias)}")
             if not found:
                 say_none("keys yet: `impasto keys create NAME` makes one")
         finally:
@@ -90,4 +91,4 @@ def keys_revoke(ctx: click.Context, key_id: str, data: str | None) -> None:
 
     if not asyncio.run(revoke()):
         raise click.UsageError(f"no live key {key_id!r}; `impasto keys list` shows them", ctx)
-    click.echo(f"revoked {key_id.partition(':')[0]}")
+    say(f"revoked {key_id.partition(':')[0]}")

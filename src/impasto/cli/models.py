@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from impasto.cli.group import data_option, load, main
+from impasto.cli.group import data_option, load, main, say
 
 
 @main.group()
@@ -25,7 +25,7 @@ def models_list(ctx: click.Context, data: str | None) -> None:
     from impasto.models import lines
 
     for line in lines(load(ctx, data=data)):
-        click.echo(line)
+        say(line)
 
 
 @models.command("pull")
@@ -42,7 +42,7 @@ def models_pull(ctx: click.Context, name: str, data: str | None) -> None:
     """
     from impasto.models import pull
 
-    click.echo(pull(load(ctx, data=data), name))
+    say(pull(load(ctx, data=data), name))
 
 
 @models.command("add")
@@ -66,7 +66,7 @@ def models_add(
     """
     from impasto.models import add
 
-    click.echo(add(load(ctx, data=data), path, name=name, model=model, sums=sums))
+    say(add(load(ctx, data=data), path, name=name, model=model, sums=sums))
 
 
 @models.command("check")
@@ -84,7 +84,7 @@ def models_check(ctx: click.Context, name: str, sums: bool, data: str | None) ->
     from impasto.models import check
 
     for line in check(load(ctx, data=data), name, sums=sums):
-        click.echo(line)
+        say(line)
 
 
 @models.command("remove")
@@ -100,4 +100,4 @@ def models_remove(ctx: click.Context, name: str, data: str | None) -> None:
     """
     from impasto.models import remove
 
-    click.echo(remove(load(ctx, data=data), name))
+    say(remove(load(ctx, data=data), name))

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from impasto.cli.group import data_option, load, main, say_none
+from impasto.cli.group import data_option, load, main, say, say_none
 
 
 @main.group()
@@ -33,7 +33,7 @@ def requests_list(ctx: click.Context, data: str | None, **filters: Any) -> None:
 
     found = asyncio.run(lines(load(ctx, data=data), **filters))
     for line in found:
-        click.echo(line)
+        say(line)
     if not found:
         narrowed = any(value is not None for name, value in filters.items() if name != "limit")
         say_none("such requests" if narrowed else "requests yet")
@@ -55,7 +55,7 @@ def requests_show(ctx: click.Context, request_id: str, data: str | None) -> None
     found = asyncio.run(details(load(ctx, data=data), request_id))
     if found is None:
         raise click.UsageError(f"no request {request_id!r}; `impasto requests list` shows them", ctx)
-    click.echo(found)
+    say(found)
 
 
 @requests.command("cancel")
@@ -74,4 +74,4 @@ def requests_cancel(ctx: click.Context, request_id: str, data: str | None) -> No
     word = asyncio.run(cancel(load(ctx, data=data), request_id))
     if word == "NOT_FOUND":
         raise click.UsageError(f"no request {request_id!r}; `impasto requests list` shows them", ctx)
-    click.echo(f"{word.lower().replace('_', ' ')}: {request_id}")
+    say(f"{word.lower().replace('_', ' ')}: {request_id}")

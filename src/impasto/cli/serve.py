@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from impasto.cli.group import F, data_option, load, main, model_options
+from impasto.plain import printable
 from impasto.settings import Settings
 
 
@@ -75,7 +76,7 @@ def doctor(ctx: click.Context, **options: Any) -> None:
 
     checks = examine(_tree(ctx, options))
     for check in checks:
-        click.echo(f"{click.style(check.mark, fg=check.colour)} {check.name:<16} {check.found}")
+        click.echo(f"{click.style(check.mark, fg=check.colour)} {check.name:<16} {printable(check.found)}")
         if check.remedy:
-            click.echo(f"  {'':<16} → {check.remedy}")
+            click.echo(f"  {'':<16} → {printable(check.remedy)}")
     sys.exit(1 if any(check.state == "problem" for check in checks) else 0)

@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from impasto.cli.group import data_option, load, main, say_none
+from impasto.cli.group import data_option, load, main, say, say_none
 
 
 @main.group()
@@ -30,7 +30,7 @@ def webhooks_keys(ctx: click.Context, data: str | None) -> None:
             found = store.signing_keys()
             for key in found:
                 until = "" if key.retire_at is None else f"  published until {_date(key.retire_at)}"
-                click.echo(f"{key.kid}  signs from {_date(key.active_from)}{until}")
+                say(f"{key.kid}  signs from {_date(key.active_from)}{until}")
             if not found:
                 say_none("signing keys yet: the server's first start makes one")
         finally:
@@ -64,7 +64,7 @@ def webhooks_rotate_key(ctx: click.Context, at_once: bool, data: str | None) -> 
         finally:
             await store.close()
 
-    click.echo(asyncio.run(rotate()))
+    say(asyncio.run(rotate()))
 
 
 def _date(at: float) -> str:

@@ -18,6 +18,7 @@ from impasto.client import ca
 from impasto.client.connect import Listener, Route
 from impasto.client.environment import environment
 from impasto.errors import ImpastoError
+from impasto.plain import printable
 
 POLL_SECONDS = 0.5
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return asyncio.run(_listen(options)) if options.detach_for is None else _detached(options)
     except (ImpastoError, OSError) as error:
-        print(f"impasto: {error}", file=sys.stderr)  # noqa: T201
+        print(f"impasto: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         return 130

@@ -19,6 +19,7 @@ from impasto import quiet
 from impasto.client.environment import FileUrls, connect_environment, environment, upstream_proxy
 from impasto.client.hosts import server_url
 from impasto.errors import ConfigError
+from impasto.plain import printable
 
 Method = Literal["shim", "connect"]
 
@@ -159,5 +160,5 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _complain(text: str, status: int) -> int:
-    print(f"impasto: {text}", file=sys.stderr)  # noqa: T201 - the command's own message
+    print(f"impasto: {printable(text)}", file=sys.stderr)  # noqa: T201 - the command's own message
     return status

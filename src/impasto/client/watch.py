@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 from impasto import terminal
 from impasto.client.hosts import is_fal, server_url
 from impasto.errors import ConfigError, ImpastoError
+from impasto.plain import printable
 
 TRIES = 5  # to take up a broken stream
 STREAM_SECONDS = 60.0  # of silence; the server sends a comment every ten
@@ -77,11 +78,11 @@ def watch(which: str, *, url: str, key: str | None, pictures: bool, out: TextIO,
     last = _follow(server, path, board)
     board.end()
     if "error" in last:
-        print(f"{last['error']} ({last['error_type']})", file=err)
+        print(printable(f"{last['error']} ({last['error_type']})"), file=err)
         return 1
     output = server.json(path)
     for image in output.get("images", []):
-        print(image["url"][:200], file=out)
+        print(printable(image["url"][:200]), file=out)
         if pictures and image["url"].startswith("http"):
             with server.open(_on(server.base, image["url"])) as answer:
                 print("\n".join(terminal.lines(answer.read())), file=err)
@@ -151,12 +152,14 @@ class _Board:
         self._state(_sentence(status))
 
     def note(self, text: str) -> None:
+        text = printable(text)
         clear = "\r\x1b[K" if self.err.isatty() else ""
         print(f"{clear}{text}", file=self.err, flush=True)
         if clear:
             print(self.shown, end="", file=self.err, flush=True)
 
     def _state(self, text: str) -> None:
+        text = printable(text)
         if text == self.shown:
             return
         self.shown = text

@@ -27,6 +27,7 @@ from impasto.files.fetch import FetchError, FetchPolicy, FetchTooLarge, fetch
 from impasto.files.names import Names
 from impasto.flux import frame
 from impasto.flux.pickles import is_pickle
+from impasto.plain import bare_url
 from impasto.settings import Settings
 
 FIELD = "loras"
@@ -90,7 +91,9 @@ class LoraFiles:
                 except ModelError as error:  # whoever found it does not know which of them it is
                     items = [item | {"loc": [*item["loc"], str(index), "path"]} for item in error.items]
                     raise ModelError(items) from None
-                brought.append(LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=each.path))
+                brought.append(
+                    LoraInput(path=str(here.path), digest=here.digest, scale=each.scale, name=bare_url(each.path))
+                )
         finally:
             self._let_go(mine)
         return tuple(brought)
@@ -263,7 +266,7 @@ class LoraFiles:
 
     def _too_large(self, name: str) -> ModelError:
         limit = self._settings.max_mb
-        message = f"The LoRA {name[:200]} is larger than {limit} MiB (setting lora.max_mb)."
+        message = f"The LoRA {bare_url(name)[:200]} is larger than {limit} MiB (setting lora.max_mb)."
         return ModelError.at(FIELD, message, "file_too_large", max_size=limit * MIB)
 
 
@@ -308,4 +311,4 @@ def _judge(path: Path, name: str) -> None:
 
 
 def _refused(name: str, why: str, type_: str = "value_error") -> ModelError:
-    return ModelError.at(FIELD, f"The LoRA {name[:200]} was not used: {why.rstrip('.')}.", type_)
+    return ModelError.at(FIELD, f"The LoRA {bare_url(name)[:200]} was not used: {why.rstrip('.')}.", type_)
