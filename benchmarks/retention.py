@@ -58,8 +58,6 @@ async def retire(folder: Path, count: int) -> None:
     connection = store._writer._connection
     left = """SELECT (SELECT count(*) FROM files WHERE deleting = 0),
       (SELECT count(*) FROM requests WHERE finished_at < ?)"""
-        "SELECT (SELECT count(*) FROM files WHERE deleting = 0), (SELECT count(*) FROM requests WHERE finished_at < ?)"
-    )
     while (spent := time.monotonic() - began) < WATCHED:
         at = time.perf_counter()
         await store.submit(new())
