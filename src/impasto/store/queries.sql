@@ -250,7 +250,8 @@ UPDATE requests SET lease_until = lease_until + :seconds WHERE status = 'IN_PROG
 
 -- name: sweep_adopt_backoff
 -- Back-offs granted by a former process end now.
-UPDATE requests SET boot = :boot, not_before = 0 WHERE status = 'IN_QUEUE' AND not_before > 0 AND boot <> :boot;
+UPDATE requests INDEXED BY requests_backoff SET boot = :boot, not_before = 0
+WHERE status = 'IN_QUEUE' AND not_before > 0 AND boot <> :boot;
 
 -- name: sweep_leases
 -- Work whose runner has been silent for too long, without its inputs.
