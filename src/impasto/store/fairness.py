@@ -129,16 +129,18 @@ class Lines:
         if wake:
             heappush(self._asleep, (wake, seq, endpoint, priority, key_id))
             return
-        line = self._lines.get((priority, endpoint, key_id))
-        if line is None:
-            line = self._lines[priority, endpoint, key_id] = _Line(endpoint, priority, key_id)
-            self._sizes[priority, endpoint] = self._sizes.get((priority, endpoint), 0) + 1
-            if key_id not in self._of_key:
-                self.turns.arrive(key_id)
-                self._of_key[key_id] = set()
-            self._of_key[key_id].add(line)
+        line = self._lines.get((priority, endpoint, key_id)) or self._new(endpoint, priority, key_id)
         if line.entry is None or seq < line.entry[1]:
             self._push(line, seq)
+
+    def _new(self, endpoint: str, priority: int, key_id: str) -> _Line:
+        line = self._lines[priority, endpoint, key_id] = _Line(endpoint, priority, key_id)
+        self._sizes[priority, endpoint] = self._sizes.get((priority, endpoint), 0) + 1
+        if key_id not in self._of_key:
+            self.turns.arrive(key_id)
+            self._of_key[key_id] = set()
+        self._of_key[key_id].add(line)
+        return line
 
     def moved(self, key_id: str | None) -> None:
         """Put the lines of a key whose tag has changed where they belong."""
@@ -159,8 +161,12 @@ class Lines:
     def _read(self, tx: Transaction, monotonic: float) -> None:
         self._clear()
         self._version = 0
-        for row in tx.rows("queue_lines"):
-            self.add(row["endpoint"], priority=row["priority"], key_id=row["key_id"], seq=row["seq"])
+        for endpoint, priority, key_id, seq in tx.rows("queue_lines"):
+            line = self._new(endpoint, priority, key_id)
+            line.entry = (self.turns.of(key_id), seq, next(self._numbers), line)
+            self._heaps.setdefault((priority, endpoint), []).append(line.entry)
+        for heap in self._heaps.values():
+            heapify(heap)
         for row in tx.rows("queue_backoffs", monotonic=monotonic):
             self.add(
                 row["endpoint"],
