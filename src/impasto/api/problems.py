@@ -24,6 +24,8 @@ log = logging.getLogger("impasto.api")
 PHRASES = {413: "Request Entity Too Large", 422: "Unprocessable Entity", 499: "Client Closed Request"}
 
 
+STOPPING = "The server is stopping; a request that it has taken goes on after its restart."
+
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
@@ -96,13 +98,16 @@ class Problems:
         holder = scope["impasto.request_id"] = [str(uuid4())]  # a list: a handler that knows better overwrites it
         shape: list[Shape] = [_fals]
         scope["impasto.shape"] = shape  # likewise: a door whose API words errors in another way
-        started = False
+        last_words: list[bytes] = []
+        scope["impasto.last_words"] = last_words  # what a stream that is cut by a stop says at its end
+        started = endless = False
         method = "WebSocket" if socket else scope["method"]
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, endless
             if message["type"] in _STARTS:
                 started = True
+                endless = not socket and all(name.lower() != b"content-length" for name, _ in message["headers"])
                 message["headers"] = [*message.get("headers", ()), (b"x-fal-request-id", holder[0].encode("latin-1"))]
             await send(message)
 
@@ -115,10 +120,11 @@ class Problems:
             return
         except asyncio.CancelledError:
             # The server stops and its patience with waiting callers is over. The request itself is kept.
+            if endless:  # a stream ends as its client expects it; a file that is cut cannot
+                await send({"type": "http.response.body", "body": b"".join(last_words), "more_body": False})
             if started:
-                raise
-            stopping = "The server is stopping; a request that it has taken goes on after its restart."
-            response = shape[0](ServiceUnavailable(stopping), holder[0])
+                return
+            response = shape[0](ServiceUnavailable(STOPPING), holder[0])
         except StoreError:
             telemetry.request_id.set(holder[0])
             log.exception("%s %r: the store failed", method, scope["path"])

@@ -16,11 +16,12 @@ from starlette.responses import Response
 from impasto.api.admission import admit, comes_back, resolve
 from impasto.api.bodies import let_go, read_object
 from impasto.api.gateway import Call
+from impasto.api.problems import STOPPING
 from impasto.api.queue import progress_of, shown_payload
 from impasto.api.run import OVERDUE, check_storable, end_overdue, start_deadline
 from impasto.api.sse import PING, PING_SECONDS, EventStream, event
 from impasto.endpoints.validation import validate
-from impasto.errors import RequestError
+from impasto.errors import RequestError, ServiceUnavailable
 from impasto.store.records import Request, Status
 
 
@@ -31,6 +32,7 @@ async def stream(call: Call) -> Response:
     validate(endpoint, input_)
     request = replace(await admit(call, endpoint, input_, previews=True), input=None)
     let_go(call.request)
+    call.request.scope["impasto.last_words"].append(event(ServiceUnavailable(STOPPING).body()))
     return EventStream(_events(call, request))
 
 

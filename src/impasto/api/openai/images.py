@@ -21,11 +21,12 @@ from impasto.api.forms import read_form
 from impasto.api.gateway import Call
 from impasto.api.openai.answers import FIELDS, base64_of, error, failure, pictures, size_of
 from impasto.api.openai.inputs import Wish, understand
+from impasto.api.problems import STOPPING
 from impasto.api.run import completed_or_gone
 from impasto.api.sse import PING, EventStream, named_event
 from impasto.api.stream import follow
 from impasto.engine.job import Notice
-from impasto.errors import ModelError, RequestError, UnknownRequest
+from impasto.errors import ModelError, RequestError, ServiceUnavailable, UnknownRequest
 from impasto.files.images import data_uri, sniff
 from impasto.fleet.messages import Preview
 from impasto.fleet.work import WARNINGS, warnings
@@ -63,6 +64,9 @@ def _limit(call: Call) -> int:
 async def _draw(call: Call, wish: Wish, kind: str) -> Response:
     request = await admit(call, wish.endpoint, wish.input, previews=wish.stream and wish.partial_images > 0)
     if wish.stream:
+        stopped = ServiceUnavailable(STOPPING)
+        last = named_event("error", error(stopped.status, stopped.body(), stopped.headers()))
+        call.request.scope["impasto.last_words"].append(last)
         stream = EventStream(_events(call, request, wish, kind))
         stream.headers.update(_headers(wish, {}))
         return stream
