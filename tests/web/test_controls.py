@@ -272,3 +272,18 @@ def test_an_endpoint_that_the_loaded_model_cannot_draw_says_so_before_anything_i
     page.unroute("**/v1/models?**")
     expect(page.locator(".unsupported")).to_have_count(0)
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+
+
+def test_two_clicks_make_one_key(visit: Visit, hold: Hold) -> None:
+    page = visit("/dashboard")
+    page.get_by_label("Name of a new key").fill("twice")
+    held = hold(page, "**/v1/keys")
+    create = page.get_by_role("button", name="Create")
+    create.click()
+    first = held.next()
+    expect(create).to_be_disabled()
+    page.get_by_label("Name of a new key").press("Enter")
+    assert len(held) == 0
+    first.continue_()
+    expect(page.get_by_text("Shown this once:")).to_be_visible()
+    expect(create).to_be_enabled()

@@ -1,7 +1,7 @@
 // Webhook deliveries: where each stands, when it is tried again, and a button that sends it now.
 import { useState } from "preact/hooks";
 import * as api from "./api.js";
-import { html, Link, say, Trouble, useLive, Waiting, when } from "./ui.js";
+import { html, Link, say, Trouble, useBusy, useLive, Waiting, when } from "./ui.js";
 
 const PAGE = 10;
 const LOOK = 5000; // milliseconds
@@ -40,7 +40,7 @@ export function Deliveries() {
 
 /** Sends the webhook of a request again. */
 export function Deliver({ requestId, onDone, small = false }) {
-  const send = async () => {
+  const [busy, send] = useBusy(async () => {
     try {
       await api.redeliver(requestId);
       say("It is sent again");
@@ -48,6 +48,6 @@ export function Deliver({ requestId, onDone, small = false }) {
     } catch (error) {
       say(error.message);
     }
-  };
-  return html`<button type="button" class=${small ? "small" : ""} onClick=${send}>Send again</button>`;
+  });
+  return html`<button type="button" class=${small ? "small" : ""} disabled=${busy} onClick=${send}>Send again</button>`;
 }

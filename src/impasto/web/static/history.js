@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { open, openWithPicture } from "./forms.js";
 import { Large, Log } from "./result.js";
 import { Deliver } from "./deliveries.js";
-import { Code, copy, count, go, html, Link, say, seconds, shownUrl, Trouble, useAnswer, useLive, useTitle, Waiting, when } from "./ui.js";
+import { Code, copy, count, go, html, Link, say, seconds, shownUrl, Trouble, useAnswer, useBusy, useLive, useTitle, Waiting, when } from "./ui.js";
 
 const PAGE = 24;
 const LOOK = 2500; // milliseconds between looks while something is being drawn
@@ -212,7 +212,7 @@ function Actions({ item, again }) {
   const seed = item.json_output?.seed;
   // A seed that a browser cannot hold is refused by the form in words, not left out.
   const same = { ...item.json_input, ...(seed === undefined ? {} : { seed }) };
-  const remove = async () => {
+  const [removing, remove] = useBusy(async () => {
     if (!asked) return setAsked(true);
     try {
       await api.forget(item.request_id);
@@ -222,21 +222,21 @@ function Actions({ item, again }) {
     } catch (error) {
       say(error.message);
     }
-  };
-  const stop = async () => {
+  });
+  const [stopping, stop] = useBusy(async () => {
     try {
       await api.stop(item.request_id);
       again();
     } catch (error) {
       say(error.message);
     }
-  };
+  });
   const kept = item.json_input && Object.keys(item.json_input).length > 0;
   return html`<div class="actions">
     ${kept && html`<button type="button" class="primary" onClick=${() => open(item.endpoint_id, item.json_input)}>Run again</button>
     <button type="button" onClick=${() => open(item.endpoint_id, same)}>With the same seed</button>`}
-    ${!item.ended_at && html`<button type="button" onClick=${stop}>Cancel</button>`}
-    ${item.ended_at && kept && html`<button type="button" class=${asked ? "danger" : ""} onClick=${remove}>${asked ? "Really delete it" : "Delete"}</button>`}
+    ${!item.ended_at && html`<button type="button" disabled=${stopping} onClick=${stop}>Cancel</button>`}
+    ${item.ended_at && kept && html`<button type="button" class=${asked ? "danger" : ""} disabled=${removing} onClick=${remove}>${asked ? "Really delete it" : "Delete"}</button>`}
   </div>`;
 }
 

@@ -1,7 +1,7 @@
 // API keys: made here, shown once, revoked here; and what each of them has used.
 import { useState } from "preact/hooks";
 import * as api from "./api.js";
-import { copy, html, say, seconds, Trouble, useAnswer, when } from "./ui.js";
+import { copy, html, say, seconds, Trouble, useAnswer, useBusy, when } from "./ui.js";
 
 /** `usage`: what each key has used, by its id. */
 export function Keys({ usage }) {
@@ -10,8 +10,7 @@ export function Keys({ usage }) {
   const [scope, setScope] = useState("API");
   const [made, setMade] = useState("");
   const [asked, setAsked] = useState("");
-  const create = async (event) => {
-    event.preventDefault();
+  const [creating, create] = useBusy(async () => {
     try {
       const answer = await api.send("POST", "/v1/keys", { body: { alias, scope } });
       setMade((await answer.json()).key);
@@ -20,7 +19,7 @@ export function Keys({ usage }) {
     } catch (problem) {
       say(problem.message);
     }
-  };
+  });
   const revoke = async (id) => {
     if (asked !== id) return setAsked(id);
     try {
@@ -33,10 +32,10 @@ export function Keys({ usage }) {
   const rows = [...(keys ?? []), ...callers(usage, keys)];
   return html`<h2 id="keys">Keys and their use</h2>
     ${error && html`<${Trouble} error=${error} retry=${again} />`}
-    <form class="filters" onSubmit=${create}>
+    <form class="filters" onSubmit=${(event) => (event.preventDefault(), create())}>
       <label>Name of a new key <input type="text" required maxLength="255" value=${alias} onInput=${(event) => setAlias(event.target.value)} /></label>
       <label>Scope <select value=${scope} onChange=${(event) => setScope(event.target.value)}><option>API</option><option>ADMIN</option></select></label>
-      <button type="submit">Create</button>
+      <button type="submit" disabled=${creating}>Create</button>
     </form>
     ${made && html`<p class="warning" role="status">Shown this once: <code>${made}</code> <button type="button" onClick=${() => copy(made, "Key copied")}>Copy</button></p>`}
     ${keys && !rows.length && html`<p class="faint">There are none, and nobody has drawn in this time.</p>`}

@@ -213,6 +213,21 @@ export function useLive(ask, on, pause) {
   return [state.value, state.error, () => setTurn(turn + 1), !same(state.on, on)];
 }
 
+/** `[busy, act]`: `act` once at a time; its button shows that by `disabled=${busy}`, so that two clicks do not act twice. */
+export function useBusy(act) {
+  const [busy, setBusy] = useState(false);
+  const running = useRef(false);
+  return [busy, async (...given) => {
+    if (running.current) return;
+    setBusy((running.current = true));
+    try {
+      await act(...given);
+    } finally {
+      setBusy((running.current = false));
+    }
+  }];
+}
+
 const HOPE = 5000; // milliseconds until a server that did not answer is asked again
 
 // ---------------------------------------------------------------- numbers for people
