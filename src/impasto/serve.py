@@ -32,6 +32,7 @@ from impasto.errors import ConfigError, StoreError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.dispatcher import Dispatcher
 from impasto.fleet.local import LocalFleet
+from impasto.fleet.marks import MarkFiles
 from impasto.settings import Settings
 from impasto.store.sqlite import SqliteStore
 from impasto.web import pages
@@ -87,7 +88,8 @@ async def _serve(settings: Settings, endpoints: Endpoints, listener: socket.sock
     store = await open_store(settings)
     try:
         _require_key(settings, store)
-        if requeued := await store.recover():
+        blamed = await asyncio.to_thread(MarkFiles(settings.data).collect)
+        if requeued := await store.recover(blamed=blamed):
             log.info("%d requests of the former process go on", requeued)
         blobs = BlobStore(settings.data / BLOBS)
         blobs.delete_drafts(older_than=0)  # this folder is ours alone: what is half-written is a former process's

@@ -263,6 +263,12 @@ class QueueSettings(Section):
     beat_seconds: float = Field(default=3.0, gt=0, description="How often a runner renews its leases.")
     max_attempts: int = Field(default=10, ge=1, le=100, description="Attempts a request gets before it fails with 503.")
     max_crashes: int = Field(default=3, ge=1, le=100, description="Attempts that may take their runner with them.")
+    max_crashes_per_hour: int = Field(
+        default=6,
+        ge=0,
+        description="Requests of one key that may take their runner with them within an hour; then the key's requests "
+        "for the endpoints in question are answered 503 for a while. 0: no limit, as without keys.",
+    )
     slots: int = Field(
         default=2,
         ge=1,
@@ -331,6 +337,28 @@ class FetchSettings(Section):
     ports: tuple[int, ...] = Field(default=(80, 443, 8080, 8443), description="Ports that users' URLs may name.")
     seconds: float = Field(default=30.0, gt=0, description="How long reading a user's URL may take in all.")
     max_mb: int = Field(default=30, ge=1, le=1024, description="Largest file read from a user's URL, in MiB.")
+    pace_seconds: float = Field(
+        default=10.0, gt=0, description="Over so many seconds the pace of what is read from a user's URL is measured."
+    )
+    kib_per_second: float = Field(
+        default=8.0,
+        ge=0,
+        description="A file that comes slower from a user's URL is answered 422; 0: any pace will do.",
+    )
+    at_a_time: int = Field(
+        default=64, ge=1, le=1024, description="Requests whose images and LoRAs are read at a time, of all keys."
+    )
+    per_key: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Requests of one key whose images and LoRAs are read, or wait to be drawn once they are read.",
+    )
+    ahead_mb: int = Field(
+        default=256,
+        ge=1,
+        description="MiB of images that are held for requests which wait to be drawn; one key holds at most a quarter.",
+    )
 
     @field_validator("allow")
     @classmethod

@@ -1,5 +1,7 @@
 """Endpoints as users write them, some of them wrong: loaded by name in the server and in its runners."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -64,6 +66,16 @@ class Slow(Mirrored):
             yield step
 
 
+class Crashing(Mirrored):
+    """Takes its process with it at the second step, as a fault in native code does; a prompt with "well" is drawn."""
+
+    def denoise(self, job: Any, conditioning: Any, *, index: int) -> Iterator[Any]:
+        for step in self.base.denoise(job, conditioning, index=index):
+            yield step
+            if "well" not in job.prompt:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _own(name: str, **more: Any) -> Any:
     return derive(f"me/{name}", Input=Input, asks=asks, example={"prompt": "a heron"}, **more)
 
@@ -94,6 +106,8 @@ table = [
     _own("tone", post=tone),
     _own("mirrored", pipeline=Mirrored),
     _own("slow", pipeline=Slow),
+    _own("crashes", pipeline=Crashing),
+    _own("crashes-too", pipeline=Crashing),
     _own("breaks", post=breaks),
     _own("complains", post=complains),
     _own("wrong", post=wrong),

@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,9 @@ async def test_a_picture_that_fal_keeps_is_fetched_there(
 ) -> None:
     asked: list[str] = []
 
-    async def fetch(url: str, **_: Any) -> Fetched:
+    async def fetch(url: str, *, into: Callable[[bytes], object], **_: Any) -> Fetched:
         asked.append(url)
+        into(RED)
         return Fetched(data=RED, media_type="image/png", url=url)
 
     monkeypatch.setattr(inputs, "fetch", fetch)

@@ -37,7 +37,7 @@ class Room:
 
     @asynccontextmanager
     async def sweeping(self, store: SqliteStore) -> AsyncIterator[None]:
-        task = asyncio.create_task(sweep_for_ever(store, self.blobs, self.parts))
+        task = asyncio.create_task(sweep_for_ever(store, self.blobs, self.parts, lambda: None))
         try:
             yield
         finally:

@@ -85,6 +85,7 @@ def _new_request(call: Call, endpoint: Endpoint, input_: dict[str, Any]) -> NewR
         max_attempts=call.gateway.settings.queue.max_attempts,
         lifecycle=lifecycle.of_request(headers),
         max_queue_length=_max_queue_length(query),
+        names_files=endpoint.may_name_files(input_),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,3 +89,11 @@ class Endpoint:
     def own_code(self) -> bool:
         """Whether the runner has to know the endpoint, too."""
         return self.post is not None or self.pipeline is not None
+
+    def may_name_files(self, input_: Mapping[str, Any]) -> bool:
+        """Whether an input, not validated yet, seems to name images or LoRAs. A guess, which saves a claim: what it
+        misses is found when the request is claimed.
+        """
+        if self.loras is not None and input_.get("loras"):
+            return True
+        return self.pictures is not None and any("url" in name and value for name, value in input_.items())

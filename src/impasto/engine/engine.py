@@ -30,6 +30,15 @@ from impasto.engine.scheduler import Scheduler
 log = logging.getLogger("impasto.engine")
 T = TypeVar("T")
 
+STEPS, PROMPTS, PIXELS = range(3)  # places of `Mark`: the engine's thread and the two beside it
+
+Mark = Callable[[int, str], None]
+"""(place, lease): the thread of this place works on that lease from now on; "": on none."""
+
+
+def unmarked(place: int, lease: str) -> None:
+    """For engines whose end nobody judges."""
+
 
 class Sink(Protocol):
     """Who hears of it. Called from the engine's thread; must return at once."""
@@ -99,11 +108,13 @@ class Engine:
         sink: Sink,
         scheduler: Scheduler | None = None,
         custom: Mapping[str, Custom] | None = None,
+        mark: Mark = unmarked,
     ) -> None:
         self._pipeline = pipeline
         self._custom = {"": Custom(pipeline), **(custom or {})}
         self._finisher = finisher
         self._sink = sink
+        self._mark = mark
         self._scheduler = scheduler or Scheduler()
         self._drawings: dict[str, Drawing] = {}
         self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
@@ -164,7 +175,9 @@ class Engine:
             if turn is not None:
                 lease, index = turn
                 self._turn_started = time.monotonic()
+                self._mark(STEPS, lease)
                 self._guarded(lease, partial(self._step, lease, index))
+                self._mark(STEPS, "")
                 self._turn_started = None
         self._obey()
         for drawing in list(self._drawings.values()):
@@ -197,7 +210,8 @@ class Engine:
                 drawing = Drawing(job, lease, custom.pipeline, custom.post)
                 self._drawings[lease] = drawing
                 if self._overlaps(drawing):
-                    self._hand_over(drawing, self._beside.read(partial(self._read, drawing)), partial(_Read, lease))
+                    task = self._marked(PROMPTS, lease, partial(self._read, drawing))
+                    self._hand_over(drawing, self._beside.read(task), partial(_Read, lease))
                 else:
                     self._schedule(drawing)
             case _Remove(lease, silent):
@@ -254,6 +268,7 @@ class Engine:
                 task = partial(self._develop, drawing, latents)
             else:
                 task = partial(self._finisher, job, drawing.decode(latents))
+            task = self._marked(PIXELS, lease, task)
             self._hand_over(drawing, self._beside.finish(task), partial(_Finished, lease, index))
 
     # ------------------------------------------------------------ beside the steps
@@ -261,6 +276,18 @@ class Engine:
     def _overlaps(self, drawing: Drawing) -> bool:
         """Others' pipelines were promised one thread at a time."""
         return drawing.pipeline is self._pipeline and self._pipeline.overlaps
+
+    def _marked(self, place: int, lease: str, task: Callable[[], T]) -> Callable[[], T]:
+        """`task`, which marks its lease while it runs."""
+
+        def run() -> T:
+            self._mark(place, lease)
+            try:
+                return task()
+            finally:
+                self._mark(place, "")
+
+        return run
 
     def _hand_over(self, drawing: Drawing, future: Future[T], news: Callable[[Future[T]], _Command]) -> None:
         drawing.pending.append(future)
@@ -314,7 +341,7 @@ class Engine:
             if preview is not None:
                 self._sink.preview(job, drawing.lease, preview, image=index + 1, step=step.number, steps=step.total)
 
-        self._beside.finish(finish)
+        self._beside.finish(self._marked(PIXELS, drawing.lease, finish))
 
     def _blacken(self, drawing: Drawing, judge: Callable[[], Verdict]) -> bool:
         """Ends the job at once when `judge` flags its prompt; → whether it does. Raises when the prompt is refused."""

@@ -99,6 +99,10 @@ class FetchTooLarge(FetchError):
     """There is more at the URL than is allowed."""
 
 
+class _NotTaken(Exception):
+    """`into` failed: the cause is this machine's disk, not the other server."""
+
+
 async def resolve_name(host: str, port: int) -> list[str]:
     """All addresses of a name, by the system's resolver, in one of the loop's few threads; servers use `names`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -133,6 +137,9 @@ class FetchPolicy:
     networks: tuple[Network, ...] = ()
     hosts: frozenset[str] = frozenset()  # lower case; their addresses may be private ones
     max_redirects: int = 3
+    begin_seconds: float | None = None  # until a `fetch` has the head of the last answer; None: no bound of its own
+    pace_seconds: float = 0.0  # over so many the pace of a fetched body is measured; 0: any pace will do
+    pace_bytes: float = 0.0  # a second, at least
     resolve: Resolver = resolve_name
     connect: Connector = open_stream
     tls: ssl.SSLContext | None = None  # None: the certificate authorities of `certifi`
@@ -146,7 +153,14 @@ class FetchPolicy:
                 networks.append(ipaddress.ip_network(entry, strict=False))
             except ValueError:
                 hosts.add(entry.lower().rstrip("."))
-        return cls(ports=frozenset(settings.fetch.ports), networks=tuple(networks), hosts=frozenset(hosts))
+        return cls(
+            ports=frozenset(settings.fetch.ports),
+            networks=tuple(networks),
+            hosts=frozenset(hosts),
+            begin_seconds=settings.fetch.seconds,
+            pace_seconds=settings.fetch.pace_seconds,
+            pace_bytes=settings.fetch.kib_per_second * 1024,
+        )
 
     def allows(self, address: Address, host: str) -> bool:
         """Whether the operator allows this address of `host`. Metadata services and link-local ones: never."""
@@ -191,20 +205,34 @@ async def fetch(
     """What lies at `url`; both limits are over all redirects and count while the bytes come in. `into` takes them piece
     by piece, in a thread, and none are kept.
 
-    Raises `FetchRefused` (not allowed), `FetchTooLarge`, `FetchFailed` (no answer, an error, too slow).
+    Raises `FetchRefused` (not allowed), `FetchTooLarge`, `FetchFailed` (no answer, an error, too slow), and what `into`
+    raises.
     """
+    begin = seconds if policy.begin_seconds is None else min(seconds, policy.begin_seconds)
+    beginning = asyncio.timeout(begin)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds), beginning:
             for _ in range(policy.max_redirects + 1):
                 place = target(url)
                 head = _head("GET", place, {})
-                answer = await _exchange(place, head, policy=policy, max_bytes=max_bytes, into=into)
+                answer = await _exchange(
+                    place,
+                    head,
+                    policy=policy,
+                    max_bytes=max_bytes,
+                    into=into,
+                    beginning=beginning,
+                )
                 location = answer.headers.get("location")
                 if answer.status not in REDIRECTS or not location:
                     return _fetched(answer, place)
                 url = _redirected(place, location)
     except TimeoutError:
+        if begin < seconds and beginning.expired():
+            raise FetchFailed(f"Its answer did not begin within {begin:g} s.") from None
         raise FetchFailed(f"There was no complete answer within {seconds:g} s.") from None
+    except _NotTaken as error:
+        raise error.args[0] from None
     raise FetchFailed(f"It redirects more than {policy.max_redirects} times.")
 
 
@@ -379,16 +407,20 @@ async def _exchange(
     max_bytes: int,
     whole: bool = True,
     into: Callable[[bytes], object] | None = None,
+    beginning: asyncio.Timeout | None = None,
 ) -> _Answer:
-    """One request on one connection. `whole` False: an answer that is too large is cut, and its status is enough."""
+    """One request on one connection. `whole` False: an answer that is too large is cut, and its status is enough.
+    `beginning` ends once the head of an answer is there that is no redirect; from then on the pace is measured.
+    """
     reader, writer = await _connect(place, await _addresses(place, policy), policy)
     try:
         writer.write(request)
         answer = _Answer(max_bytes, into)
         answer.parser = httptools.HttpResponseParser(answer)
         beside = 0  # bytes since the last ones of the body: the head, chunk extensions, trailers
+        pace = None
         while not answer.complete:
-            data, size = await reader.read(CHUNK), answer.size
+            data, size = await (reader.read(CHUNK) if pace is None else pace.read(reader)), answer.size
             beside += len(data)
             if not data:
                 _ended(answer)
@@ -404,6 +436,10 @@ async def _exchange(
                 raise FetchTooLarge(f"It is larger than the {max_bytes / 2**20:.3g} MiB that are allowed.")
             if answer.headed and (answer.status in REDIRECTS or answer.status >= 400) and whole:
                 break  # nobody reads the page that explains an error
+            if pace is None and answer.headed and whole:
+                pace = _Pace(policy.pace_seconds, policy.pace_bytes)
+                if beginning is not None and answer.status not in REDIRECTS:
+                    beginning.reschedule(None)
             if answer.size > size:
                 beside = 0
             if not answer.complete and beside > MAX_HEAD:
@@ -422,7 +458,43 @@ async def _pass_on(answer: _Answer, *, at_least: int = 1) -> None:
     """In a thread: a disk that is slow to take it holds up this answer only."""
     if answer.into is not None and len(answer.body) >= at_least:
         piece, answer.body = answer.body, bytearray()
-        await asyncio.to_thread(answer.into, bytes(piece))
+        try:
+            await asyncio.to_thread(answer.into, bytes(piece))
+        except OSError as error:
+            raise _NotTaken(error) from None
+
+
+class _Pace:
+    """Measures how fast a body comes, over windows of `seconds` that are spent waiting for the other side."""
+
+    def __init__(self, seconds: float, rate: float) -> None:
+        self._seconds = seconds
+        self._least = seconds * rate  # bytes in a window
+        self._left, self._got = seconds, 0
+
+    async def read(self, reader: asyncio.StreamReader) -> bytes:
+        """The next bytes. Raises `FetchFailed` at the end of a window in which too few came."""
+        if not self._least:
+            return await reader.read(CHUNK)
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            data = None
+            try:
+                async with asyncio.timeout(self._left):
+                    data = await reader.read(CHUNK)
+            except TimeoutError:
+                pass
+            waited = loop.time() - began
+            self._left -= waited
+            self._got += len(data or b"")
+            if self._left <= 0:
+                if data != b"" and self._got < self._least and waited < 2 * self._seconds:  # longer: this process slept
+                    rate = self._least / self._seconds / 1024
+                    raise FetchFailed(f"It came slower than {rate:g} KiB a second (setting fetch.kib_per_second).")
+                self._left, self._got = self._seconds, 0
+            if data is not None:
+                return data
 
 
 def _ended(answer: _Answer) -> None:

@@ -9,6 +9,8 @@ import contextlib
 import json
 import os
 import sys
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from impasto.errors import ImpastoError
 
 BLACK, WHITE = 0, 255
 AT_A_TIME = 2
+EACH = 1  # of them for one key: images that take long to decode hold up the images of their own key only
 MEMORY = 1408 * 1024 * 1024  # bytes of address space; 64 MP take 1.1 GiB at the worst, as lossless WebP
 SECONDS = 10.0  # of processor time for one picture
 PATIENCE = 3  # times as much by the clock: other processes want the processor, too
@@ -95,6 +98,7 @@ class Decoders:
 
     def __init__(self, *, at_a_time: int = AT_A_TIME, memory: int = MEMORY, seconds: float = SECONDS) -> None:
         self._turn = asyncio.Semaphore(at_a_time)
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
         self._idle: list[_Child] = []
         self._memory = memory
         self._seconds = seconds
@@ -104,12 +108,20 @@ class Decoders:
         """Of the processes that wait for a picture."""
         return [child.process.pid for child in self._idle]
 
-    async def decode(self, data: bytes, *, ground: int = WHITE, convert: bool = True) -> Decoded:
-        """`ground`: the grey that shows through. `convert`: colours become sRGB; False: numbers stay as they are.
-        Raises `Undecodable` with fal's word for what is wrong.
+    async def decode(
+        self, source: bytes | Callable[[], bytes], *, ground: int = WHITE, convert: bool = True, who: str = ""
+    ) -> Decoded:
+        """Decode an image. `source`: its bytes, or what loads them, called in a thread when its turn comes, so that
+        images which wait take no memory. `ground`: the grey that shows through. `convert`: colours become sRGB; False:
+        numbers stay as they are. `who`: the key id.
+
+        Raises `Undecodable` with fal's word for what is wrong, and what `source` raises.
         """
         how = bytes([ground, convert])
-        async with self._turn:
+        # There as long as somebody holds it or waits for it.
+        own = self._turns.setdefault(who, asyncio.Semaphore(EACH))
+        async with own, self._turn:
+            data = source if isinstance(source, bytes) else await asyncio.to_thread(source)
             child = await self._child()
             waited = child.pictures > 0
             try:

@@ -19,6 +19,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Coroutine, Hashable, Iterator, Mapping
 from dataclasses import replace
@@ -30,29 +31,33 @@ import msgspec
 from impasto import telemetry
 from impasto.endpoints.base import Endpoint
 from impasto.endpoints.table import Endpoints
-from impasto.engine.job import Job
 from impasto.engine.senses import Lack, lack
-from impasto.errors import ClientCancelled, InternalError, StoreError, WireError
+from impasto.errors import InternalError, ServiceUnavailable, StoreError, WireError
 from impasto.files.blobs import BlobStore
 from impasto.files.parts import FOLDER, Parts
 from impasto.fleet import messages as m
 from impasto.fleet import work as w
+from impasto.fleet.crashes import Crashes
 from impasto.fleet.inputs import Inputs
 from impasto.fleet.link import Link, RunnerFacts, bind
 from impasto.fleet.loras import LoraFiles
+from impasto.fleet.marks import MarkFiles
 from impasto.fleet.outcomes import Outcomes
+from impasto.fleet.reading import Reading
 from impasto.fleet.scopes import Scopes
 from impasto.fleet.sweeper import sweep_for_ever
 from impasto.fleet.work import Work
 from impasto.flux.models import usual
 from impasto.settings import Settings
 from impasto.store.base import Store
-from impasto.store.records import Request
+from impasto.store.records import Held, Request
 
 log = logging.getLogger("impasto.dispatcher")
 
 HELLO_SECONDS = 10.0  # a connection that does not introduce itself by then is closed
 POLL_SECONDS = 1.0  # back-offs end without a doorbell
+JUDGED_SECONDS = 5.0  # that a dead runner's last words may take to be written down, before it is started again
+GONE_MAX = 100
 WATCHED_MAX = 10_000
 PREVIEWS = 4  # of one picture
 SOCKET_PATH_MAX = 100  # bytes; the system's limit is 108 on Linux, 104 on macOS
@@ -80,6 +85,18 @@ class Dispatcher:
         self._inputs = Inputs(settings=settings, store=store, blobs=blobs, secret=secret)
         self._scopes = Scopes()
         self._loras = LoraFiles(settings=settings, own=self._inputs.own_file)
+        self._reading = Reading(
+            store=store,
+            inputs=self._inputs,
+            loras=self._loras,
+            endpoints=self._endpoints,
+            limits=settings.fetch,
+            served=self._served,
+        )
+        self.marks = MarkFiles(settings.data)
+        self._crashes = Crashes(settings.queue.max_crashes_per_hour, time.monotonic)
+        self._blamed: set[str] = set()  # leases of crashes that could not be written down: the sweeper does it
+        self._gone: dict[str, Link] = {}  # runners that left last, for `ended_by_its_work`
         self._runners: dict[str, Link] = {}
         self._progress: dict[str, m.Progress] = {}
         self._previews: dict[str, dict[int, m.Preview]] = {}
@@ -102,8 +119,9 @@ class Dispatcher:
         server = await asyncio.start_unix_server(self._accept, sock=bind(self.socket_path))
         self._cleanup.callback(server.close)
         self._start(self._dispatch())
+        self._start(self._reading.run())
         self._start(self._listen_for_work())
-        self._start(sweep_for_ever(self._store, self._blobs, Parts(self._settings.data / FOLDER)))
+        self._start(sweep_for_ever(self._store, self._blobs, Parts(self._settings.data / FOLDER), self._held))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -224,6 +242,15 @@ class Dispatcher:
         runner = self._runners.get(runner_id)
         return 0.0 if runner is None else runner.silence
 
+    async def ended_by_its_work(self, runner_id: str) -> bool:
+        """Whether a runner that has died was ended by a request that it worked on, which is blamed for it."""
+        link = self._runners.get(runner_id) or self._gone.get(runner_id)
+        if link is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(link.gone.wait(), JUDGED_SECONDS)
+        return link.blamed is True
+
     def report(self, trouble: str) -> None:
         """Remember why there is no runner (`fleet.local` saw it die); forgotten when one becomes ready."""
         self._trouble = trouble
@@ -234,6 +261,7 @@ class Dispatcher:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._reading.ring()
             try:
                 self._tell_cancels()
                 async with self._claiming:
@@ -284,6 +312,8 @@ class Dispatcher:
                 telemetry.request_id.reset(token)
             if request.request_id not in runner.works:
                 self._store.settle(request, 0.0)
+        if any(request.request_id not in runner.works for request in requests):
+            self._wake.set()  # some were refused, or wait for their files: their slots are free
 
     def _is_able(self, runner: Link) -> bool:
         """Ready and not silent: a frozen runner must not be given more."""
@@ -294,6 +324,15 @@ class Dispatcher:
         loaded = runner.ready.models if runner.ready else []
         name = self._settings.model.serve.get(endpoint.model, usual(endpoint.model, loaded))
         return name if name in loaded else None
+
+    def _served(self) -> set[str]:
+        """Ids of the endpoints that a runner would draw for now."""
+        able = [runner for runner in self._runners.values() if self._is_able(runner)]
+        return {
+            endpoint.id
+            for endpoint in self._endpoints.values()
+            if any(self._model_for(endpoint, runner) for runner in able)
+        }
 
     async def _assign(self, runner: Link, request: Request) -> None:
         endpoint = self._endpoints.get(request.endpoint)
@@ -311,6 +350,16 @@ class Dispatcher:
             log.exception("The input could not be turned into a job")
             await self._outcomes.finish(request.request_id, lease, w.refused(InternalError()))
             return
+        pause = self._crashes.pause(request.key_id, request.endpoint)
+        if pause:
+            most = self._settings.queue.max_crashes_per_hour
+            reason = (
+                f"Requests of this key ended their runner {most} times within an hour (setting "
+                f"queue.max_crashes_per_hour): those for {request.endpoint} are drawn again in {pause} s."
+            )
+            log.warning("Refused: %s", reason)
+            await self._outcomes.finish(request.request_id, lease, w.refused(ServiceUnavailable(reason)))
+            return
         if runner.runner_id not in self._runners:
             await self._store.requeue(
                 request.request_id, lease, crashed=False, drain=True, reason="the runner left before it began"
@@ -321,72 +370,36 @@ class Dispatcher:
         if request.request_id in self._watched:
             every = max(1, work.job.steps // (PREVIEWS + 1))
             work.job = replace(work.job, preview_every=every)
+        if (work.pictures or work.loras) and not await self._add_files(work):
+            return
         runner.works[request.request_id] = work
         self._store.charge(request, work.ordinary_images)
         runner.pace.begin(asyncio.get_running_loop().time())
-        if work.pictures or work.loras:
-            self._spawn(self._read_pictures(runner, work))
-        else:
-            self._hand_over(runner, work)
-
-    def _hand_over(self, runner: Link, work: w.Work) -> None:
-        work.handed_over = True
         runner.say(m.Assign(lease=work.lease, attempt=work.request.attempt, job=work.job))
         log.info("%s: %s draws it (attempt %d)", work.request.endpoint, runner.runner_id, work.request.attempt)
 
-    async def _read_pictures(self, runner: Link, work: w.Work) -> None:
-        """The caller's pictures, while others are claimed for and assigned; then the runner gets the work."""
-        try:
-            job = await self._held(runner, work, self._with_files(work))
-            if job is not None:
+    async def _add_files(self, work: w.Work) -> bool:
+        """Put what was read for a claimed request into its job. False: it goes back until that is read, or it ended."""
+        request_id, files = work.request.request_id, self._reading.take(work.request.request_id)
+        if files is None:
+            await self._store.defer(request_id, work.lease)
+            return False
+        error = files.error
+        if error is None:
+            try:
+                notices = (*work.job.notices, *files.notices)
+                job = replace(work.job, images=files.images, loras=files.loras, notices=notices)
                 work.job = work.endpoint.with_pictures(job)
                 m.check(replace(work.job, images=()))
-        except WireError as error:
-            log.info("Refused: %s", error.message)
-            ending = w.refused(error)
-        except Exception:
-            log.exception("The pictures could not be read")
-            ending = w.refused(InternalError())
-        else:
-            if runner.held(work.request.request_id, work.lease) is None:
-                return  # given back, or its lease ran out: somebody else draws it
-            if not work.cancel_sent:
-                self._hand_over(runner, work)
-                return
-            ending = w.refused(ClientCancelled())
-        await self._end(runner, work, ending)
-
-    async def _end(self, runner: Link, work: w.Work, ending: w.Ending) -> None:
-        """What the runner was not asked to draw after all."""
-        request_id = work.request.request_id
-        try:
-            await self._outcomes.finish(request_id, work.lease, ending)
-        except StoreError:
-            log.exception("%s could not be ended: the sweeper will bring it back", request_id)
-        finally:
-            self._let_go(runner, request_id, work.lease)
-
-    async def _with_files(self, work: w.Work) -> Job:
-        """The job with the pictures and LoRAs that it names, as bytes and as files of this machine."""
-        request = work.request
-        images, notices = await self._inputs.read_all(work.pictures, base_url=request.base_url, reader=request.key_id)
-        loras = await self._loras.bring(work.loras, base_url=request.base_url, reader=request.key_id)
-        return replace(work.job, images=images, loras=loras, notices=(*work.job.notices, *notices))
-
-    async def _held(self, runner: Link, work: w.Work, coming: Coroutine[Any, Any, Job]) -> Job | None:
-        """What comes, however long it takes: the lease is renewed meanwhile, since no runner does it yet. None when
-        the request is cancelled or somebody else's by then.
-        """
-        task = asyncio.create_task(coming)
-        request_id = work.request.request_id
-        try:
-            while not (await asyncio.wait({task}, timeout=self._settings.queue.beat_seconds))[0]:
-                await self._renew(runner, {request_id: work.lease})
-                if runner.held(request_id, work.lease) is None or work.cancel_sent:
-                    return None
-            return await task
-        finally:
-            task.cancel()
+                return True
+            except WireError as refusal:
+                error = refusal
+            except Exception:
+                log.exception("The images could not be put into the job")
+                error = InternalError()
+        log.info("Refused: %s", error.message)
+        await self._outcomes.finish(request_id, work.lease, w.refused(error))
+        return False
 
     # ------------------------------------------------------------ connections
 
@@ -417,6 +430,9 @@ class Dispatcher:
             log.warning("%s says what nobody understands (%s); its connection is closed", runner.runner_id, error)
         finally:
             del self._runners[runner.runner_id]
+            self._gone[runner.runner_id] = runner
+            while len(self._gone) > GONE_MAX:
+                del self._gone[next(iter(self._gone))]
             await runner.settling.join()  # what it said before it left still counts
             settling.cancel()
             renewing.cancel()
@@ -471,6 +487,8 @@ class Dispatcher:
                 work = runner.held(message.request_id, message.lease)
                 if work is not None and not isinstance(message, m.Log):
                     work.ended = True
+                    if work.request.crash_count and not isinstance(message, m.Released):  # alone, and nothing happened
+                        self._crashes.forgive(work.request.key_id, work.request.request_id)
                     runner.pace.pictures += len(message.result.pictures) if isinstance(message, m.Done) else 0
                 await runner.settling.put(message)
             case m.Hello():
@@ -504,17 +522,42 @@ class Dispatcher:
     async def _give_back(self, runner: Link) -> None:
         """The connection is gone: all it held goes back to the queue at once."""
         stopping = self._draining
+        at_work = frozenset[str]() if stopping else self._at_work(runner)
+        runner.blamed = any(work.lease in at_work for work in runner.works.values())
         for work in list(runner.works.values()):
+            crashed = work.lease in at_work
+            # What only waited in a runner that another one's work has ended did not have an attempt.
+            drain = stopping or (runner.blamed and not crashed and not (work.request.no_retry and self._begun(work)))
             self._let_go(runner, work.request.request_id, work.lease)
+            if crashed:
+                self._crashes.blame(work.request.key_id, work.request.endpoint, work.request.request_id)
             reason = "the server stops" if stopping else "the runner went away"
-            innocent = stopping or not work.handed_over  # what the runner never had did not end it
             try:
-                await self._outcomes.requeue(work, crashed=not innocent, drain=innocent, reason=reason)
+                await self._outcomes.requeue(work, crashed=crashed, drain=drain, reason=reason)
             except StoreError:
                 # Nobody renews the lease any more: the sweeper will bring the request back.
+                self._blamed |= {work.lease} if crashed else set()
                 log.exception("%s could not be given back", work.request.request_id)
+        runner.gone.set()
+        self.marks.drop(runner.runner_id)
         level = logging.INFO if stopping or runner.ready is None else logging.WARNING
         log.log(level, "%s has left", runner.runner_id)
+
+    def _at_work(self, runner: Link) -> frozenset[str]:
+        """The leases that a runner works on, or worked on when it died. All it holds, if it does not say."""
+        marked = self.marks.read(runner.runner_id)
+        held = (work.lease for work in runner.works.values() if not work.ended)
+        return frozenset(lease for lease in held if marked is None or lease in marked)
+
+    def _begun(self, work: Work) -> bool:
+        return work.request.request_id in self._progress
+
+    def _held(self) -> Held:
+        """What the sweeper has to know: results that wait for the disk, and leases at work in silent runners."""
+        links = self._runners.values()
+        waiting = {id_: work.lease for link in links for id_, work in link.works.items() if work.ended}
+        silent = (self._at_work(link) for link in links if not self._is_able(link))
+        return Held(waiting=waiting, blamed=frozenset(self._blamed).union(*silent))
 
     def _let_go(self, runner: Link, request_id: str, lease: str) -> None:
         """Nothing when that is over already: the runner may hold the request anew by now."""
@@ -532,11 +575,6 @@ class Dispatcher:
         self._wake.set()
 
     # ------------------------------------------------------------ pieces
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _start(self, loop: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(asyncio.create_task(loop))

@@ -6,8 +6,10 @@ decoded in processes of their own (`decoders`, `decoder`), which hold the limits
 """
 
 import asyncio
+import contextlib
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -51,20 +53,22 @@ class Inputs:
         self._names = Names()
         self._decoders = Decoders()
         self._max_bytes = settings.fetch.max_mb * MIB
+        self._folder = settings.data  # on the disk of the data, as memory is what /tmp may be
 
     async def read(self, wanted: Wanted, *, base_url: str, reader: str) -> tuple[ImageInput, tuple[Notice, ...]]:
         """`reader`: key id of the request. Raises `ModelError` (422) at the field: file_download_error, file_too_large,
         image_load_error, image_too_small, image_too_large.
         """
-        data = await self._bytes(wanted, base_url, reader)
-        if len(data) > self._max_bytes:
-            raise self._too_large(wanted.field)
-        try:
-            # White strokes on a transparent canvas are a mask of these strokes, not of everything.
-            ground = BLACK if wanted.role in MASKS else WHITE
-            picture = await self._decoders.decode(data, ground=ground, convert=wanted.role not in NUMBERS)
-        except Undecodable as error:
-            raise ModelError.at(wanted.field, error.message, error.type, **error.ctx) from None
+        with contextlib.ExitStack() as stack:
+            source = await self._source(wanted, base_url, reader, stack)
+            try:
+                # White strokes on a transparent canvas are a mask of these strokes, not of everything.
+                ground = BLACK if wanted.role in MASKS else WHITE
+                picture = await self._decoders.decode(
+                    source, ground=ground, convert=wanted.role not in NUMBERS, who=reader
+                )
+            except Undecodable as error:
+                raise ModelError.at(wanted.field, error.message, error.type, **error.ctx) from None
         image = ImageInput(
             data=picture.png,
             width=picture.width,
@@ -101,32 +105,33 @@ class Inputs:
         self._names.close()
         await self._decoders.close()
 
-    async def _bytes(self, wanted: Wanted, base_url: str, reader: str) -> bytes:
+    async def _source(
+        self, wanted: Wanted, base_url: str, reader: str, stack: contextlib.ExitStack
+    ) -> Callable[[], bytes]:
+        """A function that loads the image file once it is this image's turn to be decoded; `stack` closes the file."""
         if wanted.url[:5].lower() == "data:":
-            try:
-                return (await asyncio.to_thread(parse_data_uri, wanted.url))[0]
-            except ValueError as error:
-                raise ModelError.at(wanted.field, f"Could not read the image: {error}.", "image_load_error") from None
+            return lambda: self._checked(_data_of(wanted), wanted.field)
         token = self._own(wanted.url, base_url)
         if token is not None:
             self._check_reader(token, wanted.url, wanted.field, reader)
-            try:
-                return await asyncio.to_thread(self._read_blob, token)
-            except NotFound:  # deleted just now
-                message = "This file of the server is not there."
-                raise ModelError.at(wanted.field, message, "file_download_error") from None
-        policy = replace(self._policy, resolve=self._names.of(reader))
+            return lambda: self._checked(self._read_blob(token, wanted.field), wanted.field)
+        # Beyond a MiB on the disk, in a file without a name: slow URLs take little memory, a kill -9 leaves nothing.
+        file = stack.enter_context(tempfile.SpooledTemporaryFile(MIB, dir=str(self._folder)))  # noqa: SIM115
+        policy, seconds = replace(self._policy, resolve=self._names.of(reader)), self._settings.fetch.seconds
         try:
-            got = await fetch(
-                wanted.url, policy=policy, max_bytes=self._max_bytes, seconds=self._settings.fetch.seconds
-            )
+            await fetch(wanted.url, policy=policy, max_bytes=self._max_bytes, seconds=seconds, into=file.write)
         except FetchTooLarge:
             raise self._too_large(wanted.field) from None
         except FetchError as error:
             raise ModelError.at(
                 wanted.field, f"Could not download the image: {error.message}", "file_download_error"
             ) from None
-        return got.data
+
+        def load() -> bytes:
+            file.seek(0)
+            return file.read()
+
+        return load
 
     def own_file(self, url: str, base_url: str, *, field: str, reader: str) -> Path | None:
         """Where a file of this very server lies; None: the URL is somebody else's. Raises ModelError at `field`."""
@@ -167,13 +172,28 @@ class Inputs:
             return None
         return name if home in ours or _is_same_door(home, local) else None
 
-    def _read_blob(self, token: str) -> bytes:
-        with self._blobs.open(token) as file:
-            return file.read(self._max_bytes + 1)
+    def _read_blob(self, token: str, field: str) -> bytes:
+        try:
+            with self._blobs.open(token) as file:
+                return file.read(self._max_bytes + 1)
+        except NotFound:  # deleted just now
+            raise ModelError.at(field, "This file of the server is not there.", "file_download_error") from None
+
+    def _checked(self, data: bytes, field: str) -> bytes:
+        if len(data) > self._max_bytes:
+            raise self._too_large(field)
+        return data
 
     def _too_large(self, field: str) -> ModelError:
         message = f"The file is larger than {self._settings.fetch.max_mb} MiB (setting fetch.max_mb)."
         return ModelError.at(field, message, "file_too_large", max_size=self._max_bytes)
+
+
+def _data_of(wanted: Wanted) -> bytes:
+    try:
+        return parse_data_uri(wanted.url)[0]
+    except ValueError as error:
+        raise ModelError.at(wanted.field, f"Could not read the image: {error}.", "image_load_error") from None
 
 
 def _is_same_door(home: str, local: str) -> bool:

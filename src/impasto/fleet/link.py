@@ -51,6 +51,8 @@ class Link:
     counters: dict[str, int] = field(default_factory=dict[str, int])
     works: dict[str, Work] = field(default_factory=dict[str, Work])
     pace: Pace = field(default_factory=Pace)
+    blamed: bool | None = None  # whether its end is a request's doing; None: it has not ended, or that is not judged
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # it has ended, and was judged
     settling: asyncio.Queue[Settled] = field(default_factory=lambda: asyncio.Queue(OUTCOMES_WAITING))
 
     def say(self, message: m.Down) -> None:

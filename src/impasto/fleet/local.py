@@ -86,10 +86,13 @@ class LocalFleet:
         for life in itertools.count(1):
             born = loop.time()
             # The random part keeps the ids of two servers apart in the database.
-            status = await self._live(f"{name}.{life}-{secrets.token_hex(3)}", name)
+            runner_id = f"{name}.{life}-{secrets.token_hex(3)}"
+            status = await self._live(runner_id, name)
             if self._stopping.is_set() or self._dispatcher.draining:
                 return
             short_lives = 1 if loop.time() - born >= LONG_LIFE_SECONDS else short_lives + 1
+            if await self._dispatcher.ended_by_its_work(runner_id):
+                short_lives = 0  # there is a request to blame, which is dealt with: others do not pay for it
             pause = restart_pause(short_lives)
             if status == Exit.UNREADY:
                 pause = max(pause, UNREADY_PAUSE_SECONDS)  # it said why; somebody has to do something about it
@@ -167,7 +170,15 @@ class LocalFleet:
             stall_seconds=self._stall_seconds,
             log_level=settings.server.log_level,
             endpoints=settings.server.endpoints,
+            marks=self._marks(runner_id),
         )
+
+    def _marks(self, runner_id: str) -> str:
+        try:
+            return str(self._dispatcher.marks.make(runner_id).absolute())
+        except OSError as error:  # a full disk: the runner draws all the same
+            log.warning("%s cannot mark what it works on: %s", runner_id, error.strerror)
+            return ""
 
 
 def restart_pause(short_lives: int) -> float:

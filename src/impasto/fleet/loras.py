@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ FIELD = "loras"
 MIB = 1024 * 1024
 MAX_HEADER = 8 * MIB  # of a safetensors file; the largest LoRAs have some hundred KB, captions in the metadata included
 HUB_LISTING = 8 * MIB
-AT_A_TIME = 4  # downloads
+AT_A_TIME = 4  # downloads of one key: slow URLs of one hold up the LoRAs of that key only
 SHORTLY = 60.0  # seconds that a LoRA stays after its request was assigned, at least: the runner has to read it
 FORGOTTEN = 3600.0  # seconds after which an unfinished download is nobody's: its server was killed
 REMEMBERED = 1_000  # URLs, repositories and digests, each; who names more of them is asked for more downloads
@@ -65,10 +66,11 @@ class LoraFiles:
         self._folder = settings.data / "loras"
         self._own = own
         # Never closed: the few look-ups that run at the end are cancelled with the loop, and no thread is waited for.
-        self._policy = replace(FetchPolicy.of(settings), resolve=Names().resolve)
+        self._host_names = Names()
+        self._policy = FetchPolicy.of(settings)
         self._coming: dict[str, asyncio.Task[_Here]] = {}
         self._held: Counter[Path] = Counter()  # files that requests wait with for their other LoRAs
-        self._turn = asyncio.Semaphore(AT_A_TIME)
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
         self._known: dict[str, tuple[float, _Here]] = {}  # by URL: when it was fetched
         self._names: dict[str, tuple[float, str]] = {}  # by repository of the hub: when it was asked, and its file
         self._digests: dict[tuple[str, int, int], str] = {}  # by path, mtime, size
@@ -106,7 +108,7 @@ class LoraFiles:
         if is_pickle(_path_of(name)):
             raise _refused(name, "it is a pickle, which can run code; only .safetensors files are read")
         if url:
-            return await self._remote(name)
+            return await self._remote(name, reader)
         if (found := self._in_folder(name)) is not None:
             return await asyncio.to_thread(self._local, found, name)
         match = _HUB_ID.fullmatch(name)
@@ -114,8 +116,9 @@ class LoraFiles:
             ways = "a URL" + (", owner/name of the hub" if self._settings.hub else "")
             folder = " or a file of the server's LoRA folder" if self._settings.folder else ""
             raise _refused(name, f"there is no such LoRA; name {ways}{folder}", "file_download_error")
-        file = match["file"] or await self._only_file(match["repo"], name)
-        return await self._remote(f"{self._settings.hub.rstrip('/')}/{match['repo']}/resolve/main/{quote(file)}")
+        file = match["file"] or await self._only_file(match["repo"], name, reader)
+        hub = self._settings.hub.rstrip("/")
+        return await self._remote(f"{hub}/{match['repo']}/resolve/main/{quote(file)}", reader)
 
     # ------------------------------------------------------------ files of this machine
 
@@ -154,23 +157,37 @@ class LoraFiles:
 
     # ------------------------------------------------------------ files of other machines
 
-    async def _remote(self, url: str) -> _Here:
+    async def _remote(self, url: str, reader: str) -> _Here:
+        """The LoRA at `url`. Requests share a download that runs; none waits for the turn of another key's."""
+        here = self._fresh(url)
+        if here is None and url not in self._coming:
+            # There as long as somebody holds it or waits for it.
+            turn = self._turns.setdefault(reader, asyncio.Semaphore(AT_A_TIME))
+            await turn.acquire()
+            here = self._fresh(url)  # another one's, meanwhile
+            if here is None and url not in self._coming:
+                task = self._coming[url] = asyncio.create_task(self._fetch(url, reader))
+                task.add_done_callback(lambda done: self._arrived(url, done, turn))
+            else:
+                turn.release()
+        return here or await asyncio.shield(self._coming[url])
+
+    def _fresh(self, url: str) -> _Here | None:
+        """A LoRA that was fetched from `url` lately and is still there."""
         fetched, here = self._known.get(url, (0.0, None))
         if here is not None and time.monotonic() - fetched < self._settings.fresh_hours * 3600:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(here.path)  # used now: it goes last
                 return here
-        if url not in self._coming:
-            task = self._coming[url] = asyncio.create_task(self._fetch(url))
-            task.add_done_callback(lambda done: self._arrived(url, done))
-        return await asyncio.shield(self._coming[url])
+        return None
 
-    def _arrived(self, url: str, done: asyncio.Task[_Here]) -> None:
+    def _arrived(self, url: str, done: asyncio.Task[_Here], turn: asyncio.Semaphore) -> None:
+        turn.release()
         del self._coming[url]
         if not done.cancelled() and done.exception() is None:
             _remember(self._known, url, (time.monotonic(), done.result()))
 
-    async def _fetch(self, url: str) -> _Here:
+    async def _fetch(self, url: str, reader: str) -> _Here:
         await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True, mode=0o700)
         draft = self._folder / f"{secrets.token_hex(16)}.part"
         digest = hashlib.sha256()
@@ -181,8 +198,7 @@ class LoraFiles:
                     digest.update(piece)
                     file.write(piece)
 
-                async with self._turn:
-                    await self._get(url, take, max_bytes=self._settings.max_mb * MIB)
+                await self._get(url, take, max_bytes=self._settings.max_mb * MIB, reader=reader)
             await asyncio.to_thread(_judge, draft, url)
             path = self._folder / f"{digest.hexdigest()}.safetensors"
             draft.replace(path)
@@ -191,25 +207,27 @@ class LoraFiles:
         await asyncio.to_thread(self._shrink)
         return _Here(path, digest.hexdigest())
 
-    async def _get(self, url: str, into: Callable[[bytes], object], *, max_bytes: int) -> None:
+    async def _get(self, url: str, into: Callable[[bytes], object], *, max_bytes: int, reader: str) -> None:
+        policy = replace(self._policy, resolve=self._host_names.of(reader))
         try:
-            await fetch(url, policy=self._policy, max_bytes=max_bytes, seconds=self._settings.seconds, into=into)
+            await fetch(url, policy=policy, max_bytes=max_bytes, seconds=self._settings.seconds, into=into)
         except FetchTooLarge:
             raise self._too_large(url) from None
         except FetchError as error:
             raise _refused(url, f"it cannot be downloaded. {error.message}", "file_download_error") from None
 
-    async def _only_file(self, repo: str, name: str) -> str:
+    async def _only_file(self, repo: str, name: str, reader: str) -> str:
         """The LoRA of a repository of the hub that names none; asked as often as its file."""
         asked, file = self._names.get(repo, (0.0, ""))
         if not file or time.monotonic() - asked >= self._settings.fresh_hours * 3600:
-            file = await self._listed(repo, name)
+            file = await self._listed(repo, name, reader)
             _remember(self._names, repo, (time.monotonic(), file))
         return file
 
-    async def _listed(self, repo: str, name: str) -> str:
+    async def _listed(self, repo: str, name: str, reader: str) -> str:
         data = bytearray()
-        await self._get(f"{self._settings.hub.rstrip('/')}/api/models/{repo}", data.extend, max_bytes=HUB_LISTING)
+        url = f"{self._settings.hub.rstrip('/')}/api/models/{repo}"
+        await self._get(url, data.extend, max_bytes=HUB_LISTING, reader=reader)
         try:
             listing: dict[str, Any] = json.loads(data)
             files = [str(each["rfilename"]) for each in listing["siblings"]]

@@ -167,6 +167,7 @@ class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float  # after SIGTERM
     stall_seconds: float = 900.0  # a step that takes longer hangs: the runner ends, its work is drawn again
     log_level: str = "info"
+    marks: str = ""  # file in which the runner marks what it works on (`fleet.marks`); "": nowhere
     endpoints: tuple[str, ...] = ()  # settings.ServerSettings.endpoints: whose code jobs may name
 
 

@@ -24,6 +24,10 @@ from impasto.store.records import FileRecord, LogLine
 log = logging.getLogger("impasto.dispatcher")
 
 LINES_WAITING = 64  # writes of log lines under way at once
+PATIENCE = 600.0  # seconds for which an outcome is held that the store does not take, say on a full disk
+PAUSE, LONGEST_PAUSE = 0.5, 5.0  # seconds between two tries; doubled each time
+
+Outcome = m.Done | m.Failed | m.Released
 
 
 class Outcomes:
@@ -34,9 +38,13 @@ class Outcomes:
         self._let_go = let_go
         self._blobs = blobs
         self._writing: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Wait for lines that are being written."""
+        """Wait for lines that are being written; outcomes that the store does not take are left to the next start."""
+        for task in self._waiting:
+            task.cancel()
+        await asyncio.gather(*self._waiting, return_exceptions=True)
         await asyncio.gather(*self._writing)
 
     async def settle(self, link: Link) -> None:
@@ -52,7 +60,6 @@ class Outcomes:
                 try:
                     await self._settle_group(link, request_id, lease, messages)
                 except StoreError:
-                    # The lease is no longer renewed: the sweeper will bring the request back.
                     log.exception("%s could not be stored", kind.__name__)
                 except Exception:
                     # A fault in an endpoint: another attempt would meet it again.
@@ -75,11 +82,54 @@ class Outcomes:
             work = link.held(request_id, lease)  # asked anew: the first outcome lets go
             if work is None:
                 log.info("%s: late %s dropped", link.runner_id, type(message).__name__)
+                continue
+            try:
+                await self._end(work, message)
+            except StoreError as error:
+                # The work is done, and a full disk is no fault of it: its lease goes on, and its slot is taken, so that
+                # no more is drawn than can be kept.
+                log.warning("%s could not be stored (%s); it is tried again", type(message).__name__, error)
+                task = asyncio.create_task(self._end_later(link, work, message))
+                self._waiting.add(task)
+                task.add_done_callback(self._waiting.discard)
+            except BaseException:
+                self._let_go(link, request_id, lease)
+                raise
             else:
+                self._let_go(link, request_id, lease)
+
+    async def _end_later(self, link: Link, work: Work, message: Outcome) -> None:
+        """Store an outcome as soon as the store takes it, while its lease holds. Then, or when that took too long, the
+        runner's slot is free; what was not stored is drawn again when the lease has run out.
+        """
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + PATIENCE, PAUSE
+        request_id, lease = work.request.request_id, work.lease
+        token = telemetry.request_id.set(request_id)
+        try:
+            while loop.time() < until and link.held(request_id, lease) is work:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 try:
                     await self._end(work, message)
-                finally:
-                    self._let_go(link, request_id, lease)
+                    return
+                except StoreError:
+                    continue
+                except Exception:
+                    log.exception("%s could not be turned into a result", type(message).__name__)
+                    message = m.Failed(
+                        request_id=request_id,
+                        lease=lease,
+                        status=500,
+                        error_type=InternalError.error_type,
+                        body=InternalError().body(),
+                        headers=InternalError().headers(),
+                        retryable=False,
+                    )
+            log.error("%s could not be stored; the request is drawn again", type(message).__name__)
+        finally:
+            telemetry.request_id.reset(token)
+            self._let_go(link, request_id, lease)
 
     async def _write_lines(self, request_id: str, lease: str, lines: Sequence[LogLine]) -> None:
         """Hand the lines to the store and go on: the store keeps the order of its calls, so an outcome that follows
@@ -99,7 +149,7 @@ class Outcomes:
             await asyncio.wait(self._writing)
         await asyncio.sleep(0)  # the task's first step hands the lines over
 
-    async def _end(self, work: Work, message: m.Done | m.Failed | m.Released) -> None:
+    async def _end(self, work: Work, message: Outcome) -> None:
         match message:
             case m.Done(result=result):
                 await self._done(work, result)

@@ -21,7 +21,7 @@ from impasto import quiet, telemetry
 from impasto.endpoints.own import load_endpoints
 from impasto.engine.custom import Custom, wrap
 from impasto.engine.drawing import Finisher, Preview, draw
-from impasto.engine.engine import Engine
+from impasto.engine.engine import Engine, unmarked
 from impasto.engine.failure import Failure, explain
 from impasto.engine.job import Job, JobResult
 from impasto.engine.loading import load_pipeline
@@ -31,6 +31,7 @@ from impasto.errors import ImpastoError
 from impasto.files import images
 from impasto.fleet import messages as m
 from impasto.fleet import process
+from impasto.fleet.marks import Marks
 from impasto.fleet.messages import Exit
 from impasto.settings import ModelSettings, SafetySettings
 
@@ -148,7 +149,8 @@ class Runner:
             await self._outgoing.join()
             return Exit.UNREADY
         self._pipeline = pipeline
-        self._engine = Engine(pipeline=pipeline, finisher=finisher, sink=self, custom=custom)
+        mark = Marks(Path(self._config.marks)) if self._config.marks else unmarked
+        self._engine = Engine(pipeline=pipeline, finisher=finisher, sink=self, custom=custom, mark=mark)
         self._engine.start()
         ready = m.Ready(
             models=list(pipeline.models),

@@ -7,11 +7,12 @@ are deleted, so that an expired file is off the disk within seconds. Every hour,
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from impasto.files.blobs import BlobStore
 from impasto.files.parts import Parts
 from impasto.store.base import Store
+from impasto.store.records import Held
 
 log = logging.getLogger("impasto.sweeper")
 
@@ -23,9 +24,9 @@ REST = 4  # times as long as it works, what looks for orphans rests
 BUSY_SECONDS = 0.05  # between two sweeps while there is more to delete: others write in between
 
 
-async def sweep_for_ever(store: Store, blobs: BlobStore, parts: Parts) -> None:
-    """Until cancelled. What fails is tried again and holds up nothing else: on a full disk the store can move nothing
-    until something was deleted.
+async def sweep_for_ever(store: Store, blobs: BlobStore, parts: Parts, held: Callable[[], Held | None]) -> None:
+    """Until cancelled. `held`: what is known of leases now. What fails is tried again and holds up nothing else: on a
+    full disk the store can move nothing until something was deleted.
     """
     async with asyncio.TaskGroup() as group:
         group.create_task(_tidy_for_ever(store, blobs, parts))
@@ -33,7 +34,7 @@ async def sweep_for_ever(store: Store, blobs: BlobStore, parts: Parts) -> None:
         failing: dict[str, str] = {}
         late = 0.0  # how much longer than asked the last sleep was
         while True:
-            moved = await _try("The sweep", store.sweep(late=late), failing)
+            moved = await _try("The sweep", store.sweep(late=late, held=held()), failing)
             gone = await _try("Deleting files that are served no more", collect(store, blobs), failing)
             pause = BUSY_SECONDS if max(gone, moved) >= BATCH else SWEEP_SECONDS
             asleep = loop.time()

@@ -32,7 +32,6 @@ class Work:
     job: Job
     seed: int  # as the caller sent it; `job.seed` is the same modulo 2**64
     cancel_sent: bool = False
-    handed_over: bool = False  # the runner was told of it
     ended: bool = False  # the runner said how: it renews the lease no more
     pictures: tuple[Wanted, ...] = ()
     loras: tuple[WantedLora, ...] = ()

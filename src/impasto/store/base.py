@@ -18,6 +18,7 @@ from impasto.store.records import (
     DeliveryState,
     DurationRow,
     FileRecord,
+    Held,
     InputFacts,
     Key,
     Lane,
@@ -121,23 +122,35 @@ class Store(Protocol):
         """
         ...
 
+    async def defer(self, request_id: str, lease: str) -> bool:
+        """Give a claimed request back until its files are read (`files_are_read`), without an attempt. False: the lease
+        does not hold it, or its cancel was asked, which ends it.
+        """
+        ...
+
+    async def files_are_read(self, request_id: str) -> bool:
+        """Let a waiting request be claimed whose files had to be read first. False: it waits for none any more."""
+        ...
+
     async def cancel(self, request_id: str) -> CancelResult:
         """T7 (queued: COMPLETED, 499) or T8 (running: the runner is told; it ends within a step)."""
         ...
 
-    async def sweep(self, *, late: float = 0.0) -> int:
+    async def sweep(self, *, late: float = 0.0, held: Held | None = None) -> int:
         """T5, T6, T9, T11: leases that ran out, start deadlines missed, rows past their retention. → how many moved.
 
         Not one transaction but several short ones: others write in between. After a second the rest is left to the
-        next call. `late`: seconds for which this process stood still before it. When that is much of a lease, leases
-        get it on top: their holders' beats wait to be read.
+        next call. `held`: which leases wait for their result to be stored (they go on), and which of those that ran
+        out are counted as a crash; None: all of them. `late`: seconds for which this process stood still before it.
+        When that is much of a lease, leases get it on top: their holders' beats wait to be read.
         """
         ...
 
-    async def recover(self) -> int:
+    async def recover(self, *, blamed: Collection[str] | None = None) -> int:
         """At start of an embedded server: requeue what the former process left IN_PROGRESS; the deliveries that it had
         claimed are due. A server that is stopped leaves nothing, so that this one was killed, perhaps by its work: no
-        attempt is counted, but a crash, and as many as may be of one request end it.
+        attempt is counted, but a crash of the leases that are `blamed` (None: of all), and as many crashes as may be of
+        one request end it.
         """
         ...
 
@@ -149,6 +162,20 @@ class Store(Protocol):
     def input(self, request_id: str) -> dict[str, Any] | None:
         """The input of a request, {} when it was not to be kept; None: unknown. A large one of a request that drew
         nothing, or that had to make room, has its long strings cut.
+        """
+        ...
+
+    def reading_after(self, lane: tuple[str, str]) -> tuple[str, str] | None:
+        """The next (key id, endpoint) after `lane` for which requests wait for their files; None: none follows."""
+        ...
+
+    def reading(self, lane: tuple[str, str], *, limit: int) -> list[tuple[str, int]]:
+        """(request id, priority) of the first requests of a lane that wait for their files."""
+        ...
+
+    async def unread(self, request_id: str) -> tuple[Request, int] | None:
+        """A request that waits for its files, with its input and the input's size in characters; read in a thread.
+        None: it does not wait for them any more.
         """
         ...
 

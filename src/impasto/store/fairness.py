@@ -256,6 +256,11 @@ class FairOrder:
             self._busy.add(line.key_id)
         self._lines.replace(line, seq + 1)
 
+    def passed(self, seq: int) -> None:
+        """Let the requests behind the one which `next` returned be claimed before it."""
+        self._aside.append((self._first, seq))
+        self._lines.replace(self._first, seq + 1)
+
     def close(self) -> None:
         """Put back the lines that were passed over."""
         for line, seq in self._aside:

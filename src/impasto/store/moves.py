@@ -30,12 +30,25 @@ from impasto.errors import (
 from impasto.store import outbox
 from impasto.store.briefs import prompt_of
 from impasto.store.fairness import ORDINARY, FairOrder, Lines, Turns
-from impasto.store.records import Acl, CancelResult, FileRecord, LogLine, NewRequest, Outcome, Request, Result, Status
+from impasto.store.records import (
+    Acl,
+    CancelResult,
+    FileRecord,
+    Held,
+    LogLine,
+    NewRequest,
+    Outcome,
+    Request,
+    Result,
+    Status,
+)
 from impasto.store.rows import clean, dump, dump_acl, dump_lifecycle, lifecycle_of, request_of
 from impasto.store.writer import Transaction
 
 BACKOFF_SECONDS = 0.5  # of the first retry; doubled each time, ±20 %
 MAX_BACKOFF_SECONDS = 30.0
+UNREAD = 1e15  # `not_before` of a request whose files are not read yet: claims and sweeps pass it by
+PASSED_SECONDS = 10.0  # for which a request that lost a runner lets others pass; then they wait until it was alone
 CRASH_BACKOFF_SECONDS = 0.5  # at most, after the first crash: most often the request is innocent
 IDEMPOTENCY_SECONDS = 24 * 3600.0
 # X-Fal-Store-IO: 0 asks for nothing to be kept; the answer has to wait somewhere until it is fetched, so: ten minutes.
@@ -111,6 +124,8 @@ class Moves:
             now=now,
             input=input_,
             lifecycle=dump_lifecycle(new.lifecycle),
+            reading=new.names_files,
+            not_before=UNREAD if new.names_files else 0,
         )
         tx.run(
             "input_insert",
@@ -122,7 +137,8 @@ class Moves:
         )
         tx.changed.append(new.request_id)
         tx.rings.append(0)
-        self.lines.add(new.endpoint, priority=new.priority, key_id=new.key_id, seq=_there(row)["seq"])
+        if not new.names_files:
+            self.lines.add(new.endpoint, priority=new.priority, key_id=new.key_id, seq=_there(row)["seq"])
         return replace(request_of(_there(row)), input=new.input)
 
     def claim(
@@ -139,7 +155,13 @@ class Moves:
         now, monotonic = self.clock(), self.monotonic()
         claimed: list[Request] = []
         order = FairOrder(
-            tx, self.lines, endpoints=endpoints, now=self.steady(), monotonic=monotonic, most=self.max_running, busy=busy
+            tx,
+            self.lines,
+            endpoints=endpoints,
+            now=self.steady(),
+            monotonic=monotonic,
+            most=self.max_running,
+            busy=busy,
         )
         while len(claimed) < limit and not (claimed and claimed[-1].crash_count):
             seq = order.next()
@@ -156,6 +178,9 @@ class Moves:
                 alone=idle and not claimed,
             )
             if row is None:  # it lost a runner, and would take its neighbours with it: it waits until it can be alone
+                if tx.row("request_passed_for", seq=seq, since=monotonic - PASSED_SECONDS) is None:
+                    order.passed(seq)  # others go first, but not for ever
+                    continue
                 break
             order.took(seq)
             claimed.append(request_of(row))
@@ -258,6 +283,26 @@ class Moves:
             return None
         return self._release(tx, row, crashed=crashed, drain=drain, reason=reason, last=last)
 
+    def defer(self, tx: Transaction, request_id: str, lease: str) -> bool:
+        row = tx.row("request_held", request_id=request_id, lease=lease)
+        if row is None:
+            return False
+        if row["cancel_requested"]:
+            self._complete_with(tx, row, Outcome.CANCELLED, ClientCancelled())
+            return False
+        tx.row("request_defer", request_id=request_id, lease=lease, boot=self.boot, not_before=UNREAD)
+        tx.changed.append(request_id)
+        tx.rings.append(0)
+        return True
+
+    def files_are_read(self, tx: Transaction, request_id: str) -> bool:
+        row = tx.row("request_is_read", request_id=request_id, boot=self.boot)
+        if row is None:
+            return False
+        self.lines.add(row["endpoint"], priority=row["priority"], key_id=row["key_id"], seq=row["seq"])
+        tx.rings.append(0)
+        return True
+
     def cancel(self, tx: Transaction, request_id: str) -> CancelResult:
         row = tx.row("request_get", request_id=request_id)
         if row is None:
@@ -272,15 +317,17 @@ class Moves:
             tx.rings.append(0)
         return CancelResult.CANCELLATION_REQUESTED
 
-    def sweep(self, tx: Transaction, limit: int, *, late: float) -> tuple[int, bool]:
+    def sweep(self, tx: Transaction, limit: int, *, late: float, held: Held | None = None) -> tuple[int, bool]:
         """One step: at most `limit` rows, or as many as its time allows. → how many moved, whether more may be due."""
         until = time.monotonic() + SWEEP_STEP_SECONDS
         tx.run("sweep_adopt_leases", boot=self.boot, lease_until=self.monotonic() + self.lease_seconds)
         self._adopt_backoff(tx)
         if late > self.lease_seconds / 2:
             tx.run("sweep_extend_leases", boot=self.boot, seconds=late)
+        if held is not None:
+            self.renew(tx, held.waiting, lease_seconds=self.lease_seconds)
         moved = 0
-        for _ in self._sweep_each(tx, limit):
+        for _ in self._sweep_each(tx, limit, held):
             moved += 1
             if moved >= limit or time.monotonic() >= until:
                 return moved, True
@@ -304,26 +351,28 @@ class Moves:
             moved += 1
         return moved, True
 
-    def _sweep_each(self, tx: Transaction, limit: int) -> Iterator[None]:
+    def _sweep_each(self, tx: Transaction, limit: int, held: Held | None) -> Iterator[None]:
         """Ends a lease or a wait that is over between two yields."""
-        now = self.clock()
         for row in tx.rows("sweep_leases", monotonic=self.monotonic(), limit=limit):
-            # Nobody knows whether a silent runner is dead; counting it as a crash keeps poison from going round.
-            self._release(tx, row, crashed=True, drain=False, reason="the runner fell silent")
+            # Nobody knows whether a silent runner is dead; blaming what it works on keeps poison from going round.
+            crashed = held is None or row["lease"] in held.blamed
+            reason = "the runner fell silent" if crashed else "its lease ran out"
+            self._release(tx, row, crashed=crashed, drain=False, reason=reason)
             yield
         for row in tx.rows("sweep_deadlines", now=self.steady(), limit=limit):
             self._complete_with(tx, row, Outcome.TIMEOUT, RequestTimeout(), {"X-Fal-Request-Timeout-Type": "user"})
             yield
 
-    def recover(self, tx: Transaction) -> int:
+    def recover(self, tx: Transaction, blamed: Collection[str] | None = None) -> int:
         self._adopt_backoff(tx)
         outbox.release(tx, self.steady())
         rows = tx.rows("requests_running")
         for row in rows:
             # A request whose caller forbade retries has had its one attempt. One that takes the whole server with it
             # (all of the machine's memory) must not do so for ever.
-            last = row["no_retry"] or row["crash_count"] + 1 >= self.max_crashes
-            self._release(tx, row, crashed=True, drain=not last, reason="the server was restarted")
+            crashed = blamed is None or row["lease"] in blamed
+            last = row["no_retry"] or (crashed and row["crash_count"] + 1 >= self.max_crashes)
+            self._release(tx, row, crashed=crashed, drain=not last, reason="the server was restarted")
         return len(rows)
 
     def add_file(

@@ -72,10 +72,10 @@ INSERT INTO schema_version (version, name, checksum, applied_at) VALUES (:versio
 -- T1: a new request enters the queue. Its input is not read back: it may hold megabytes.
 INSERT INTO requests (
   request_id, endpoint, key_id, priority, seed, base_url, webhook_url, no_retry, store_io, idempotency_key,
-  idempotency_hash, max_attempts, boot, start_deadline, created_at, input, lifecycle
+  idempotency_hash, max_attempts, boot, start_deadline, created_at, input, lifecycle, reading, not_before
 ) VALUES (
   :request_id, :endpoint, :key_id, :priority, :seed, :base_url, :webhook_url, :no_retry, :store_io, :idempotency_key,
-  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input, :lifecycle
+  :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input, :lifecycle, :reading, :not_before
 ) RETURNING
   seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
   no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
@@ -145,7 +145,7 @@ WHERE status = 'IN_QUEUE' GROUP BY endpoint, priority, key_id;
 -- name: queue_backoffs
 -- The waiting requests whose back-off is not over.
 SELECT endpoint, priority, key_id, seq, not_before FROM requests INDEXED BY requests_backoff
-WHERE status = 'IN_QUEUE' AND not_before > 0 AND not_before > :monotonic;
+WHERE status = 'IN_QUEUE' AND not_before > 0 AND not_before > :monotonic AND reading = 0;
 
 -- name: queue_head
 -- The first request of a line from a place on; back-off and missed deadlines are skipped.
@@ -176,6 +176,10 @@ SELECT count(*) AS count FROM (SELECT 1 FROM requests WHERE status <> 'COMPLETED
 UPDATE requests SET status = 'IN_PROGRESS', lease = :lease, lease_until = :lease_until, boot = :boot, not_before = 0,
   runner_id = :runner_id, attempt = attempt + 1, started_at = :now
 WHERE seq = :seq AND status = 'IN_QUEUE' AND (crash_count = 0 OR :alone) RETURNING *;
+
+-- name: request_passed_for
+-- A waiting request that others have passed since a time or longer.
+SELECT 1 FROM requests WHERE seq = :seq AND not_before <= :since;
 
 -- name: request_renew
 -- T3: the holder of the lease is alive. The status is left out of the WHERE, so that only the id's index fits.
@@ -225,6 +229,35 @@ RETURNING
   no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
   finished_at, inference_time, NULL AS input;
 
+-- name: request_defer
+-- A claimed request goes back to the queue, at its old place, until its files are read: that was no attempt.
+UPDATE requests SET status = 'IN_QUEUE', lease = NULL, lease_until = NULL, runner_id = NULL, boot = :boot,
+  not_before = :not_before, reading = 1, attempt = attempt - 1,
+  started_at = CASE WHEN attempt > 1 THEN started_at END
+WHERE request_id = :request_id AND lease = :lease RETURNING request_id;
+
+-- name: request_is_read
+-- The files of a waiting request are read: it may be claimed.
+UPDATE requests SET reading = 0, not_before = 0, boot = :boot
+WHERE request_id = :request_id AND status = 'IN_QUEUE' AND reading = 1
+RETURNING endpoint, priority, key_id, seq;
+
+-- name: reading_after
+-- The next lane (key, endpoint) in which requests wait for their files, after a given lane: one look into the index.
+SELECT key_id, endpoint FROM requests
+WHERE reading = 1 AND status = 'IN_QUEUE' AND (key_id, endpoint) > (:key_id, :endpoint)
+ORDER BY key_id, endpoint LIMIT 1;
+
+-- name: reading_of
+-- The first requests of a lane that wait for their files, in the order in which they are claimed later.
+SELECT request_id, priority FROM requests
+WHERE reading = 1 AND status = 'IN_QUEUE' AND key_id = :key_id AND endpoint = :endpoint
+ORDER BY priority, seq LIMIT :limit;
+
+-- name: reading_input
+-- A request that waits for its files, with its input.
+SELECT * FROM requests WHERE request_id = :request_id AND status = 'IN_QUEUE' AND reading = 1;
+
 -- name: request_ask_cancel
 -- T8: tell the runner, at its next beat, that nobody wants this any more.
 UPDATE requests SET cancel_requested = 1 WHERE request_id = :request_id AND status = 'IN_PROGRESS';
@@ -249,8 +282,9 @@ UPDATE requests SET boot = :boot, lease_until = :lease_until WHERE status = 'IN_
 UPDATE requests SET lease_until = lease_until + :seconds WHERE status = 'IN_PROGRESS' AND boot = :boot;
 
 -- name: sweep_adopt_backoff
--- Back-offs granted by a former process end now.
-UPDATE requests INDEXED BY requests_backoff SET boot = :boot, not_before = 0
+-- Back-offs granted by a former process end now. What waits for its files goes on waiting for them.
+UPDATE requests INDEXED BY requests_backoff SET boot = :boot,
+  not_before = CASE WHEN reading THEN not_before ELSE 0 END
 WHERE status = 'IN_QUEUE' AND not_before > 0 AND boot <> :boot;
 
 -- name: sweep_leases

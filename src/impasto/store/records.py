@@ -9,6 +9,7 @@ There is no FAILED and no CANCELLED status: fal's clients know three words only 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -85,9 +86,18 @@ class NewRequest:
     idempotency_key: str | None = None
     max_attempts: int | None = None  # None: the server's setting
     lifecycle: Lifecycle | None = None  # of the files that it will make
+    names_files: bool = False  # its images and LoRAs are read before it is claimed
     max_queued: int | None = None  # refused when so many of its key wait
     max_open: int | None = None  # refused when so many of its key wait or run
     max_queue_length: int | None = None  # refused when more than so many wait at its endpoint, of all keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What the gateway knows of leases, for a sweep."""
+
+    waiting: Mapping[str, str] = field(default_factory=dict[str, str])  # request id → lease: its result is to be stored
+    blamed: frozenset[str] = frozenset()  # leases at work in a runner that died or is silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

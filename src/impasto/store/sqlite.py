@@ -35,6 +35,7 @@ from impasto.store.records import (
     DeliveryState,
     DurationRow,
     FileRecord,
+    Held,
     InputFacts,
     Key,
     Lane,
@@ -271,25 +272,31 @@ class SqliteStore:
             )
         )
 
+    async def defer(self, request_id: str, lease: str) -> bool:
+        return await self._writer.run(lambda tx: self._moves.defer(tx, request_id, lease))
+
+    async def files_are_read(self, request_id: str) -> bool:
+        return await self._writer.run(lambda tx: self._moves.files_are_read(tx, request_id))
+
     async def cancel(self, request_id: str) -> CancelResult:
         return await self._writer.run(lambda tx: self._moves.cancel(tx, request_id))
 
-    async def sweep(self, *, late: float = 0.0) -> int:
+    async def sweep(self, *, late: float = 0.0, held: Held | None = None) -> int:
         until = time.monotonic() + SWEEP_SECONDS
         moved, more = 0, True
         while more and moved < moves.SWEEP_LIMIT and time.monotonic() < until:
             began = time.monotonic()
-            step, more = await self._sweep_step(min(moves.SWEEP_STEP, moves.SWEEP_LIMIT - moved), late)
+            step, more = await self._sweep_step(min(moves.SWEEP_STEP, moves.SWEEP_LIMIT - moved), late, held)
             moved, late = moved + step, 0.0
             if more:  # as long as the step took, others write
                 await asyncio.sleep(min(time.monotonic() - began, SWEEP_REST_SECONDS))
         return moved
 
-    async def _sweep_step(self, limit: int, late: float) -> tuple[int, bool]:
-        return await self._writer.run(lambda tx: self._moves.sweep(tx, limit, late=late))
+    async def _sweep_step(self, limit: int, late: float, held: Held | None) -> tuple[int, bool]:
+        return await self._writer.run(lambda tx: self._moves.sweep(tx, limit, late=late, held=held))
 
-    async def recover(self) -> int:
-        return await self._writer.run(self._moves.recover)
+    async def recover(self, *, blamed: Collection[str] | None = None) -> int:
+        return await self._writer.run(lambda tx: self._moves.recover(tx, blamed))
 
     # ------------------------------------------------------------ requests: reads
 
@@ -300,6 +307,23 @@ class SqliteStore:
     def input(self, request_id: str) -> dict[str, Any] | None:
         row = self._row("request_input", request_id=request_id)
         return None if row is None else json.loads(row["input"])
+
+    def reading_after(self, lane: tuple[str, str]) -> tuple[str, str] | None:
+        key_id, endpoint = lane
+        row = self._row("reading_after", key_id=key_id, endpoint=endpoint)
+        return None if row is None else (row["key_id"], row["endpoint"])
+
+    def reading(self, lane: tuple[str, str], *, limit: int) -> list[tuple[str, int]]:
+        key_id, endpoint = lane
+        rows = self._rows("reading_of", key_id=key_id, endpoint=endpoint, limit=limit)
+        return [(row["request_id"], row["priority"]) for row in rows]
+
+    async def unread(self, request_id: str) -> tuple[Request, int] | None:
+        def read() -> tuple[Request, int] | None:
+            rows = self._lister.rows(self._queries["reading_input"], {"request_id": request_id})
+            return (request_of(rows[0]), len(rows[0]["input"])) if rows else None
+
+        return await asyncio.to_thread(read)
 
     def result(self, request_id: str) -> Result | None:
         row = self._row("result_get", request_id=request_id)
