@@ -206,6 +206,14 @@ class TestCatalogue:
                 assert (await client.get("/api/models")).status_code == status
 
 
+@pytest.mark.parametrize("path", ["/healthz?", "/v1/models?", f"/{APP}?", "/", "/queue/"])
+async def test_an_endless_url_is_refused_before_it_is_split(client, path: str) -> None:
+    filling = "a&" if "?" in path else "a/"
+    answer = await client.get(path + filling * 4097)
+    assert answer.status_code == 400
+    assert "at most 8192 bytes" in answer.text
+
+
 @pytest.mark.parametrize("path", ["/v1/models?q=", "/api/models?keywords="])
 async def test_a_search_has_a_bound(client, path: str) -> None:
     answer = await client.get(path + "a" * 201)
