@@ -4,6 +4,10 @@ Starts `impasto serve` with test pictures and its default limits; slow connectio
 a second. A healthy client asks for a status that does not exist, one request after the other.
 
     python benchmarks/slow_clients.py [--slow 500] [--seconds 20] [--write]
+    python benchmarks/slow_clients.py --memory 60 [--unbounded]
+
+`--memory`: so many submits of 29 MiB that lack their last byte; what the server holds while they are open and 5 s after
+they have closed. `--unbounded`: with server.max_buffered_key_mb and server.max_buffered_mb at 0, as before they came.
 """
 
 import argparse
@@ -24,9 +28,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 RESULTS = Path(__file__).parent / "results/slow_clients.json"
-HEAD = b"GET /healthz HTTP/1.1\r\nHost: h\r\nX-Slow: "
-BODY = b"POST /queue/fal-ai/flux-pro HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n{"
-HEALTHY = b"GET /queue/fal-ai/flux-pro/requests/none/status HTTP/1.1\r\nHost: h\r\n\r\n"
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+BODY = b"POST /queue/fal-ai/flux-pro HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{"
+HEALTHY = b"GET /queue/fal-ai/flux-pro/requests/none/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def ask_for(address: tuple[str, int], seconds: float) -> list[float]:
@@ -99,16 +103,53 @@ def measure(url: str, slow: int, seconds: float) -> dict[str, Any]:
     }
 
 
+UNBOUNDED = {"IMPASTO_SERVER_MAX_BUFFERED_KEY_MB": "0", "IMPASTO_SERVER_MAX_BUFFERED_MB": "0"}
+UNFINISHED = 29 * 2**20 - 1
+
+
+def resident(pid: int) -> float:
+    """MiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def unfinished(address: tuple[str, int]) -> socket.socket:
+    """A submit that lacks its last byte, or that was refused on its way."""
+    connection = socket.create_connection(address, timeout=30)
+    head = f"POST /queue/fal-ai/flux-pro HTTP/1.1\r\nHost: localhost\r\nContent-Length: {UNFINISHED + 1}\r\n\r\n"
+    with contextlib.suppress(OSError):
+        connection.sendall(head.encode() + b'{"prompt": "' + b"a" * (UNFINISHED - 12))
+    return connection
+
+
+def hold(url: str, count: int, pid: int) -> dict[str, Any]:
+    parts = urlsplit(url)
+    address = (parts.hostname or "", parts.port or 0)
+    before = resident(pid)
+    held = [unfinished(address) for _ in range(count)]
+    peak = resident(pid)
+    for connection in held:
+        connection.close()
+    time.sleep(5)
+    return {
+        "unfinished bodies of 29 MiB": count,
+        "resident before, MiB": round(before),
+        "resident with them, MiB": round(peak),
+        "resident 5 s after, MiB": round(resident(pid)),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--slow", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--memory", type=int, default=0)
+    parser.add_argument("--unbounded", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(
             [sys.executable, "-m", "impasto.cli", "serve", "--port", "0", "--data", folder],
-            env=os.environ | {"IMPASTO_MODEL_PIPELINE": "fake"},
+            env=os.environ | {"IMPASTO_MODEL_PIPELINE": "fake"} | (UNBOUNDED if arguments.unbounded else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -116,12 +157,15 @@ def main() -> None:
         assert server.stdout is not None
         url = next(found[1] for line in server.stdout if (found := re.search(r"serving (http://\S+)", line)))
         try:
-            text = json.dumps(measure(url, arguments.slow, arguments.seconds), indent=2)
+            if arguments.memory:
+                text = json.dumps(hold(url, arguments.memory, server.pid), indent=2)
+            else:
+                text = json.dumps(measure(url, arguments.slow, arguments.seconds), indent=2)
         finally:
             server.terminate()
             server.wait()
     print(text)
-    if arguments.write:
+    if arguments.write and not arguments.memory:
         RESULTS.write_text(text + "\n")
 
 
