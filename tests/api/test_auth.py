@@ -1,5 +1,7 @@
 """Who may do what: fal's words for every wrong key, and that nothing is told to strangers."""
 
+import asyncio
+
 import pytest
 
 from impasto.api.auth import Access, Caller, identify
@@ -191,3 +193,22 @@ async def test_with_keys_any_page_may_call_as_on_fal(keyed) -> None:
     async with server.client(key=alice) as client:
         answer = await client.post("/queue" + APP, json={"prompt": "a"}, headers={"Origin": "https://app.example"})
         assert answer.status_code == 200
+
+
+async def test_a_revoked_keys_run_and_stream_end_at_once_and_are_drawn_no_more(keyed) -> None:
+    server, alice, _ = keyed
+    headers = {"Authorization": f"Key {alice}"}
+    async with server.client() as client:
+        run = asyncio.create_task(client.post("/fal-ai/flux-pro", json={"prompt": "a"}, headers=headers))
+        stream = asyncio.create_task(client.post("/fal-ai/flux-pro/stream", json={"prompt": "b"}, headers=headers))
+        queued = (await client.post("/queue/fal-ai/flux-pro", json={"prompt": "c"}, headers=headers)).json()
+        path = f"/queue/fal-ai/flux-pro/requests/{queued['request_id']}/status/stream"
+        watched = asyncio.create_task(client.get(path, headers=headers))
+        while server.store.queued() < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        assert await server.store.revoke_key(alice.partition(":")[0])
+        answers = await asyncio.wait_for(asyncio.gather(run, stream, watched), timeout=60)
+    assert answers[0].status_code == 401
+    assert "revoked" in answers[1].text
+    assert "COMPLETED" not in answers[2].text
+    assert server.store.queued() == 1, "what waited for an answer is cancelled"

@@ -243,6 +243,21 @@ class TestPricing:
                 "endpoint_id": APP, "unit": "image", "quantity": 2, "unit_price": 0.05, "cost": 0.1, "currency": "EUR",
             }  # fmt: skip
 
+    async def test_an_estimate_says_nothing_of_other_keys_habits(self, build, draw):
+        from impasto.settings import PlatformSettings
+
+        server = await build(auth="keys", platform=PlatformSettings(price=1.0))
+        calls = {"estimate_type": "historical_api_price", "endpoints": {APP: {"call_quantity": 10}}}
+        costs = {}
+        for alias, scope in (("drawer", "API"), ("other", "API"), ("boss", "ADMIN")):
+            _, key = await server.store.create_key(alias=alias, scopes=[scope])
+            async with server.client(key=key) as client:
+                if alias == "drawer":
+                    await draw(on=server, key_id=key.partition(":")[0])
+                answer = await client.post("/v1/models/pricing/estimate", json=calls)
+                costs[alias] = answer.json()["total_cost"]
+        assert costs == {"drawer": 20.0, "other": 10.0, "boss": 10.0}
+
     @pytest.mark.parametrize(
         "body",
         [

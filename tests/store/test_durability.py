@@ -263,3 +263,61 @@ async def test_a_write_lock_held_by_another_process_for_too_long_is_an_error_tha
     other.close()
     assert store.healthy
     await store.submit(new())
+
+
+ERASER = """
+import asyncio, sys
+from impasto.store.records import NewRequest, Outcome, Result
+from impasto.store.sqlite import SqliteStore
+
+async def main():
+    store = await SqliteStore.open(sys.argv[1])
+    for number in range(3):
+        prompt = {"prompt": "a secret heron"}
+        request = NewRequest(request_id=f"r{number}", endpoint="e", input=prompt, seed=1, base_url="b")
+        await store.submit(request)
+        (claimed,) = await store.claim(endpoints=["e"], runner_id="r", limit=1)
+        await store.finish(f"r{number}", claimed.lease, outcome=Outcome.OK, result=Result(200, prompt))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(3):
+        await store.erase_payloads(f"r{number}")
+    print("erased", flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+def words_left(database: Path) -> list[str]:
+    return [file.name for file in database.parent.iterdir() if b"secret heron" in file.read_bytes()]
+
+
+@pytest.mark.parametrize("reader_in_the_way", [False, True])
+async def test_what_was_answered_as_erased_is_in_no_file_after_kill_9_and_a_start(
+    database, environment, reader_in_the_way
+):
+    database.parent.mkdir(parents=True)
+    child = await asyncio.create_subprocess_exec(
+        *python(ERASER, database), env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert await child.stdout.readline() == b"ready\n"
+    assert words_left(database)
+    reader = sqlite3.connect(database)
+    if reader_in_the_way:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM requests").fetchone()
+    child.stdin.write(b"go\n")
+    assert await child.stdout.readline() == b"erased\n"
+    child.kill()
+    await child.wait()
+    left = words_left(database)
+    reader.close()
+    assert reader_in_the_way or left == []
+    store = await SqliteStore.open(database)
+    try:
+        await store.recover()
+        assert words_left(database) == []
+    finally:
+        await store.close()
+    assert words_left(database) == []

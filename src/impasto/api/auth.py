@@ -18,7 +18,9 @@ from impasto.api.token_claims import read
 from impasto.errors import Forbidden, Unauthorized
 from impasto.settings import Settings, is_local
 from impasto.store.base import Store
+from impasto.store.records import Request
 
+KEY_CHECK_SECONDS = 1.0  # between two looks whether the key of a waiting call was revoked
 SCOPES = ("API", "ADMIN")  # either lets a key call models
 
 
@@ -108,10 +110,19 @@ def _refuse_foreign_name(host: str, settings: Settings) -> None:
 
 def key_is_live(store: Store, key_id: str) -> bool:
     """Whether the key still calls models: neither revoked nor without scope. The open mode's "" always does."""
-    return not key_id or any(
-        key.key_id == key_id and key.revoked_at is None and set(SCOPES) & set(key.scopes)
-        for key in store.keys()  # noqa: SIM118 - a store is no mapping
-    )
+    if not key_id:
+        return True
+    key = store.key(key_id)
+    return key is not None and key.revoked_at is None and bool(set(SCOPES) & set(key.scopes))
+
+
+async def check_key(store: Store, request: Request) -> None:
+    """End the wait for a request whose key was revoked meanwhile: it is cancelled. Raises `Unauthorized`. Waiting calls
+    ask once in `KEY_CHECK_SECONDS`: another process may revoke, and rings no bell.
+    """
+    if not key_is_live(store, request.key_id):
+        await store.cancel(request.request_id)
+        raise Unauthorized("The API key of this call was revoked.")
 
 
 def _of_token(token: str, *, path: str, store: Store, secret: bytes) -> Caller:

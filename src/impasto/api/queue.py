@@ -12,6 +12,7 @@ from typing import Any
 from starlette.responses import Response
 
 from impasto.api.admission import admit, resolve
+from impasto.api.auth import KEY_CHECK_SECONDS, key_is_live
 from impasto.api.bodies import Json, read_object
 from impasto.api.gateway import Call
 from impasto.api.roles import app_of
@@ -76,7 +77,8 @@ async def _statuses(call: Call, request_id: str) -> AsyncIterator[bytes]:
     while True:
         since = store.version(request_id)
         request = store.get(request_id)
-        if request is None:  # past its retention
+        # Past its retention, or the key was revoked since.
+        if request is None or not key_is_live(store, request.key_id):
             return
         logs = None
         if _with_logs(call) and request.status is not Status.IN_QUEUE:
@@ -92,7 +94,7 @@ async def _statuses(call: Call, request_id: str) -> AsyncIterator[bytes]:
         last = now
         if request.status is Status.COMPLETED:
             return
-        patience = LOOK_SECONDS if watched and request.status is Status.IN_PROGRESS else PING_SECONDS
+        patience = LOOK_SECONDS if watched and request.status is Status.IN_PROGRESS else KEY_CHECK_SECONDS
         if await store.changed(request_id, since=since, timeout=patience) == since:
             quiet += patience
         if quiet >= PING_SECONDS:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from impasto.api import queue
 from impasto.api.admission import admit, comes_back, resolve, start_timeout
+from impasto.api.auth import KEY_CHECK_SECONDS, check_key
 from impasto.api.bodies import let_go, read_object
 from impasto.api.gateway import Call, Gateway
 from impasto.endpoints.validation import validate
@@ -66,12 +67,13 @@ async def _completed(gateway: Gateway, request_id: str, deadline: float | None) 
         request = store.get(request_id)
         if request is None:
             raise UnknownRequest
+        await check_key(store, request)
         if request.status is Status.COMPLETED:
             return request
         await check_storable(gateway, request)
-        timeout = RECHECK
+        timeout = min(RECHECK, KEY_CHECK_SECONDS)
         if deadline is not None and request.status is Status.IN_QUEUE:
-            timeout = min(RECHECK, deadline + OVERDUE - time.monotonic())
+            timeout = min(timeout, deadline + OVERDUE - time.monotonic())
             if timeout <= 0:
                 await end_overdue(store, request_id)
                 timeout = OVERDUE

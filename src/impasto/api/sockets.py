@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from impasto.api.auth import EVERYBODY, Access, Caller, identify, key_is_live
+from impasto.api.auth import EVERYBODY, KEY_CHECK_SECONDS, Access, Caller, identify, key_is_live
 from impasto.api.gateway import Call, Gateway
 from impasto.api.problems import Problems
 from impasto.api.roles import Role
@@ -22,7 +22,6 @@ from impasto.api.run import run
 from impasto.api.token_claims import PARAMETER
 from impasto.errors import Unauthorized
 
-KEY_CHECK_SECONDS = 10.0
 POLICY_VIOLATION = 1008
 HANDOVER_SECONDS = 2.0  # that a second socket of a token waits for the first one to close
 

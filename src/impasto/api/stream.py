@@ -14,6 +14,7 @@ import anyio
 from starlette.responses import Response
 
 from impasto.api.admission import admit, comes_back, resolve
+from impasto.api.auth import KEY_CHECK_SECONDS, check_key
 from impasto.api.bodies import let_go, read_object
 from impasto.api.gateway import Call
 from impasto.api.problems import STOPPING
@@ -63,24 +64,28 @@ async def follow(call: Call, request: Request) -> AsyncGenerator[Request | None]
     """
     store, request_id = call.gateway.store, request.request_id
     deadline = start_deadline(call)
-    ended = False
+    ended, quiet_since = False, time.monotonic()
     try:
         while True:
             since = store.version(request_id)
             now = store.get(request_id)
             ended = now is None or now.status is Status.COMPLETED
             if now is not None:
+                await check_key(store, now)
                 yield now
             if now is None or ended:
                 return
             await check_storable(call.gateway, now)
-            timeout = PING_SECONDS
+            timeout = KEY_CHECK_SECONDS
             if deadline is not None and now.status is Status.IN_QUEUE:
                 timeout = min(timeout, deadline + OVERDUE - time.monotonic())
                 if timeout <= 0:
                     await end_overdue(store, request_id)
                     timeout = OVERDUE
-            if await store.changed(request_id, since=since, timeout=timeout) == since and timeout == PING_SECONDS:
+            if await store.changed(request_id, since=since, timeout=timeout) != since:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= PING_SECONDS:
+                quiet_since = time.monotonic()
                 yield None
     finally:
         if not ended and not comes_back(call.request.headers):

@@ -264,7 +264,7 @@ class Moves:
         tx.run("input_erase", request_id=request_id)
         tx.run("payloads_erase_result", request_id=request_id)
         tx.changed.append(request_id)
-        tx.erased = True
+        tx.erased = tx.promised = True
         return [row["token"] for row in tx.rows("payloads_retire_files", request_id=request_id)]
 
     def requeue(
@@ -366,6 +366,7 @@ class Moves:
     def recover(self, tx: Transaction, blamed: Collection[str] | None = None) -> int:
         self._adopt_backoff(tx)
         outbox.release(tx, self.steady())
+        tx.erased = tx.promised = True  # by the former process, perhaps, which was killed before it emptied the log
         rows = tx.rows("requests_running")
         for row in rows:
             # A request whose caller forbade retries has had its one attempt. One that takes the whole server with it

@@ -529,6 +529,10 @@ class SqliteStore:
         self._touch(row["key_id"])
         return key_of(row)
 
+    def key(self, key_id: str) -> Key | None:
+        row = self._row("key_get", key_id=key_id)
+        return None if row is None else key_of(row)
+
     def keys(self) -> list[Key]:
         return [key_of(row) for row in self._rows("key_list")]
 

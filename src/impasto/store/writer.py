@@ -39,6 +39,7 @@ class Transaction:
         self.rings: list[float] = []  # seconds from now at which there is work to claim
         self.posted = False  # whether a webhook became due
         self.erased = False  # something went that nobody may find in the log, either
+        self.promised = False  # and the caller is told that it is gone: the log is emptied first
         self.undo: list[Callable[[], None]] = []  # what to call when the operation, or its batch, is rolled back
 
     def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
@@ -119,8 +120,11 @@ class Writer:
         return StoreError(f"the database is broken ({self.broken}): check the disk, then start again")
 
     def _work(self) -> None:
-        while batch := self._take():
-            told = self._commit(batch)
+        while (batch := self._take()) or not self._closing:
+            told = self._commit(batch) if batch else Transaction(self._connection, self._queries)
+            self._erasing |= told.erased
+            if told.promised and self.broken is None:
+                self._erase()
             self._watch.notify(told.changed, ring=any(after <= 0 for after in told.rings), posted=told.posted)
             for after in told.rings:
                 if after > 0:
@@ -128,7 +132,6 @@ class Writer:
                         self._loop.call_soon_threadsafe(self._ring_later, after)
             wake(item.future for item in batch if item.future is not None)
             batch.clear()  # its operations may hold large results, and the next batch may be far away
-            self._erasing |= told.erased
             if self._erasing and self.broken is None and time.monotonic() - self._erased_at >= ERASE_SECONDS:
                 self._erase()
         self._connection.close()
@@ -149,10 +152,11 @@ class Writer:
         self._loop.call_later(after, lambda: self._watch.notify((), ring=True))
 
     def _take(self) -> list[_Item]:
-        """The next batch; empty: closing, and nothing waits."""
+        """The next batch; empty: nothing waits, and the store closes or the log is to be emptied."""
         with self._condition:
             while not self._waiting and not self._closing:
-                self._condition.wait()
+                if not self._condition.wait(ERASE_SECONDS if self._erasing else None):
+                    return []
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
 
     def _commit(self, batch: list[_Item]) -> Transaction:
@@ -196,6 +200,7 @@ class Writer:
             told.posted |= transaction.posted
             told.undo += transaction.undo
             told.erased |= transaction.erased
+            told.promised |= transaction.promised
 
     def _fail(self, batch: list[_Item], error: sqlite3.Error) -> None:
         self._note_full(error)

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
+from impasto.api.auth import EVERYBODY
 from impasto.api.bodies import Json, read_object
 from impasto.api.gateway import Call
 from impasto.api.platform import query as q
@@ -34,7 +35,7 @@ async def prices(call: Call) -> Response:
 
 
 async def estimate(call: Call) -> Response:
-    """`unit_price`: pictures times price. `historical_api_price`: calls times the pictures that a call made lately."""
+    """`unit_price`: pictures times price. `historical_api_price`: calls times the images that the key's own made."""
     body = await read_object(call.request, limit_mb=1)
     kind = body.get("estimate_type")
     asked = body.get("endpoints")
@@ -67,9 +68,12 @@ def _known(call: Call, id_: str) -> str:
 
 
 async def _pictures_a_call(call: Call) -> dict[str, float]:
-    """How many pictures a successful call made on average in the last week, by endpoint."""
+    """Return how many images a successful call of this caller's key made on average in the last week, by endpoint.
+    Other keys' habits are their own: no key's estimate is made of them, an ADMIN key's neither.
+    """
     now = time.time()
-    rows, _ = await call.gateway.store.usage(buckets=[now - HISTORY_SECONDS], until=now)
+    key_id = (call.caller or EVERYBODY).key_id
+    rows, _ = await call.gateway.store.usage(buckets=[now - HISTORY_SECONDS], until=now, key_id=key_id)
     counted: dict[str, tuple[int, int]] = {}
     for row in rows:
         pictures, calls = counted.get(row.endpoint, (0, 0))
