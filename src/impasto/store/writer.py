@@ -155,7 +155,8 @@ class Writer:
         """The next batch; empty: nothing waits, and the store closes or the log is to be emptied."""
         with self._condition:
             while not self._waiting and not self._closing:
-                if not self._condition.wait(ERASE_SECONDS if self._erasing else None):
+                called = self._condition.wait(ERASE_SECONDS if self._erasing else None)
+                if not (called or self._waiting or self._closing):
                     return []
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
 
