@@ -64,7 +64,7 @@ async def test_a_request_in_hand_at_three_ends_of_its_runner_is_drawn_when_it_ca
         for crash in range(3):
             await house.until_drawing(innocent, step=2)
             pid = house.dispatcher.runners[0].pid
-            bad = await submit(house, "bad", f"poison {crash}")
+            bad = await submit(house, f"bad-{crash}", f"poison {crash}")  # a key of its own: none is suspect yet
             await house.until(lambda bad=bad: house.request(bad).crash_count == 1)
             assert pid not in house.fleet.pids
             await house.store.cancel(bad)
@@ -90,7 +90,7 @@ async def test_others_pay_no_pause_for_crashes_that_a_request_caused(
     caplog.set_level(logging.WARNING, "impasto.fleet")
     async with house_of_crashes(tmp_path, slots=1, max_crashes=1, max_crashes_per_hour=0) as house:
         for crash in range(4):
-            assert (await house.ended(await submit(house, "bad", f"poison {crash}")))[0].http_status == 503
+            assert (await house.ended(await submit(house, f"bad-{crash}", "poison")))[0].http_status == 503
         other = await submit(house, "good", "all is well")
         assert (await house.ended(other))[0].outcome is Outcome.OK
     pauses = [record.args[2] for record in caplog.records if "is started again in" in record.msg and record.args]  # type: ignore[index]
@@ -122,7 +122,7 @@ def test_what_is_drawn_well_alone_is_free_of_blame_and_an_hour_ends_the_rest() -
     crashes.blame("k", "e", "b")
     assert crashes.pause("k", "e") == 2600
     assert (crashes.pause("k", "another"), crashes.pause("other", "e")) == (0, 0)
-    crashes.forgive("k", "b")
+    crashes.forgive("k", "e", "b")
     assert crashes.pause("k", "e") == 0
     crashes.blame("k", "e", "c")
     assert crashes.pause("k", "e") > 0
@@ -131,6 +131,40 @@ def test_what_is_drawn_well_alone_is_free_of_blame_and_an_hour_ends_the_rest() -
     for _ in range(10):
         crashes.blame("", "e", "d")
     assert crashes.pause("", "e") == 0, "callers without a key have no limit"
+
+
+def test_a_lane_that_ended_a_runner_rests_and_is_suspect_until_it_was_drawn_well_alone() -> None:
+    now = [0.0]
+    crashes = Crashes(0, lambda: now[0])
+    crashes.blame("k", "e", "a")
+    assert (crashes.suspects, crashes.resting) == ({("k", "e")}, {("k", "e")})
+    now[0] = 2.0
+    assert (crashes.suspects, crashes.resting) == ({("k", "e")}, frozenset())
+    crashes.blame("k", "e", "a")
+    now[0] = 5.9
+    assert crashes.resting, "twice as long after the second crash"
+    now[0] = 6.0
+    assert not crashes.resting
+    crashes.forgive("k", "e", "b")
+    assert not crashes.suspects
+    crashes.blame("k", "e", "a")
+    now[0] = 66.0
+    assert not crashes.suspects, "not for ever: others may never leave the runner idle"
+
+
+async def test_fresh_requests_of_a_key_that_ended_a_runner_take_no_neighbour_with_them(tmp_path: Path) -> None:
+    """The second poison has never crashed; it waits until it can be alone, and what another key draws is not lost."""
+    async with house_of_crashes(tmp_path, step_seconds=0.02, slots=2, max_crashes=1) as house:
+        first = await submit(house, "bad", "poison 1")
+        assert (await house.ended(first))[0].http_status == 503
+        await house.until_ready()
+        neighbour = await submit(house, "good", "a heron", endpoint="fal-ai/flux-pro", steps=50)
+        await house.until_drawing(neighbour)
+        pids = house.fleet.pids
+        second = await submit(house, "bad", "poison 2")
+        assert (await house.ended(neighbour))[0].outcome is Outcome.OK
+        assert house.fleet.pids == pids
+        assert (await house.ended(second))[0].http_status == 503
 
 
 async def test_a_result_that_a_full_disk_does_not_take_is_kept_and_blames_nobody(

@@ -293,6 +293,7 @@ class Dispatcher:
         if not (free or guests) or self._draining or not self._is_able(runner):
             return
         endpoints = [endpoint.id for endpoint in self._endpoints.values() if self._model_for(endpoint, runner)]
+        suspects = self._crashes.suspects
         requests = await self._store.claim(
             endpoints=endpoints,
             runner_id=runner.runner_id,
@@ -300,11 +301,14 @@ class Dispatcher:
             lease_seconds=self._settings.queue.lease_seconds,
             idle=not runner.works,
             busy=None if free else runner.keys,
+            suspects=suspects,
+            resting=self._crashes.resting,
         )
         for request in requests:
             token = telemetry.request_id.set(request.request_id)
             try:
-                await self._assign(runner, request)
+                alone = bool(request.crash_count) or (request.key_id, request.endpoint) in suspects
+                await self._assign(runner, request, alone=alone)
             except StoreError:
                 # Its lease runs out, and the sweeper brings it back; the others of this claim must not wait for theirs.
                 log.exception("%s could not be assigned", request.request_id)
@@ -334,7 +338,7 @@ class Dispatcher:
             if any(self._model_for(endpoint, runner) for runner in able)
         }
 
-    async def _assign(self, runner: Link, request: Request) -> None:
+    async def _assign(self, runner: Link, request: Request, *, alone: bool) -> None:
         endpoint = self._endpoints.get(request.endpoint)
         model = self._model_for(endpoint, runner) if endpoint else None
         lease = request.lease
@@ -350,6 +354,7 @@ class Dispatcher:
             log.exception("The input could not be turned into a job")
             await self._outcomes.finish(request.request_id, lease, w.refused(InternalError()))
             return
+        work.alone = alone
         pause = self._crashes.pause(request.key_id, request.endpoint)
         if pause:
             most = self._settings.queue.max_crashes_per_hour
@@ -487,8 +492,8 @@ class Dispatcher:
                 work = runner.held(message.request_id, message.lease)
                 if work is not None and not isinstance(message, m.Log):
                     work.ended = True
-                    if work.request.crash_count and not isinstance(message, m.Released):  # alone, and nothing happened
-                        self._crashes.forgive(work.request.key_id, work.request.request_id)
+                    if work.alone and not isinstance(message, m.Released):  # nothing happened
+                        self._crashes.forgive(work.request.key_id, work.request.endpoint, work.request.request_id)
                     runner.pace.pictures += len(message.result.pictures) if isinstance(message, m.Done) else 0
                 await runner.settling.put(message)
             case m.Hello():

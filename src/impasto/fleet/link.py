@@ -74,8 +74,8 @@ class Link:
     def free_slots(self) -> int:
         if self.ready is None or self.writer.is_closing():
             return 0
-        if any(work.request.crash_count for work in self.works.values()):
-            return 0  # it lost a runner before: if it does so again, it is alone
+        if any(work.alone for work in self.works.values()):
+            return 0
         return max(self.ready.slots - len(self.works), 0)
 
     @property
@@ -87,7 +87,7 @@ class Link:
         """
         if self.ready is None or self.writer.is_closing() or self.free_slots:
             return 0
-        if any(work.request.crash_count for work in self.works.values()):
+        if any(work.alone for work in self.works.values()):
             return 0
         return max(self.ready.slots + GUESTS - len(self.works), 0)
 

@@ -31,6 +31,7 @@ class Work:
     input: BaseModel
     job: Job
     seed: int  # as the caller sent it; `job.seed` is the same modulo 2**64
+    alone: bool = False  # it, or its key at this endpoint, has ended a runner: if that happens again, nothing else ends
     cancel_sent: bool = False
     ended: bool = False  # the runner said how: it renews the lease no more
     pictures: tuple[Wanted, ...] = ()

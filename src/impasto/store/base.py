@@ -53,13 +53,17 @@ class Store(Protocol):
         lease_seconds: float,
         idle: bool = True,
         busy: Collection[str] | None = None,
+        suspects: Collection[tuple[str, str]] = (),
+        resting: Collection[tuple[str, str]] = (),
     ) -> list[Request]:
         """T2. Up to `limit` requests → IN_PROGRESS with a fresh lease and attempt+1.
 
         Normal before low, keys in turn, first come first served within a key. No key gets more than the store's
         `max_running` at a time. A request that lost a runner (`crash_count`) comes alone, and only to an `idle` one:
         until then nothing behind it is claimed, so that it is not passed for ever. `busy`: key ids of which nothing is
-        claimed; then each other key gets at most one. Its cost does not grow with the keys and endpoints that wait.
+        claimed; then each other key gets at most one. `suspects`: lanes (key id, endpoint) whose requests come alone,
+        too, and let others pass; `resting`: lanes of which nothing is claimed. The cost of a claim does not grow with
+        the keys and endpoints that wait.
         """
         ...
 

@@ -208,7 +208,8 @@ class FairOrder:
     """The order of one claim. `next` finds the request that is next, `took` says that it was claimed.
 
     `running`: requests that each key runs, of which it may run `most` (0: any number; keys only). `busy`: keys of which
-    nothing is claimed; None: every key, else at most one request of each other key.
+    nothing is claimed; None: every key, else at most one request of each other key. `resting`: lanes (key id, endpoint)
+    of which nothing is claimed.
     """
 
     def __init__(
@@ -221,6 +222,7 @@ class FairOrder:
         monotonic: float,
         most: int,
         busy: Collection[str] | None,
+        resting: Collection[tuple[str, str]] = (),
     ) -> None:
         self._tx = tx
         self._lines = lines
@@ -228,6 +230,7 @@ class FairOrder:
         self._clocks = {"now": now, "monotonic": monotonic}
         self._most = most
         self._busy = None if busy is None else set(busy)
+        self._resting = set(resting)
         self._running: dict[str, int] = {}
         if most:
             self._running = {row["key_id"]: row["running"] for row in tx.rows("running_by_key")}
@@ -246,6 +249,15 @@ class FairOrder:
                     self._first = first[0][3]
                     return seq
         return None
+
+    @property
+    def lane(self) -> tuple[str, str]:
+        """Key id and endpoint of the request which `next` returned."""
+        return self._first.key_id, self._first.endpoint
+
+    def rest(self, lanes: Iterable[tuple[str, str]]) -> None:
+        """Claim nothing more of these lanes."""
+        self._resting.update(lanes)
 
     def took(self, seq: int) -> None:
         """Note that the request which `next` returned is claimed."""
@@ -273,7 +285,7 @@ class FairOrder:
         tag, seq, _, line = entry
         if line.entry is not entry:
             heappop(heap)
-        elif self._full(line.key_id):
+        elif self._full(line.key_id) or (line.key_id, line.endpoint) in self._resting:
             heappop(heap)
             line.entry = None
             self._aside.append((line, seq))

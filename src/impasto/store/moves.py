@@ -151,6 +151,8 @@ class Moves:
         lease_seconds: float,
         idle: bool,
         busy: Collection[str] | None = None,
+        suspects: Collection[tuple[str, str]] = (),
+        resting: Collection[tuple[str, str]] = (),
     ) -> list[Request]:
         now, monotonic = self.clock(), self.monotonic()
         claimed: list[Request] = []
@@ -162,8 +164,10 @@ class Moves:
             monotonic=monotonic,
             most=self.max_running,
             busy=busy,
+            resting=resting if idle else {*resting, *suspects},
         )
-        while len(claimed) < limit and not (claimed and claimed[-1].crash_count):
+        alone = False  # whether what was claimed has to be alone
+        while len(claimed) < limit and not alone:
             seq = order.next()
             if seq is None:
                 break
@@ -185,6 +189,8 @@ class Moves:
             order.took(seq)
             claimed.append(request_of(row))
             tx.changed.append(claimed[-1].request_id)
+            alone = order.lane in suspects or bool(claimed[-1].crash_count)
+            order.rest(suspects)
         order.close()
         return claimed
 

@@ -199,11 +199,21 @@ class SqliteStore:
         lease_seconds: float | None = None,
         idle: bool = True,
         busy: Collection[str] | None = None,
+        suspects: Collection[tuple[str, str]] = (),
+        resting: Collection[tuple[str, str]] = (),
     ) -> list[Request]:
         seconds = self._lease(lease_seconds)
         return await self._writer.run(
             lambda tx: self._moves.claim(
-                tx, endpoints=endpoints, runner_id=runner_id, limit=limit, lease_seconds=seconds, idle=idle, busy=busy
+                tx,
+                endpoints=endpoints,
+                runner_id=runner_id,
+                limit=limit,
+                lease_seconds=seconds,
+                idle=idle,
+                busy=busy,
+                suspects=suspects,
+                resting=resting,
             )
         )
 
