@@ -6,7 +6,7 @@ meanwhile the bad key has, one case after the other,
     nothing; 200 queued image-to-image requests whose image_url sends a byte a second; 200 requests with such a LoRA
     URL; 8 requests whose first step ends the runner.
 
-    python benchmarks/neighbours.py [--slow 200] [--crashing 8] [--seconds 60] [--write NAME]
+    python benchmarks/neighbours.py [--slow 200] [--crashing 8] [--seconds 60] [--only crashing] [--write NAME]
 
 The server is that of the impasto which Python finds: set PYTHONPATH to the `src` of another version to compare.
 """
@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=200)
     parser.add_argument("--crashing", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--only", default="", help="the cases whose name has this in it")
     parser.add_argument("--write", metavar="NAME", help="note the figures under this name in the results")
     arguments = parser.parse_args()
     site = Site()
@@ -193,6 +194,8 @@ def main() -> None:
     }
     found: dict[str, Any] = {}
     for name, case in cases.items():
+        if arguments.only not in name:
+            continue
         seconds = arguments.seconds if name != "alone" else min(arguments.seconds, 10.0)
         with tempfile.TemporaryDirectory() as folder:
             found[name] = measure(case, seconds, Path(folder))
