@@ -164,13 +164,14 @@ def check(settings: Settings, name: str, *, sums: bool = True) -> Iterator[str]:
 def _compared(item: library.Kept, file: str) -> str:
     """One file against its recorded sum. Raises WeightsError that names the file and its first tensor that differs."""
     from impasto.flux.checkpoint import sha256
+    from impasto.flux.stored import SUFFIXES
     from impasto.flux.sums import of
 
     path, expected = item.folder / file, item.sums[file]
     remedy = "Pull it again." if item.source else "Copy it here again; if it was changed on purpose, add it again."
     if not path.is_file():
         raise WeightsError(f"{path}: is missing. {remedy}")
-    found = of(path) if path.suffix == ".safetensors" else None
+    found = of(path) if path.suffix in SUFFIXES else None
     digest = sha256(path) if found is None else found.sha256
     if digest == expected:
         return f"{file}: SHA-256 matches"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,105 @@ def test_a_snapshots_repository_says_what_its_shapes_do_not(layout: str, tmp_pat
         source = write_diffusers(tmp_path / "source", it)
     found = locate(cached(source, tmp_path / "hub", "somebody/FLUX.1-Canny-dev"))
     assert found.spec.name == FLUX1_CANNY.name
+
+
+def eight_bit(parts: Made, scale_of: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The transformer with its matrices in fp8, each with a scale of the shape that `scale_of` gives."""
+    tensors: dict[str, torch.Tensor] = {}
+    for key, tensor in parts.bfl().items():
+        if key.endswith(".weight") and tensor.ndim == 2:
+            tensors[key] = tensor.to(torch.float8_e4m3fn)
+            tensors[key.removesuffix("weight") + "weight_scale"] = scale_of(tensor).contiguous()
+        else:
+            tensors[key] = tensor
+    return tensors
+
+
+@pytest.mark.parametrize(
+    "scale_of",
+    [
+        lambda weight: torch.ones(weight.shape[0] // 8, weight.shape[1] // 8),
+        lambda weight: torch.ones(weight.shape[0] + 1),
+        lambda weight: torch.ones(1, weight.shape[0]),
+        lambda weight: torch.ones(weight.shape[0], dtype=torch.uint8),
+    ],
+    ids=["blocks", "another count", "columns", "integers"],
+)
+def test_checking_refuses_scales_that_loading_cannot_multiply_by(
+    parts: Made, scale_of: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    path = write_single(tmp_path, parts, name="x.safetensors")
+    save_file(eight_bit(parts, scale_of), path)
+    with pytest.raises(WeightsError, match=r"x\.safetensors: .* has a scale of .*block-scaled fp8"):
+        dry_load(locate(path))
+
+
+@pytest.mark.parametrize(
+    "scale_of",
+    [lambda weight: torch.ones(()), lambda weight: torch.ones(1, 1), lambda weight: torch.ones(weight.shape[0], 1)],
+    ids=["number", "matrix of one", "rows"],
+)
+def test_what_checking_accepts_loads(
+    parts: Made, scale_of: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    path = write_single(tmp_path, parts, name="x.safetensors")
+    save_file(eight_bit(parts, scale_of), path)
+    assert len(dry_load(locate(path))) == 4
+    loaded = weights.load_transformer(locate(path), weights.CPU).state_dict()
+    assert all(torch.equal(loaded[key], t.to(torch.float8_e4m3fn).float()) for key, t in parts.bfl().items()
+               if key.endswith(".weight") and t.ndim == 2)  # fmt: skip
+
+
+def test_parts_of_a_fused_layer_may_be_stored_in_different_widths(parts: Made, tmp_path: Path) -> None:
+    """Query in 8 bits, key in others, value in 16: torch joins them only after they are widened."""
+    write_single(tmp_path, parts, name="x.safetensors").unlink()
+    kinds = {"to_q": torch.float8_e4m3fn, "to_k": torch.float8_e5m2, "to_v": torch.bfloat16}
+    theirs = {
+        key: tensor.to(next((kind for word, kind in kinds.items() if f"{word}.weight" in key), torch.float32))
+        for key, tensor in parts.transformer.state_dict().items()
+    }
+    save_file({key: tensor.contiguous().clone() for key, tensor in theirs.items()}, tmp_path / "x.safetensors")
+    assert len(dry_load(locate(tmp_path / "x.safetensors"))) == 4
+    loaded = weights.load_transformer(locate(tmp_path / "x.safetensors"), weights.CPU).state_dict()
+    one = "transformer_blocks.0.attn.to_{}.weight"
+    expected = torch.cat([theirs[one.format(letter)].float() for letter in "qkv"])
+    assert torch.equal(loaded["double_blocks.0.img_attn.qkv.weight"], expected)
+
+
+def test_sft_is_safetensors(parts: Made, tmp_path: Path) -> None:
+    path = write_single(tmp_path, parts, name="flux1-dev.safetensors")
+    for name in ("flux1-dev", "ae", "clip_l", "t5xxl_fp16"):
+        (tmp_path / f"{name}.safetensors").rename(tmp_path / f"{name}.sft")
+    for place in (path.with_suffix(".sft"), tmp_path):
+        found = locate(place)
+        assert found.spec == parts.small
+        assert [part.path.suffix for part in dry_load(found)] == [".sft"] * 4
+
+
+def test_shards_without_an_index_must_all_be_there(parts: Made, tmp_path: Path) -> None:
+    folder = write_diffusers(tmp_path / "flux", parts)
+    (index,) = (folder / "transformer").glob("*.index.json")
+    index.unlink()
+    assert dry_load(locate(folder))
+    last = max((folder / "transformer").glob("*.safetensors"))
+    last.unlink()
+    with pytest.raises(WeightsError, match=f"shards that are not there: {last.stem}"):
+        dry_load(locate(folder))
+
+
+def test_a_checkpoint_of_another_kind_is_named_with_what_to_fetch(parts: Made, tmp_path: Path) -> None:
+    path = write_single(tmp_path, parts, name="x.safetensors")
+    tensors = parts.bfl()
+    packed = "double_blocks.0.img_attn.qkv.weight"
+    save_file(tensors | {f"{packed}.quant_state.bitsandbytes__nf4": torch.zeros(2, dtype=torch.uint8)}, path)
+    with pytest.raises(WeightsError, match=r"NF4 \(bitsandbytes\).*fetch the file in 16 bits"):
+        dry_load(locate(path))
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(WeightsError, match="a Git LFS pointer"):
+        locate(path)
+    path.with_suffix(".gguf").write_bytes(b"GGUF" + bytes(40))
+    with pytest.raises(WeightsError, match="a GGUF file"):
+        locate(path.with_suffix(".gguf"))
+    save_file({"double_blocks.0.img_attn.qkv.lora_A.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(ModelUnavailable, match="It is a LoRA"):
+        locate(path)

@@ -8,6 +8,7 @@ diffusers' own, 1.2 being the spread over seeds of one and the same implementati
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,13 @@ from impasto.flux.pipeline import Conditioning, Pipeline
 from impasto.flux.transformer import Flux
 from impasto.flux.weights import Target, build
 
+if threads := os.environ.get("IMPASTO_THREADS"):  # benchmarks/margins.py
+    torch.set_num_threads(int(threads))
+
 TOLERANCE = 1e-5
+SAME_SUMS = 2e-6
+"""For two ways of ours through the same sums: twice the largest that was seen with 1 and 2 threads (1.05e-6)."""
+
 BF16_RATIO = 1.2
 
 TRANSFORMERS = {
@@ -80,6 +87,14 @@ AUTOENCODERS = {
         shift_factor=0.1159,
     ),
 }
+
+
+def within(value: float, bound: float) -> bool:
+    """Whether `value` is below `bound`. `benchmarks/margins.py` asks for the ratios of both, by test."""
+    if (file := os.environ.get("IMPASTO_MARGINS")) is not None:
+        with Path(file).open("a", encoding="utf-8") as margins:
+            margins.write(f"{value / bound:.4f} {os.environ['PYTEST_CURRENT_TEST']}\n")
+    return value < bound
 
 
 @dataclass(frozen=True)
@@ -167,11 +182,11 @@ def test_every_block_of_the_transformer_equals_diffusers(name: str, size: tuple[
     b = record(pairs, lambda: inputs.theirs(theirs))
     for key in doubles:
         txt, img = b[key]
-        assert relative(a[key][0], img) < TOLERANCE, f"{key} img"
-        assert relative(a[key][1], txt) < TOLERANCE, f"{key} txt"
+        assert within(relative(a[key][0], img), TOLERANCE), f"{key} img"
+        assert within(relative(a[key][1], txt), TOLERANCE), f"{key} txt"
     for key in singles:
-        assert relative(a[key], torch.cat(b[key], dim=1)) < TOLERANCE, key
-    assert relative(a["whole"], b["whole"]) < TOLERANCE
+        assert within(relative(a[key], torch.cat(b[key], dim=1)), TOLERANCE), key
+    assert within(relative(a["whole"], b["whole"]), TOLERANCE)
 
 
 @torch.inference_mode()
@@ -190,7 +205,7 @@ def test_bf16_is_no_further_from_float32_than_diffusers_bf16(name: str) -> None:
     ours = our_transformer(theirs, params, torch.bfloat16)
     our_error = relative(inputs.ours(ours), reference)
     their_error = relative(inputs.theirs(theirs.to(torch.bfloat16)), reference)
-    assert our_error < BF16_RATIO * their_error
+    assert within(our_error, BF16_RATIO * their_error)
 
 
 @torch.inference_mode()
@@ -204,7 +219,7 @@ def test_many_times_at_once_equal_one_forward_each() -> None:
     pe = model.positions(inputs.txt_ids, inputs.img_ids)
     for i in range(3):
         once = model.velocity(inputs.img, model.context(inputs.txt), pe, mods.at(i))
-        assert relative(once, replace(inputs, timesteps=times[i]).ours(model)) < 1e-6
+        assert within(relative(once, replace(inputs, timesteps=times[i]).ours(model)), SAME_SUMS)
 
 
 def test_attention_with_gradients_equals_attention_without() -> None:
@@ -215,7 +230,7 @@ def test_attention_with_gradients_equals_attention_without() -> None:
     trained = inputs.ours(model.requires_grad_(True))
     assert trained.requires_grad
     with torch.inference_mode():
-        assert relative(inputs.ours(model), trained.detach()) < 1e-6
+        assert within(relative(inputs.ours(model), trained.detach()), 1e-6)
 
 
 @torch.inference_mode()
@@ -224,7 +239,7 @@ def test_compiled_positions_equal_eager_ones() -> None:
     pe = rope(latents.image_ids(64, 96), (8, 28, 28), 10_000)
     q = torch.randn(2, 4, 24, 64)
     compiled = torch.compile(apply_rope, backend="eager")
-    assert relative(compiled(q, pe), apply_rope(q, pe)) < 1e-6
+    assert within(relative(compiled(q, pe), apply_rope(q, pe)), 1e-6)
 
 
 @torch.inference_mode()
@@ -246,9 +261,9 @@ def test_every_stage_of_the_autoencoder_equals_diffusers(name: str, size: tuple[
         lambda: theirs.decode(theirs.encode(pixels).latent_dist.mode()).sample,
     )
     for key in (*stages, "whole"):
-        assert relative(a[key], b[key]) < TOLERANCE, key
+        assert within(relative(a[key], b[key]), TOLERANCE), key
     z = theirs.encode(pixels).latent_dist.mode()
-    assert relative(ours.encode(pixels), (z - params.shift_factor) * params.scale_factor) < TOLERANCE
+    assert within(relative(ours.encode(pixels), (z - params.shift_factor) * params.scale_factor), TOLERANCE)
 
 
 @torch.inference_mode()
@@ -258,7 +273,7 @@ def test_a_sampled_encoding_is_the_posterior_at_the_given_noise() -> None:
     posterior = theirs.encode(pixels := torch.rand(1, 3, 64, 64) * 2 - 1).latent_dist
     noise = torch.randn(1, 16, 8, 8)
     expected = (posterior.mean + posterior.std * noise - params.shift_factor) * params.scale_factor
-    assert relative(our_autoencoder(theirs, params).encode(pixels, noise), expected) < TOLERANCE
+    assert within(relative(our_autoencoder(theirs, params).encode(pixels, noise), expected), TOLERANCE)
 
 
 @torch.inference_mode()
@@ -271,7 +286,7 @@ def test_bf16_autoencoder_is_no_further_from_float32_than_diffusers_bf16(name: s
     our_error = relative(our_autoencoder(theirs, params, torch.bfloat16).decode(z), reference)
     wide = (z / params.scale_factor + params.shift_factor).bfloat16()
     their_error = relative(theirs.to(torch.bfloat16).decode(wide).sample, reference)
-    assert our_error < BF16_RATIO * their_error
+    assert within(our_error, BF16_RATIO * their_error)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -334,10 +349,10 @@ def test_a_diffusers_folder_of_shards_loads_as_it_is(tmp_path: Path) -> None:
     assert found.spec == replace(FLUX1_DEV, transformer=params, autoencoder=shape)
     inputs = Inputs.make(params, height=64, width=64)
     loaded = weights.load_transformer(found, weights.CPU)
-    assert relative(inputs.ours(loaded), inputs.theirs(transformer)) < TOLERANCE
+    assert within(relative(inputs.ours(loaded), inputs.theirs(transformer)), TOLERANCE)
     z = torch.randn(1, 16, 8, 8)
     expected = autoencoder.decode(z / shape.scale_factor + shape.shift_factor).sample
-    assert relative(weights.load_autoencoder(found, weights.CPU).decode(z), expected) < TOLERANCE
+    assert within(relative(weights.load_autoencoder(found, weights.CPU).decode(z), expected), TOLERANCE)
     with pytest.raises(WeightsError, match="wrong shape"):
         weights.load_autoencoder(replace(found, spec=FLUX1_DEV), weights.CPU)
 
@@ -401,6 +416,6 @@ def test_a_whole_picture_equals_that_of_diffusers_pipeline(guidance: str) -> Non
         shared |= {"negative_prompt_embeds": txt[1:], "negative_pooled_prompt_embeds": vec[1:], "true_cfg_scale": 3.5}
     noise = latents.pack(latents.noise(5, 0, height, width, 16))
     theirs = judge(latents=noise, output_type="latent", **shared)[0]
-    assert relative(latents.pack(last.latents), theirs) < TOLERANCE
+    assert within(relative(latents.pack(last.latents), theirs), TOLERANCE)
     picture = judge(latents=noise, output_type="np", **shared)[0][0]
     assert abs(ours.astype(int) - (picture * 255).round().astype(int)).max() <= 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -208,16 +209,40 @@ def test_an_all_in_one_file_is_taken_apart(tmp_path: Path) -> None:
     assert {part.path for part in dry_load(found)} == {tmp_path / "flux1-dev-fp8.safetensors"}
 
 
-def test_a_file_with_blocks_missing_is_reported_not_taken_for_a_smaller_model(tmp_path: Path) -> None:
+def test_a_file_with_holes_among_its_blocks_is_reported_not_taken_for_a_smaller_model(tmp_path: Path) -> None:
     path = hollow_single(tmp_path, FLUX1_DEV)
-    tensors = {key: shape for key, shape in bfl(FLUX1_DEV).items() if not key.startswith("single_blocks.37.")}
+    gone = ("double_blocks.3.", "double_blocks.7.")
+    hollow(path, {key: shape for key, shape in bfl(FLUX1_DEV).items() if not key.startswith(gone)})
+    with pytest.raises(WeightsError, match=r"blocks are missing between others: double_blocks\.3, double_blocks\.7\."):
+        locate(path)
+
+
+@pytest.mark.parametrize("cut", [(8, 38), (8, 10), (19, 1)])
+def test_contiguous_blocks_are_a_model_that_was_cut_down(cut: tuple[int, int], tmp_path: Path) -> None:
+    """As two published ones, of 8 double blocks."""
+    path = hollow_single(tmp_path, FLUX1_DEV)
+    small = replace(FLUX1_DEV.transformer, depth=cut[0], depth_single_blocks=cut[1])
+    gone = (*(f"double_blocks.{i}." for i in range(cut[0], 19)), *(f"single_blocks.{i}." for i in range(cut[1], 38)))
+    hollow(path, {key: shape for key, shape in bfl(FLUX1_DEV).items() if not key.startswith(gone)})
+    found = locate(path)
+    assert found.spec.transformer == small
+    assert [part.role for part in dry_load(found)] == ["transformer", "autoencoder", "clip", "t5"]
+
+
+def test_what_does_not_fit_is_reported_whole(tmp_path: Path) -> None:
+    path = hollow_single(tmp_path, FLUX1_DEV)
+    tensors = {
+        key: shape
+        for key, shape in bfl(FLUX1_DEV).items()
+        if not key.startswith("single_blocks.37.") or key == "single_blocks.37.linear1.bias"
+    }
     tensors["txt_in.weight"] = (3072, 4095)
     hollow(path, tensors | {"model_ema.decay": (1,)})
     with pytest.raises(WeightsError) as caught:
         dry_load(locate(path))
     report = caught.value.message.splitlines()
-    assert report[0].endswith("flux1-dev.safetensors: 780 tensors wanted, 773 found.")
-    assert report[1].startswith("  missing (8): single_blocks.37.")
+    assert report[0].endswith("flux1-dev.safetensors: 780 tensors wanted, 774 found.")
+    assert report[1].startswith("  missing (7): single_blocks.37.")
     assert report[2] == "  unexpected (1): model_ema.decay [1]"
     assert report[3] == "  wrong shape (1): txt_in.weight is [3072, 4095], must be [3072, 4096]"
 

@@ -43,7 +43,7 @@ USUAL_NAME = "pytorch_lora_weights.safetensors"  # diffusers' own, preferred amo
 
 K = TypeVar("K")
 V = TypeVar("V")
-_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w./ -]+\.safetensors))?")
+_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<file>[\w./ -]+\.(?:safetensors|sft)))?")
 
 
 class OwnFile(Protocol):
@@ -233,7 +233,7 @@ class LoraFiles:
             files = [str(each["rfilename"]) for each in listing["siblings"]]
         except (ValueError, KeyError, TypeError):
             raise _refused(name, "the hub's answer about it is not understood", "file_download_error") from None
-        found = [file for file in files if file.endswith(".safetensors")]
+        found = [file for file in files if file.endswith((".safetensors", ".sft"))]
         if USUAL_NAME in found:
             return USUAL_NAME
         if len(found) == 1:

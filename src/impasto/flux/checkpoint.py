@@ -25,7 +25,7 @@ from impasto.flux.models import (
     Role,
     distilled,
 )
-from impasto.flux.stored import Stored, open_stored, read_json
+from impasto.flux.stored import SUFFIXES, Stored, open_stored, read_json, weight_files
 from impasto.flux.vocabulary import Vocabulary
 
 EMBEDDED = Path(__file__).parent.parent / "weights"
@@ -33,9 +33,9 @@ EMBEDDED = Path(__file__).parent.parent / "weights"
 
 PLACES: Mapping[Role, tuple[str, ...]] = {
     "transformer": ("transformer",),
-    "autoencoder": ("ae.safetensors", "vae"),
-    "clip": ("text_encoder", "clip_l.safetensors"),
-    "t5": ("text_encoder_2", "t5xxl*.safetensors"),
+    "autoencoder": ("ae.safetensors", "ae.sft", "vae"),
+    "clip": ("text_encoder", "clip_l.safetensors", "clip_l.sft"),
+    "t5": ("text_encoder_2", "t5xxl*.safetensors", "t5xxl*.sft"),
     "image_encoder": ("image_encoder", "sigclip_vision_patch14_384.safetensors"),
     "redux": ("flux1-redux-dev.safetensors", "image_embedder"),
 }
@@ -157,7 +157,7 @@ def like(spec: ModelSpec, found: ModelSpec) -> ModelSpec:
 
 def _at(path: Path) -> Checkpoint:
     if path.is_file():
-        if path.suffix != ".safetensors":
+        if path.suffix not in SUFFIXES:
             open_stored(path)  # says why not
         return _single(path)
     if not path.is_dir():
@@ -167,9 +167,11 @@ def _at(path: Path) -> Checkpoint:
     for spec in MODELS.values():
         if not spec.embedded and (path / spec.files[0].name).is_file():
             return replace(_single(path / spec.files[0].name), file=None)
+        if not spec.embedded and (old := path / spec.files[0].name.replace(*SUFFIXES)).is_file():
+            return _single(old)
     if (path / "transformer" / "config.json").is_file():
         return _diffusers(path)
-    singles = sorted(path.glob("*.safetensors"))
+    singles = weight_files(path)
     found = [file for file in singles if shapes.is_transformer(open_stored(file).below(PREFIXES["transformer"], ""))]
     if len(found) == 1:
         return _single(found[0])
@@ -182,7 +184,9 @@ def _single(file: Path) -> Checkpoint:
     """A transformer in one file, the other parts beside it or inside it."""
     stored = open_stored(file).below(PREFIXES["transformer"], "")
     params = shapes.transformer(stored, name=str(file))
-    by_name = next((spec for spec in MODELS.values() if not spec.embedded and spec.files[0].name == file.name), None)
+    by_name = next(
+        (spec for spec in MODELS.values() if not spec.embedded and Path(spec.files[0].name).stem == file.stem), None
+    )
     # Not resolved: every file of the hub's cache is a link to a place where nothing has its name.
     folder, linked = file.absolute().parent, file.resolve().parent
     hint = f"{_repository(folder)} {file.name}"

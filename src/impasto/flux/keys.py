@@ -31,6 +31,8 @@ class Row:
     conv: bool = False
 
     def join(self, parts: list[Tensor]) -> Tensor:
+        if len({part.dtype for part in parts}) > 1:  # 8 bits are not promoted by themselves
+            parts = [part.float() for part in parts]
         whole = torch.cat(parts) if len(parts) > 1 else parts[0]
         whole = torch.cat(whole.chunk(2)[::-1]) if self.swap else whole
         return whole[..., None, None] if self.conv and whole.ndim == 2 else whole
@@ -82,7 +84,9 @@ class Converted(Tensors):
 
     def is_narrow(self, key: str) -> bool:
         plain = key not in self._rows or not (self._rows[key].swap or self._rows[key].conv)
-        return plain and all(self._tensors.is_narrow(part) for part in self._stored[key])
+        stored = self._stored[key]
+        alike = len({self._tensors.dtype(part) for part in stored}) == 1
+        return plain and alike and all(self._tensors.is_narrow(part) for part in stored)
 
     def is_mapped(self, key: str, *, narrow: bool = False) -> bool:
         row = self._rows.get(key)

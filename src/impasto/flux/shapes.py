@@ -1,7 +1,7 @@
 """The shape of a network, read off a configuration or off the tensors themselves.
 
-A published size is recognised by its width and taken from the table, so that a file with blocks missing is reported
-and not mistaken for a smaller model.
+A published size is recognised by its width and taken from the table, but for its blocks: those from 0 to n-1 are a
+model that was cut down, as some are published; a hole among them is a fault.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from impasto.errors import ModelUnavailable, WeightsError
-from impasto.flux import keys
+from impasto.flux import keys, kinds
 from impasto.flux.models import (
     FLUX1_DEV,
     AutoencoderParams,
@@ -41,14 +41,25 @@ def transformer(tensors: Tensors, *, name: str) -> TransformerParams:
     """Of a single file in either dialect. Raises ModelUnavailable when it holds no FLUX transformer."""
     if not is_transformer(tensors):
         some = ", ".join(list(tensors)[:3]) or "nothing"
-        raise ModelUnavailable(f"{name}: holds no FLUX transformer (no img_in, double_blocks.0; it has {some}).")
-    if _is_theirs(tensors):
+        what = kinds.of_names(tensors) or kinds.network(tensors)
+        why = f" It is {what}." if what else ""
+        raise ModelUnavailable(f"{name}: holds no FLUX transformer (no img_in, double_blocks.0; it has {some}).{why}")
+    theirs = _is_theirs(tensors)
+    doubles = _blocks(tensors, "transformer_blocks." if theirs else "double_blocks.", name=name)
+    singles = _blocks(tensors, "single_transformer_blocks." if theirs else "single_blocks.", name=name)
+    if theirs:
         tensors = keys.Converted(tensors, keys.transformer_rows(FLUX1_DEV.transformer))
     try:
         hidden, in_channels = tensors.shape("img_in.weight")
         guidance = any(key.startswith("guidance_in.") for key in tensors)
         if hidden == FLUX1_DEV.transformer.hidden_size:
-            return replace(FLUX1_DEV.transformer, in_channels=in_channels, guidance_embed=guidance)
+            return replace(
+                FLUX1_DEV.transformer,
+                in_channels=in_channels,
+                guidance_embed=guidance,
+                depth=doubles,
+                depth_single_blocks=singles,
+            )
         head_dim = tensors.shape("double_blocks.0.img_attn.norm.query_norm.scale")[0]
         return TransformerParams(
             in_channels=in_channels,
@@ -58,8 +69,8 @@ def transformer(tensors: Tensors, *, name: str) -> TransformerParams:
             hidden_size=hidden,
             mlp_ratio=tensors.shape("double_blocks.0.img_mlp.0.weight")[0] / hidden,
             num_heads=hidden // head_dim,
-            depth=_count(tensors, "double_blocks."),
-            depth_single_blocks=_count(tensors, "single_blocks."),
+            depth=doubles,
+            depth_single_blocks=singles,
             axes_dim=_axes(head_dim),
             theta=10_000,
             qkv_bias="double_blocks.0.img_attn.qkv.bias" in tensors,
@@ -194,6 +205,17 @@ def _axes(head_dim: int) -> tuple[int, int, int]:
     """An eighth of the channels for the first axis, the rest by halves: FLUX.1's 16, 56, 56 of 128."""
     first = head_dim // 8
     return first, (head_dim - first) // 2, (head_dim - first) // 2
+
+
+def _blocks(tensors: Tensors, prefix: str, *, name: str) -> int:
+    """Count the blocks behind `prefix`, which must go from 0 to n-1. Raises WeightsError that names the holes."""
+    count = _count(tensors, prefix)
+    found = {key.removeprefix(prefix).partition(".")[0] for key in tensors if key.startswith(prefix)}
+    holes = [f"{prefix}{number}" for number in range(count) if str(number) not in found]
+    if holes:
+        some = ", ".join(holes[:8]) + (f" and {len(holes) - 8} more" if len(holes) > 8 else "")
+        raise WeightsError(f"{name}: blocks are missing between others: {some}. Fetch it again.")
+    return count
 
 
 def _count(tensors: Tensors, prefix: str) -> int:

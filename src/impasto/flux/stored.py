@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -186,6 +187,8 @@ class Stored(Tensors):
                 _check_format(key, entry)
             elif not key.endswith(UNUSED):
                 self._entries[key] = entry
+        for key, scale in self._scales.items():
+            _check_scale(key, entries[key], scale)
 
     def __getitem__(self, key: str) -> Tensor:
         tensor = self._entries[key].view()
@@ -235,6 +238,18 @@ class Stored(Tensors):
         return Stored({})
 
 
+def _check_scale(key: str, weight: Entry, scale: Entry) -> None:
+    """Raise WeightsError unless the scale is one number for the weight, or one for each of its rows: what loading
+    multiplies by.
+    """
+    shape, rows = scale.shape, weight.shape[:1]
+    by_row = bool(rows) and shape[:1] == rows and prod(shape) == rows[0]
+    if scale.dtype not in FLOATS or not (prod(shape) == 1 or by_row):
+        raise WeightsError(
+            f"{weight.file.name}: {key} {list(weight.shape)} has a scale of {list(shape)}: it is {kinds.BLOCK_SCALED}."
+        )
+
+
 def _check_format(key: str, entry: Entry) -> None:
     """Raises WeightsError for a format that is not understood: its numbers would mean something else."""
     try:
@@ -270,12 +285,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", config)
 
 
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, by name."""
+    return sorted(file for suffix in SUFFIXES for file in folder.glob(f"*{suffix}"))
+
+
+def _refuse_missing_shards(folder: Path, files: list[Path]) -> None:
+    """Without an index, the files' own names say how many belong together."""
+    names = {file.stem for file in files}
+    for match in filter(None, map(_SHARD.fullmatch, sorted(names))):
+        for number in range(1, int(match[3]) + 1):
+            if (wanted := f"{match[1]}-{number:05}-of-{match[3]}") not in names:
+                raise WeightsError(f"{folder}: {match[0]} belongs to shards that are not there: {wanted}.")
+
+
 def files_of(path: Path) -> list[Path]:
     """The safetensors files of a part: itself, the shards that its index names, or all of the folder."""
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.is_file() and path.suffix in SUFFIXES:
         return [path]
     if path.is_file():
-        raise WeightsError(f"{path}: only .safetensors files are read; pickles (.pt, .bin, .ckpt) can run code.")
+        with path.open("rb") as file:
+            kind = kinds.of_bytes(file.read(kinds.HEAD), size=path.stat().st_size, name=path.name)
+        why = "" if kind is None else f" This is {kind}."
+        raise WeightsError(f"{path}: only .safetensors and .sft files are read.{why}")
     if not path.is_dir():
         raise WeightsError(f"{path}: no such file or folder.")
     for index in sorted(path.glob("*.safetensors.index.json")):
@@ -285,8 +320,9 @@ def files_of(path: Path) -> list[Path]:
             named = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
             raise WeightsError(f"{path}: {index.name} names shards that are not there: {named}.")
         return [path / shard for shard in shards]
-    files = sorted(path.glob("*.safetensors"))
+    files = weight_files(path)
     if files:
+        _refuse_missing_shards(path, files)
         return files
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     if pickles:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from impasto.errors import WeightsError
-from impasto.flux import distillation, keys
+from impasto.flux import distillation, keys, kinds
 from impasto.flux.autoencoder import Autoencoder
 from impasto.flux.checkpoint import Checkpoint
 from impasto.flux.stored import InMemory, Tensors, open_stored
@@ -156,9 +156,11 @@ def check(
         if key in found and found[key] != shape
     ]
     if missing or unexpected or misshapen:
-        kinds = (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
-        report = "".join(f"\n  {kind} ({len(keys)}): {_some(keys)}" for kind, keys in kinds if keys)
-        raise WeightsError(f"{name}: {len(wanted)} tensors wanted, {len(found)} found.{report}")
+        faults = (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen))
+        report = "".join(f"\n  {kind} ({len(keys)}): {_some(keys)}" for kind, keys in faults if keys)
+        packed = kinds.of_names(key for key in found if key not in wanted)
+        why = "" if packed is None else f"\n  It is {packed}."
+        raise WeightsError(f"{name}: {len(wanted)} tensors wanted, {len(found)} found.{report}{why}")
 
 
 def _some(keys: list[str]) -> str:
