@@ -27,6 +27,7 @@ from impasto.errors import WireError
 from impasto.files.blobs import BlobStore
 from impasto.fleet.link import RunnerFacts
 from impasto.fleet.messages import Preview, Progress
+from impasto.fleet.reading import NOWHERE
 from impasto.settings import AuthSettings, PlatformSettings, QueueSettings, ServerSettings, Settings
 from impasto.store.records import FileRecord, LogLine, Outcome, Request, Result
 from impasto.store.sqlite import SqliteStore
@@ -93,6 +94,10 @@ class Worker:
         return self.seen.get(request_id, [])
 
     async def take(self) -> Request:
+        """Claim the next request. What it names counts as read: no file is fetched here."""
+        while (lane := self.store.reading_after(NOWHERE)) is not None:
+            for request_id, _ in self.store.reading(lane, limit=100):
+                assert await self.store.files_are_read(request_id)
         requests = await self.store.claim(endpoints=list(ENDPOINTS), runner_id="w1", limit=1, lease_seconds=60)
         assert requests, "nothing is waiting"
         self.taken.append(requests[0].request_id)

@@ -211,10 +211,16 @@ class TestCatalogue:
 
 @pytest.mark.parametrize("path", ["/healthz?", "/v1/models?", f"/{APP}?", "/", "/queue/"])
 async def test_an_endless_url_is_refused_before_it_is_split(client, path: str) -> None:
-    filling = "a&" if "?" in path else "a/"
+    filling, reason = ("a&", "at most 512 parameters") if "?" in path else ("a/", "at most 8192 bytes of path")
     answer = await client.get(path + filling * 4097)
     assert answer.status_code == 400
-    assert "at most 8192 bytes" in answer.text
+    assert reason in answer.text
+
+
+async def test_an_endless_parameter_is_refused(client) -> None:
+    answer = await client.get("/v1/models?q=" + "a" * 40_000)
+    assert answer.status_code == 400
+    assert "32768 bytes of query" in answer.text
 
 
 @pytest.mark.parametrize("path", ["/v1/models?q=", "/api/models?keywords="])
