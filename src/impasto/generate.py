@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from impasto import quiet, terminal
+from impasto import quiet, telemetry, terminal
 from impasto.endpoints.base import WantedLora
 from impasto.endpoints.fields import noise_seed
 from impasto.endpoints.flux_lora import LORA
@@ -74,6 +74,7 @@ def generate_files(
     job = replace(job, seed=noise_seed(job.seed))
     if endpoint.loras is not None:
         job = replace(job, loras=_bring(endpoint.loras(input_), settings))
+    telemetry.configure("warning", plain=True)
     quiet.keep_caches_in(settings.speed_folder)
     quiet.stay_offline()
     pipeline = load_pipeline(settings.loading)

@@ -100,3 +100,18 @@ def configure(level: str = "info", *, stream: TextIO | None = None, plain: bool 
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("impasto").setLevel(level.upper())
+    adopt()
+
+
+def adopt() -> None:
+    """Send the lines of libraries that write to a terminal by themselves (torch, transformers) through our handler.
+
+    They add their handler when they are imported, so this is called again behind their import. Handlers that write
+    elsewhere, such as to a file, stay.
+    """
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        own = [each for each in getattr(logger, "handlers", ()) if type(each) is logging.StreamHandler]
+        if isinstance(logger, logging.Logger) and own:
+            for handler in own:
+                logger.removeHandler(handler)
+            logger.propagate = True

@@ -49,11 +49,16 @@ def test_one_url_loses_its_query_even_with_blanks_in_it() -> None:
     assert bare_url("owner/name") == "owner/name"
 
 
+@pytest.mark.parametrize("own_handler", [False, True])
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("logger", ["impasto.test", "uvicorn.error", "asyncio", "torch"])
-def test_no_logger_writes_a_forged_line_nor_a_signature(logger: str, plain: bool) -> None:
+def test_no_logger_writes_a_forged_line_nor_a_signature(logger: str, plain: bool, own_handler: bool) -> None:
+    """Cover libraries that add a handler of their own when they are imported, as torch does."""
     stream = io.StringIO()
-    root, ours = logging.getLogger(), logging.getLogger("impasto")
+    root, ours, theirs = logging.getLogger(), logging.getLogger("impasto"), logging.getLogger(logger)
+    if own_handler:
+        theirs.addHandler(logging.StreamHandler(stream))
+        theirs.propagate = False
     former = list(root.handlers), root.level, ours.level
     try:
         telemetry.configure("info", stream=stream, plain=plain)

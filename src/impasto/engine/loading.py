@@ -2,6 +2,7 @@
 
 import os
 
+from impasto import telemetry
 from impasto.engine.fake import FakePipeline
 from impasto.engine.pipeline import Pipeline
 from impasto.settings import ModelSettings
@@ -17,4 +18,5 @@ def load_pipeline(settings: ModelSettings) -> Pipeline:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from impasto.engine.flux import FluxPipeline
 
+    telemetry.adopt()
     return FluxPipeline.load(settings)
