@@ -141,6 +141,7 @@ def check(settings: Settings, name: str, *, sums: bool = True) -> Iterator[str]:
     """What was found, part by part. Raises WeightsError at the first thing that is not right."""
     from impasto.flux.checkpoint import locate
     from impasto.flux.checks import dry_load
+    from impasto.flux.shapes import cut_down
 
     if name in ADD_ONS:
         item = _kept(settings, name)
@@ -151,6 +152,8 @@ def check(settings: Settings, name: str, *, sums: bool = True) -> Iterator[str]:
             return
         for part in dry_load(checkpoint):
             yield f"{part.role:<14} {part.parameters / 1e6:>8.1f} M parameters, {part.size / 1e9:.2f} GB  {part.path}"
+        if note := cut_down(checkpoint.spec.transformer):
+            yield note
         item = library.find(settings.models_folder, name)
     if not sums:
         return

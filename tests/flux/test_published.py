@@ -30,6 +30,7 @@ from impasto.flux import keys
 from impasto.flux.checkpoint import locate
 from impasto.flux.checks import dry_load, verify
 from impasto.flux.models import FLUX1_DEV, MODELS, ModelSpec
+from impasto.flux.shapes import cut_down
 
 from ..checkpoints import clip_published, t5_published
 
@@ -226,6 +227,8 @@ def test_contiguous_blocks_are_a_model_that_was_cut_down(cut: tuple[int, int], t
     hollow(path, {key: shape for key, shape in bfl(FLUX1_DEV).items() if not key.startswith(gone)})
     found = locate(path)
     assert found.spec.transformer == small
+    assert f"{cut[0]} of 19 double blocks and {cut[1]} of 38 single blocks" in cut_down(small)
+    assert cut_down(FLUX1_DEV.transformer) == ""
     assert [part.role for part in dry_load(found)] == ["transformer", "autoencoder", "clip", "t5"]
 
 

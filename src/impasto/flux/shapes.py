@@ -80,6 +80,21 @@ def transformer(tensors: Tensors, *, name: str) -> TransformerParams:
         raise WeightsError(f"{name}: the transformer's shape cannot be told: {error} is missing or odd.") from None
 
 
+def cut_down(params: TransformerParams) -> str:
+    """Return a sentence about a FLUX.1 with fewer blocks than were published; "" for every other network.
+
+    Nothing in the file tells a model that was cut down from one that lost its last blocks on the way.
+    """
+    whole = FLUX1_DEV.transformer
+    blocks = (params.depth, params.depth_single_blocks)
+    if params.hidden_size != whole.hidden_size or blocks == (whole.depth, whole.depth_single_blocks):
+        return ""
+    return (
+        f"{blocks[0]} of {whole.depth} double blocks and {blocks[1]} of {whole.depth_single_blocks} single blocks: a "
+        "model that was cut down. If its publisher says otherwise, the file lost its last blocks: fetch it again."
+    )
+
+
 def transformer_of_config(config: Mapping[str, Any], *, name: str) -> TransformerParams:
     """Of diffusers' transformer/config.json. Raises WeightsError."""
     try:
