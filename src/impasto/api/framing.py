@@ -20,7 +20,7 @@ END = b"\r\n\r\n"
 
 _LOOSE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]")  # line ends that others may read otherwise; folded headers
 _REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/1\.[01]")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -59,7 +59,7 @@ def read_head(data: bytes) -> Head:
             raise BadRequest(
                 "A header is NAME: VALUE, without a space before the colon and without control characters."
             )
-        name, value = found[1].lower(), found[2]
+        name, value = found[1].lower(), found[2].strip(b" \t")
         if name == b"upgrade" and value.lower() != b"websocket":
             continue
         headers.append((name, value))
