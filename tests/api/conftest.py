@@ -94,14 +94,17 @@ class Worker:
         return self.seen.get(request_id, [])
 
     async def take(self) -> Request:
-        """Claim the next request. What it names counts as read: no file is fetched here."""
-        while (lane := self.store.reading_after(NOWHERE)) is not None:
-            for request_id, _ in self.store.reading(lane, limit=100):
-                assert await self.store.files_are_read(request_id)
+        await self._read()
         requests = await self.store.claim(endpoints=list(ENDPOINTS), runner_id="w1", limit=1, lease_seconds=60)
         assert requests, "nothing is waiting"
         self.taken.append(requests[0].request_id)
         return requests[0]
+
+    async def _read(self) -> None:
+        """Count what waiting requests name as read: no file is fetched here."""
+        while (lane := self.store.reading_after(NOWHERE)) is not None:
+            for request_id, _ in self.store.reading(lane, limit=100):
+                await self.store.files_are_read(request_id)
 
     async def log(self, request: Request, *messages: str) -> None:
         lines = [LogLine("2024-12-20T15:37:17.120314", message) for message in messages]
@@ -146,6 +149,7 @@ class Worker:
     async def run(self) -> None:
         """Draw whatever comes, until cancelled."""
         while True:
+            await self._read()
             waiting = await self.store.claim(endpoints=list(ENDPOINTS), runner_id="w1", limit=8, lease_seconds=60)
             for request in waiting:
                 self.taken.append(request.request_id)

@@ -118,7 +118,7 @@ async def test_a_cancel_stops_users_code_between_two_steps(own: House) -> None:
         ("no_such_module:table", "module no_such_module cannot be loaded .*Install it or start in its folder"),
         ("own_table:tables", r"module own_table \(.*own_table.py\) has no tables. It has: .*table"),
         ("own_table:asks", "is function, not an Endpoint or a list of them"),
-        ("impasto.endpoints.table:SHIPPED", "two endpoints have the id 'fal-ai/flux-pro'. Give yours another one"),
+        ("impasto.endpoints.flux_pro:FLUX_PRO", "two endpoints have the id 'fal-ai/flux-pro'. Give yours another one"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named_with_the_remedy(name: str, message: str) -> None:

@@ -353,7 +353,11 @@ def test_the_seed_is_rolled_kept_and_let_go(visit: Visit) -> None:
 def test_a_seed_is_kept_to_the_digit_or_refused_in_sight(visit: Visit) -> None:
     page = visit("/models/fal-ai/flux-pro")
     seed, run = page.get_by_label("Seed", exact=True), page.get_by_role("button", name="Run", exact=True)
-    for typed, why in (("12345678901234567", "exact up to 9007199254740991"), ("1.5", "whole number"), ("-1", "whole")):
+    for typed, why in (
+        ("12345678901234567", "exact up to 9007199254740991"),
+        ("1.5", "whole number"),
+        ("1e3", "whole number"),
+    ):
         seed.fill("")
         seed.press_sequentially(typed)
         expect(seed).to_have_value(typed)
@@ -362,6 +366,8 @@ def test_a_seed_is_kept_to_the_digit_or_refused_in_sight(visit: Visit) -> None:
     seed.fill("9007199254740991")
     expect(run).to_be_enabled()
     assert sent(page)["seed"] == 2**53 - 1
+    seed.fill("-1")
+    assert sent(page)["seed"] == -1
     page.goto("/models/fal-ai/flux-pro" + linked(prompt="of a program", seed=2**64 - 1))
     expect(run).to_be_disabled()
     page.get_by_role("button", name="Keep this seed").click()
