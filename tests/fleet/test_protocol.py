@@ -151,12 +151,19 @@ async def test_an_error_that_json_cannot_say_is_one_of_the_endpoint(empty_house:
 async def test_pictures_stay_when_nobody_knows_whether_their_result_was_written(
     empty_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit fails after it has reached the log: the next start replays it."""
+    """The commit fails after it has reached the log. The second try finds the request ended, and deletes its own images
+    only.
+    """
     finish = empty_house.store.finish
+    calls = 0
 
     async def broken(*args: Any, **ending: Any) -> bool:
-        await finish(*args, **ending)
-        raise StoreError("disk I/O error")
+        nonlocal calls
+        calls += 1
+        held = await finish(*args, **ending)
+        if calls == 1:
+            raise StoreError("disk I/O error")
+        return held
 
     monkeypatch.setattr(empty_house.store, "finish", broken)
     request_id = await empty_house.submit()
@@ -164,6 +171,7 @@ async def test_pictures_stay_when_nobody_knows_whether_their_result_was_written(
         runner.done(await runner.assigned())
         _, result = await empty_house.ended(request_id)
         await empty_house.until(lambda: not empty_house.dispatcher.runners[0].busy)
+        assert calls == 2
         assert empty_house.file_bytes(result) == [b"\x89PNG"]
 
 

@@ -144,7 +144,7 @@ def test_an_unknown_model_names_the_known_ones() -> None:
 
 def test_an_empty_checkpoint_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "flux1-schnell.safetensors").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"flux1-schnell\.safetensors: not a complete safetensors file"):
+    with pytest.raises(WeightsError, match=r"flux1-schnell\.safetensors: not a safetensors file: it is empty"):
         Pipeline.load(tmp_path)
 
 
