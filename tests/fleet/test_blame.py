@@ -150,6 +150,10 @@ def test_a_lane_that_ended_a_runner_rests_and_is_suspect_until_it_was_drawn_well
     crashes.blame("k", "e", "a")
     now[0] = 66.0
     assert not crashes.suspects, "not for ever: others may never leave the runner idle"
+    for _ in range(1_100):
+        crashes.blame("k", "e", "a")
+    now[0] = 66.0 + 30.0
+    assert not crashes.resting, "30 s at most"
 
 
 async def test_fresh_requests_of_a_key_that_ended_a_runner_take_no_neighbour_with_them(tmp_path: Path) -> None:

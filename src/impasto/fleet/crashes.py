@@ -13,6 +13,7 @@ HOUR = 3600.0
 SUSPECT_SECONDS = 60.0  # after a crash; within them a lane's requests are drawn alone, when no other key's waits
 REST_SECONDS = 2.0  # after a lane's first crash, twice as long after each further one within an hour
 MAX_REST_SECONDS = 30.0
+DOUBLED_MAX = 10  # times; a float overflows at 1,024, which many runners reach in an hour without a limit
 
 Lane = tuple[str, str]  # key id, endpoint
 
@@ -41,8 +42,9 @@ class Crashes:
         now = self._clock()
         self._crashes[key_id] = [*self._recent(key_id), _Crash(now, request_id, endpoint)]
         before = sum(crash.endpoint == endpoint for crash in self._crashes[key_id]) - 1
+        rest = REST_SECONDS * 2.0 ** min(before, DOUBLED_MAX)
         self._suspects[key_id, endpoint] = now + SUSPECT_SECONDS
-        self._resting[key_id, endpoint] = now + min(REST_SECONDS * 2.0**before, MAX_REST_SECONDS)
+        self._resting[key_id, endpoint] = now + min(rest, MAX_REST_SECONDS)
 
     def forgive(self, key_id: str, endpoint: str, request_id: str) -> None:
         """Clear a lane of suspicion, and a request of its own crashes: it was drawn well alone."""
