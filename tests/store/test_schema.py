@@ -108,6 +108,11 @@ class TestQueryFile:
             with pytest.raises(StoreError, match="query 'a'"):
                 parse(text)
 
+    def test_a_part_is_put_in_place_of_its_mark_in_every_statement(self):
+        text = "-- part: row\n-- Columns.\nx, y\n\n-- name: a\n-- What it does.\nSELECT {row} FROM t;\n"
+        assert parse(text)["a"].sql == "SELECT x, y FROM t;"
+        assert [query.name for query in QUERIES.values() if re.search(r"\{\w+\}", query.sql)] == []
+
     def test_python_holds_no_sql(self):
         statement = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM|PRAGMA|BEGIN|COMMIT|SAVEPOINT|CREATE)\b")
         found = [

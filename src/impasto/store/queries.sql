@@ -1,5 +1,11 @@
 -- Every statement of the SQLite store: a name, a sentence, the statement. `queries.py` loads it; Python holds no SQL.
 
+-- part: request
+-- The columns of a request but for its input, which may hold megabytes.
+seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
+no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
+finished_at, inference_time
+
 -- ------------------------------------------------------------------------------------------------ connections
 
 -- name: writer_settings
@@ -77,9 +83,7 @@ INSERT INTO requests (
   :request_id, :endpoint, :key_id, :priority, :seed, :base_url, :webhook_url, :no_retry, :store_io, :idempotency_key,
   :idempotency_hash, :max_attempts, :boot, :start_deadline, :now, :input, :lifecycle, :reading, :not_before
 ) RETURNING
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input;
+  {request}, NULL AS input;
 
 -- name: input_insert
 -- What is known of a new request's input without reading it.
@@ -127,9 +131,7 @@ SELECT seq, prompt, bytes FROM input_index WHERE seq IN (SELECT value FROM json_
 -- name: request_by_idempotency
 -- The request that already answers to this key of this caller, without its input.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time,
+  {request},
   idempotency_hash, NULL AS input
 FROM requests WHERE key_id = :key_id AND idempotency_key = :idempotency_key;
 
@@ -189,9 +191,7 @@ RETURNING cancel_requested;
 -- name: request_held
 -- The request, if this lease still holds it, without its input.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, log_lines, log_bytes, log_full, lifecycle
+  {request}, log_lines, log_bytes, log_full, lifecycle
 FROM requests WHERE request_id = :request_id AND lease = :lease;
 
 -- name: request_complete
@@ -206,9 +206,7 @@ UPDATE requests SET status = 'COMPLETED', outcome = :outcome, http_status = :htt
     ELSE coalesce((SELECT brief FROM input_index WHERE input_index.seq = requests.seq), input) END
 WHERE request_id = :request_id AND status <> 'COMPLETED'
 RETURNING
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input;
+  {request}, NULL AS input;
 
 -- name: result_insert
 -- The one stored answer, with the lease of the attempt that won.
@@ -225,9 +223,7 @@ UPDATE requests SET status = 'IN_QUEUE', lease = NULL, lease_until = NULL, runne
   not_before = :not_before, attempt = :attempt, crash_count = :crash_count
 WHERE request_id = :request_id AND status = 'IN_PROGRESS'
 RETURNING
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input;
+  {request}, NULL AS input;
 
 -- name: request_defer
 -- A claimed request goes back to the queue, at its old place, until its files are read: that was no attempt.
@@ -290,17 +286,13 @@ WHERE status = 'IN_QUEUE' AND not_before > 0 AND boot <> :boot;
 -- name: sweep_leases
 -- Work whose runner has been silent for too long, without its inputs.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, log_lines, log_bytes, log_full
+  {request}, log_lines, log_bytes, log_full
 FROM requests WHERE status = 'IN_PROGRESS' AND lease_until <= :monotonic ORDER BY lease_until LIMIT :limit;
 
 -- name: sweep_deadlines
 -- Queued requests whose caller no longer waits for the start, without their inputs.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, log_lines, log_bytes, log_full
+  {request}, log_lines, log_bytes, log_full
 FROM requests
 WHERE status = 'IN_QUEUE' AND start_deadline IS NOT NULL AND start_deadline <= :now ORDER BY start_deadline LIMIT :limit;
 
@@ -317,9 +309,7 @@ WHERE token IN (SELECT token FROM files WHERE deleting = 0 AND expires_at <= :no
 -- name: requests_running
 -- What the former process left in progress, without the inputs.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, log_lines, log_bytes, log_full
+  {request}, log_lines, log_bytes, log_full
 FROM requests WHERE status = 'IN_PROGRESS' ORDER BY lease_until;
 
 -- ------------------------------------------------------------------------------------------------ requests: reads
@@ -327,9 +317,7 @@ FROM requests WHERE status = 'IN_PROGRESS' ORDER BY lease_until;
 -- name: request_get
 -- One request, without its input: polls ask for it ten times a second, and an input may hold megabytes of data URIs.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests WHERE request_id = :request_id;
 
 -- name: request_input
@@ -371,9 +359,7 @@ SELECT count(*) FROM requests WHERE status = 'IN_QUEUE';
 -- name: request_whole
 -- One request with what its log is counted by, without its input.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, log_lines, log_bytes, log_full
+  {request}, log_lines, log_bytes, log_full
 FROM requests WHERE request_id = :request_id;
 
 -- ------------------------------------------------------------------------------------------------ webhooks
@@ -489,9 +475,7 @@ DELETE FROM signing_keys WHERE retire_at <= :now;
 -- name: requests_newest
 -- The newest requests of all keys, of all endpoints or of several.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests
 WHERE seq > 0 AND (:before IS NULL OR seq < :before)
   AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
@@ -502,9 +486,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_of_key
 -- The newest requests of one key, of all endpoints or of several.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests
 WHERE key_id = :key_id AND (:before IS NULL OR seq < :before)
   AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
@@ -515,9 +497,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_of_endpoint
 -- The newest requests of one endpoint, of all keys.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests
 WHERE endpoint = :endpoint AND (:before IS NULL OR seq < :before)
   AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
@@ -527,9 +507,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_waiting
 -- The newest waiting requests of all keys.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests INDEXED BY requests_waiting
 WHERE status = 'IN_QUEUE' AND seq > 0 AND (:before IS NULL OR seq < :before)
   AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
@@ -541,9 +519,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_running
 -- The newest running requests of all keys.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests INDEXED BY requests_lease
 WHERE status = 'IN_PROGRESS' AND lease_until IS NOT NULL AND (:before IS NULL OR seq < :before)
   AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
@@ -555,9 +531,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_failed
 -- The newest failed requests of all keys.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests INDEXED BY requests_failed
 WHERE http_status >= 400 AND seq > 0 AND (:before IS NULL OR seq < :before)
   AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
@@ -569,9 +543,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_open_of_key
 -- The newest waiting, or the newest running, requests of one key.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests INDEXED BY requests_open
 WHERE key_id = :key_id AND status = :status AND status <> 'COMPLETED' AND (:before IS NULL OR seq < :before)
   AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
@@ -583,9 +555,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_failed_of_key
 -- The newest failed requests of one key.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests INDEXED BY requests_failed_of_key
 WHERE key_id = :key_id AND http_status >= 400 AND (:before IS NULL OR seq < :before)
   AND (:endpoints IS NULL OR endpoint IN (SELECT value FROM json_each(:endpoints)))
@@ -597,9 +567,7 @@ ORDER BY seq DESC LIMIT :limit;
 -- name: requests_newest_of_both
 -- The newest requests of one endpoint and key.
 SELECT
-  seq, request_id, endpoint, key_id, priority, status, outcome, http_status, error, error_type, seed, base_url, webhook_url,
-  no_retry, store_io, attempt, crash_count, max_attempts, lease, runner_id, cancel_requested, created_at, started_at,
-  finished_at, inference_time, NULL AS input
+  {request}, NULL AS input
 FROM requests
 WHERE endpoint = :endpoint AND key_id = :key_id AND (:before IS NULL OR seq < :before)
   AND (:status IS NULL OR status = :status) AND (:lowest IS NULL OR http_status BETWEEN :lowest AND :highest)
