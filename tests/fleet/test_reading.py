@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -253,3 +254,20 @@ async def test_what_is_read_ahead_is_bounded_in_bytes(tmp_path: Path) -> None:
             await asyncio.sleep(0.005)
         assert most == 1
         assert {house.request(request_id).outcome for request_id in ids} == {Outcome.OK}
+
+
+async def test_hundreds_of_lanes_that_no_runner_serves_hold_up_nobody(tmp_path: Path, site: Site) -> None:
+    """The search looks at 256 lanes at a time. It ends when it has been round, and others run in between."""
+    settings = settings_of(tmp_path)
+    model = settings.model.model_copy(update={"serve": {"flux-dev": "absent"}})
+    async with open_house(settings.model_copy(update={"model": model})) as house:
+        await house.until_ready()
+        assert IMAGE_TO_IMAGE not in house.dispatcher._served()
+        for number in range(300):
+            await submit(house, f"key-{number:03}", endpoint=IMAGE_TO_IMAGE, image_url=f"{site.url}/{number}.png")
+        last = await submit(house, "last", endpoint="fal-ai/flux-pro/v1.1/redux", image_url=f"{site.url}/last.png")
+        assert (await house.ended(last))[0].outcome is Outcome.OK
+        assert site.asked == ["/last.png"]
+        before = time.process_time()
+        await asyncio.sleep(1.0)
+        assert time.process_time() - before < 0.7, "a search that has been round begins again with the next bell only"

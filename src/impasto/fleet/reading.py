@@ -36,6 +36,7 @@ log = logging.getLogger("impasto.dispatcher")
 MIB = 1024 * 1024
 SHARE = 4  # one key holds at most this part of `fetch.ahead_mb`
 LOOKS = 256  # lanes that one search for the next request passes; the next search goes on from there
+PAUSE_SECONDS = 0.05  # between two searches of one round: others use the event loop meanwhile
 AGAIN_SECONDS = 1.0  # until a reading that the disk or the store refused is tried again
 WATCH_SECONDS = 30.0  # between two looks at a request that waits to be claimed, on top of its notices
 
@@ -99,7 +100,9 @@ class Reading:
         self._limits = limits
         self._served = served
         self._places: dict[str, _Place] = {}  # by request id
-        self._lane: Lane = NOWHERE  # served last
+        self._lane: Lane = NOWHERE  # looked at last
+        self._began: Lane | None = None  # where the round of searches began that has found nothing yet
+        self._wrapped = False  # whether that round has passed the last lane
         self._wake = asyncio.Event()
 
     def ring(self) -> None:
@@ -157,19 +160,31 @@ class Reading:
 
     def _next(self, served: Collection[str]) -> tuple[str, _Place] | None:
         """The next request to read for, lanes in turns, each in the order of claims. None: no room, or no request."""
-        if self.counts[0] >= self._limits.at_a_time:
+        if self.counts[0] >= self._limits.at_a_time or not self._has_room(()):
             return None
-        first: Lane | None = None
         for _ in range(LOOKS):
-            lane = self._store.reading_after(self._lane) or self._store.reading_after(NOWHERE)
-            if lane is None or lane == first:
+            lane = self._following()
+            if lane is None:
                 return None
-            first = first or lane
-            self._lane = lane
             if lane[1] in served and (found := self._of(lane)) is not None:
+                self._began = None
                 return found
-        self.ring()
+        asyncio.get_running_loop().call_later(PAUSE_SECONDS, self.ring)
         return None
+
+    def _following(self) -> Lane | None:
+        """The lane to look at next; None: there is none, or the round is complete. The next round begins there."""
+        lane = self._store.reading_after(self._lane)
+        if lane is None:
+            lane, self._wrapped = self._store.reading_after(NOWHERE), True
+        if self._began is None:
+            self._began, self._wrapped = lane, False
+        elif lane is not None and self._wrapped and lane >= self._began:
+            self._began = None
+            return None
+        if lane is not None:
+            self._lane = lane
+        return lane
 
     def _of(self, lane: Lane) -> tuple[str, _Place] | None:
         """The next request of one lane; None: its key has its share, or none waits."""
