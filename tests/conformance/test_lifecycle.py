@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from conftest import IMPASTO, PATIENCE, environment
 
 Program = Callable[..., Any]
